@@ -1,0 +1,13 @@
+"""Fused kernels for discrete variational autoencoders: one noise stream on every device, nothing stored that can be
+recomputed.
+
+Importing this loads neither triton nor a compiled module; each is loaded by the first call that needs it.
+`python -m dvae_kernels.info` tells what runs here and why the rest does not.
+"""
+
+from dvae_kernels._backend import BackendUnavailable, use_backend
+from dvae_kernels.ops.gumbel_softmax import gumbel_softmax
+
+__version__ = "0.1.0"
+
+__all__ = ["BackendUnavailable", "gumbel_softmax", "use_backend"]

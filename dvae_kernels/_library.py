@@ -1,0 +1,62 @@
+"""The one torch.library.Library: every op is an overload packet with one overload per compiled backend."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+_LIBRARY = torch.library.Library("dvae_kernels", "DEF")
+
+
+def define_op(schema: str, *, triton: str, fake: Callable[..., Any]) -> dict[str, torch._ops.OpOverload]:
+    """Define `dvae_kernels::<name>.{cpp,triton,cuda}` and return the overloads by backend.
+
+    schema: `name(arguments) -> returns`. `cpp` and `cuda` get their kernels when their module is loaded;
+    `triton` is the launcher `"module:function"`, imported at the first call. `fake` gives shapes, dtypes and
+    strides to torch.compile and is the same for every backend, so all of them must allocate alike.
+    """
+    name, signature = schema.split("(", 1)
+    overloads = {}
+    for backend in ("cpp", "triton", "cuda"):
+        _LIBRARY.define(f"{name}.{backend}({signature}", tags=(torch.Tag.pt2_compliant_tag,))
+        qualified = f"dvae_kernels::{name}.{backend}"
+        overload = getattr(getattr(torch.ops.dvae_kernels, name), backend)
+        torch.library.register_fake(qualified, fake, lib=_LIBRARY)
+        torch.library.register_vmap(qualified, _looped(overload), lib=_LIBRARY)
+        overloads[backend] = overload
+    launcher = _Lazy(triton)
+    for key in ("CPU", "CUDA"):  # CPU: under the interpreter
+        _LIBRARY.impl(f"{name}.triton", launcher, key)
+    return overloads
+
+
+class _Lazy:
+    """A function that is imported when it is first called."""
+
+    def __init__(self, path: str):
+        self._path = path
+        self._function: Callable[..., Any] | None = None
+
+    def __call__(self, *args: Any) -> Any:
+        if self._function is None:
+            module, function = self._path.split(":")
+            self._function = getattr(importlib.import_module(module), function)
+        return self._function(*args)
+
+
+def _looped(overload: torch._ops.OpOverload) -> Callable[..., Any]:
+    """The vmap rule: one call per sample, since folding samples into rows would give them other noise."""
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
+        results = []
+        for i in range(info.batch_size):
+            sample = (a if d is None else a.select(d, i) for a, d in zip(args, in_dims))
+            results.append(overload(*sample))
+        if isinstance(results[0], torch.Tensor):
+            return torch.stack(results), 0
+        return tuple(torch.stack(column) for column in zip(*results)), (0,) * len(results[0])
+
+    return rule

@@ -1,0 +1,95 @@
+"""The noise stream of every backend, in plain torch: Philox4x32-10 (Salmon et al., SC 2011).
+
+A key is int64[2] = (seed, offset): the Philox key is the 64-bit seed, the offset (its low 32 bits) a counter word.
+Row operations on [outer, K, inner] draw element (row, col) from counter (col >> 2, row, offset, draw), word col & 3,
+with row = outer_index * inner_size + inner_index + row_offset. So a value depends on the logical element alone:
+never on tile, stride, thread, device or shard.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+_MASK = 0xFFFFFFFF
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+
+
+def make_key(
+    device: torch.device, key: Tensor | None, seed: int | None, generator: torch.Generator | None
+) -> Tensor:
+    """int64[2] on `device` from at most one (validated) source; from torch's default generator without any."""
+    if key is not None:
+        return key
+    if seed is not None:
+        seed %= 1 << 64
+        # torch.full, since torch.tensor copies from the host and breaks CUDA-graph capture
+        result = torch.full((2,), seed - (1 << 64) if seed >> 63 else seed, dtype=torch.int64, device=device)
+        result[1:].zero_()
+        return result
+    return torch.randint(-(1 << 63), (1 << 63) - 1, (2,), dtype=torch.int64, device=device, generator=generator)
+
+
+def philox(
+    key: Tensor, c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, rounds: int = 10
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Four 32-bit words (in int64) per counter (c0, c1, c2, c3), each counter word an int64 tensor in [0, 2^32).
+
+    Shapes broadcast. `key` is an int64 scalar tensor, the 64-bit Philox key.
+    """
+    k0, k1 = key & _MASK, (key >> 32) & _MASK
+    for _ in range(rounds):
+        # int64 products wrap modulo 2^64, so both halves come out right after masking
+        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        c0, c1, c2, c3 = ((p1 >> 32) & _MASK) ^ c1 ^ k0, p1 & _MASK, ((p0 >> 32) & _MASK) ^ c3 ^ k1, p0 & _MASK
+        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
+    return c0, c1, c2, c3
+
+
+def row_bits(key: Tensor, outer: int, k: int, inner: int, *, row_offset: int = 0, draw: int = 0) -> Tensor:
+    """The stream's 32-bit integers (in int64) for a row operation, shape [outer, k, inner]."""
+
+    def arange(n: int) -> Tensor:
+        return torch.arange(n, dtype=torch.int64, device=key.device)
+
+    row = (arange(outer) * inner)[:, None, None] + arange(inner) + row_offset  # [outer, 1, inner]
+    group = arange((k + 3) // 4)[:, None]  # [k/4, 1]
+    words = philox(key[0], group, row, key[1] & _MASK, torch.full_like(key[1], draw))
+    words = torch.broadcast_tensors(*words)  # 4 x [outer, k/4, inner]
+    return torch.stack(words, dim=2).reshape(outer, -1, inner)[:, :k]
+
+
+def bits_to_exponential(bits: Tensor, dtype: torch.dtype) -> Tensor:
+    """Standard exponential noise E = -log(1 - v), v = (bits + 1/2) / 2^32, in `dtype` (float32 or float64).
+
+    In float32 both ends keep full relative accuracy: a series in v below 1/4, else the logarithm of 1 - v, which is
+    formed from the complemented integer.
+    """
+    v = (bits.to(dtype) + 0.5) * 2.0**-32
+    if dtype == torch.float64:
+        return -torch.log1p(-v)
+    series = torch.full_like(v, 1 / 9)
+    for j in range(8, 0, -1):
+        series = series * v + 1 / j
+    return torch.where(v < 0.25, series * v, -torch.log(((_MASK - bits).to(dtype) + 0.5) * 2.0**-32))
+
+
+def bits_to_gumbel(bits: Tensor, dtype: torch.dtype) -> Tensor:
+    """Standard Gumbel noise G = -log E, always finite, in [-3.14, 22.88]."""
+    return -torch.log(bits_to_exponential(bits, dtype))
+
+
+def gumbel_like(logits: Tensor, key: Tensor, dim: int, *, row_offset: int = 0, draw: int = 0) -> Tensor:
+    """Gumbel noise of the stream for every element of `logits` ([..., K at `dim`, ...]), in the compute dtype."""
+    shape = logits.shape
+    outer, inner = math.prod(shape[:dim]), math.prod(shape[dim + 1 :])
+    bits = row_bits(key, outer, shape[dim], inner, row_offset=row_offset, draw=draw)
+    return bits_to_gumbel(bits, compute_dtype(logits.dtype)).reshape(shape)
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float64 for float64, float32 for everything narrower."""
+    return torch.float64 if dtype == torch.float64 else torch.float32

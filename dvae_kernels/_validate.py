@@ -1,0 +1,94 @@
+"""Argument checks with uniform messages: `op: expected this, got that`. TypeError for types, ValueError for values.
+
+Python scalars are checked by value. Tensor values are not: that would synchronise with the device.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def type_name(value: Any) -> str:
+    return type(value).__name__
+
+
+def floating(op: str, name: str, value: Any) -> None:
+    """A strided float tensor of a dtype that kernels know."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{op}: expected {name} to be a Tensor, got {type_name(value)}")
+    if value.dtype not in FLOATS:
+        raise TypeError(f"{op}: expected floating-point {name}, got {dtype_name(value.dtype)}")
+    if value.layout != torch.strided:
+        raise TypeError(f"{op}: expected strided {name}, got layout {value.layout}")
+
+
+def dimension(op: str, tensor: Tensor, dim: Any) -> int:
+    """`dim` counted from the front; `tensor` has at least one dimension."""
+    if not isinstance(dim, int) or isinstance(dim, bool):
+        raise TypeError(f"{op}: expected dim to be an int, got {type_name(dim)}")
+    n = tensor.dim()
+    if not -n <= dim < n:
+        raise ValueError(f"{op}: expected dim in [{-n}, {n - 1}], got {dim}")
+    return dim % n
+
+
+def boolean(op: str, name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{op}: expected {name} to be a bool, got {type_name(value)}")
+
+
+def temperature(op: str, name: str, value: Any, device: torch.device) -> None:
+    """A finite Python number >= 0, or a one-element float tensor on `device` (whose value is not looked at)."""
+    if isinstance(value, Tensor):
+        if value.dtype not in FLOATS:
+            raise TypeError(f"{op}: expected floating-point {name}, got {dtype_name(value.dtype)}")
+        if value.numel() != 1:
+            raise ValueError(f"{op}: expected {name} with one element, got shape {tuple(value.shape)}")
+        if value.device != device:
+            raise ValueError(f"{op}: expected {name} on {device}, got {value.device}")
+        return
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"{op}: expected {name} to be a float or a Tensor, got {type_name(value)}")
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{op}: expected finite {name} >= 0, got {value}")
+
+
+def noise_source(op: str, device: torch.device, key: Any, seed: Any, generator: Any) -> None:
+    """At most one of key, seed and generator, and each of the right kind."""
+    given = [name for name, v in (("key", key), ("seed", seed), ("generator", generator)) if v is not None]
+    if len(given) > 1:
+        raise ValueError(f"{op}: expected at most one of key, seed and generator, got {' and '.join(given)}")
+    if key is not None:
+        if not isinstance(key, Tensor):
+            raise TypeError(f"{op}: expected key to be a Tensor, got {type_name(key)}")
+        if key.dtype != torch.int64:
+            raise TypeError(f"{op}: expected key of dtype int64, got {dtype_name(key.dtype)}")
+        if key.shape != (2,):
+            raise ValueError(f"{op}: expected key of shape (2,), got {tuple(key.shape)}")
+        if key.device != device:
+            raise ValueError(f"{op}: expected key on {device}, got {key.device}")
+    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
+        raise TypeError(f"{op}: expected seed to be an int, got {type_name(seed)}")
+    if generator is not None:
+        if not isinstance(generator, torch.Generator):
+            raise TypeError(f"{op}: expected generator to be a torch.Generator, got {type_name(generator)}")
+        if generator.device.type != device.type:
+            raise ValueError(f"{op}: expected a generator on {device.type}, got {generator.device.type}")
+
+
+def row_range(op: str, row_offset: Any, rows: int) -> None:
+    """Rows are numbered in 32 bits by the noise stream."""
+    if not isinstance(row_offset, int) or isinstance(row_offset, bool):
+        raise TypeError(f"{op}: expected row_offset to be an int, got {type_name(row_offset)}")
+    if row_offset < 0 or row_offset + rows > 1 << 32:
+        raise ValueError(f"{op}: expected rows within [0, 2^32), got {rows} from row_offset {row_offset}")

@@ -1,0 +1,1 @@
+"""Kernels, one folder an op; every op has the same four files."""

@@ -1,0 +1,5 @@
+"""Gumbel-softmax sampling; the mathematics is in README.md beside this file."""
+
+from dvae_kernels.ops.gumbel_softmax.op import gumbel_softmax
+
+__all__ = ["gumbel_softmax"]

@@ -1,0 +1,266 @@
+"""Schemas, autograd and the public function of Gumbel-softmax.
+
+The soft sample is saved for its own backward, as softmax does. The hard one saves the logits and the key, and its
+backward draws the same noise again: nothing that can be recomputed is stored.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dvae_kernels import _backend, _rng, _validate
+from dvae_kernels._library import define_op
+from dvae_kernels.ops.gumbel_softmax import reference
+
+_TRITON = "dvae_kernels.ops.gumbel_softmax.triton_kernels"
+
+
+def _tau_grad_rows(tensor: Tensor, dim: int, needed: bool) -> Tensor:
+    """Shape of the per-row parts of the gradient to tau: one per row of `tensor`, or none."""
+    rows = tensor.numel() // tensor.shape[dim] if needed and tensor.numel() else 0
+    return tensor.new_empty((rows,), dtype=_rng.compute_dtype(tensor.dtype))
+
+
+def _fwd_fake(logits: Tensor, key: Tensor, tau: Any, tau_value: float, dim: int, hard: bool, row_offset: int,
+              dtype: torch.dtype) -> Tensor:  # fmt: skip
+    return torch.empty_like(logits, dtype=dtype)
+
+
+def _bwd_fake(grad: Tensor, y: Tensor, tau: Any, tau_value: float, dim: int, dtype: torch.dtype,
+              tau_grad: bool) -> tuple[Tensor, Tensor]:  # fmt: skip
+    return torch.empty_like(y, dtype=dtype), _tau_grad_rows(y, dim, tau_grad)
+
+
+def _recompute_bwd_fake(grad: Tensor, logits: Tensor, key: Tensor, tau: Any, tau_value: float, dim: int,
+                        row_offset: int, tau_grad: bool) -> tuple[Tensor, Tensor]:  # fmt: skip
+    return torch.empty_like(logits), _tau_grad_rows(logits, dim, tau_grad)
+
+
+# The temperature is the tensor `tau` where there is one, else `tau_value`. `dim` counts from the front.
+_FWD = define_op(
+    "gumbel_softmax_fwd(Tensor logits, Tensor key, Tensor? tau, float tau_value, int dim, bool hard, "
+    "SymInt row_offset, ScalarType dtype) -> Tensor",
+    triton=f"{_TRITON}:gumbel_softmax_fwd",
+    fake=_fwd_fake,
+)
+# From the relaxed sample y: (dlogits in `dtype`, the rows' parts of dtau).
+_BWD = define_op(
+    "gumbel_softmax_bwd(Tensor grad, Tensor y, Tensor? tau, float tau_value, int dim, ScalarType dtype, "
+    "bool tau_grad) -> (Tensor, Tensor)",
+    triton=f"{_TRITON}:gumbel_softmax_bwd",
+    fake=_bwd_fake,
+)
+# The same with y made again from the logits and the key.
+_RECOMPUTE_BWD = define_op(
+    "gumbel_softmax_recompute_bwd(Tensor grad, Tensor logits, Tensor key, Tensor? tau, float tau_value, int dim, "
+    "SymInt row_offset, bool tau_grad) -> (Tensor, Tensor)",
+    triton=f"{_TRITON}:gumbel_softmax_recompute_bwd",
+    fake=_recompute_bwd_fake,
+)
+
+
+class GumbelSoftmaxFunction(torch.autograd.Function):
+    """Forward op with the analytic backward. Forward-mode differentiation is not defined and raises."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(logits: Tensor, key: Tensor, tau: Tensor | None, tau_value: float, dim: int, hard: bool,
+                row_offset: int, dtype: torch.dtype, backend: str) -> Tensor:  # fmt: skip
+        return _FWD[backend](logits, key, tau, tau_value, dim, hard, row_offset, dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        logits, key, tau, ctx.tau_value, ctx.dim, ctx.hard, ctx.row_offset, _, ctx.backend = inputs
+        ctx.logits_dtype = logits.dtype
+        ctx.save_for_backward(*((logits, key, tau) if ctx.hard else (output, tau)))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        tau = ctx.saved_tensors[-1]
+        tau_grad = tau is not None and ctx.needs_input_grad[2]
+        if ctx.hard:
+            logits, key, _ = ctx.saved_tensors
+            args = (grad, logits, key, tau, ctx.tau_value, ctx.dim, ctx.row_offset, tau_grad, ctx.backend)
+            function, op = _RecomputeBackward, _RECOMPUTE_BWD
+        else:
+            y, _ = ctx.saved_tensors
+            args = (grad, y, tau, ctx.tau_value, ctx.dim, ctx.logits_dtype, tau_grad, ctx.backend)
+            function, op = _SampleBackward, _BWD
+        # dynamo cannot trace a Function inside a backward; compiled graphs do not differentiate twice anyway
+        if torch.compiler.is_compiling():
+            dlogits, dtau_rows = op[ctx.backend](*args[:-1])
+        else:
+            dlogits, dtau_rows = function.apply(*args)
+        return (dlogits, None, dtau_rows.sum() if tau_grad else None) + (None,) * 6
+
+
+class _SampleBackward(torch.autograd.Function):
+    """The backward op with its own derivative, in plain torch."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(grad: Tensor, y: Tensor, tau: Tensor | None, tau_value: float, dim: int, dtype: torch.dtype,
+                tau_grad: bool, backend: str) -> tuple[Tensor, Tensor]:  # fmt: skip
+        return _BWD[backend](grad, y, tau, tau_value, dim, dtype, tau_grad)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        grad, y, tau, ctx.tau_value, ctx.dim, _, ctx.tau_grad, _ = inputs
+        ctx.save_for_backward(grad, y, tau)
+
+    @staticmethod
+    def backward(ctx: Any, ddlogits: Tensor, ddtau_rows: Tensor) -> tuple[Tensor | None, ...]:
+        grad, y, tau = ctx.saved_tensors
+        dgrad, dy, dtau = _double_backward(ctx, grad, y, tau, ddlogits, ddtau_rows)
+        return (dgrad, dy, dtau if tau is not None else None) + (None,) * 5
+
+
+class _RecomputeBackward(torch.autograd.Function):
+    """The recomputing backward op with its own derivative, in plain torch."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(grad: Tensor, logits: Tensor, key: Tensor, tau: Tensor | None, tau_value: float, dim: int,
+                row_offset: int, tau_grad: bool, backend: str) -> tuple[Tensor, Tensor]:  # fmt: skip
+        return _RECOMPUTE_BWD[backend](grad, logits, key, tau, tau_value, dim, row_offset, tau_grad)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        grad, logits, key, tau, ctx.tau_value, ctx.dim, ctx.row_offset, ctx.tau_grad, _ = inputs
+        ctx.save_for_backward(grad, logits, key, tau)
+
+    @staticmethod
+    def backward(ctx: Any, ddlogits: Tensor, ddtau_rows: Tensor) -> tuple[Tensor | None, ...]:
+        grad, logits, key, tau = ctx.saved_tensors
+        temperature = ctx.tau_value if tau is None else tau
+        y = reference.sample(logits, key, temperature, ctx.dim, False, ctx.row_offset, _rng.compute_dtype(logits.dtype))
+        dgrad, dy, dtau = _double_backward(ctx, grad, y, tau, ddlogits, ddtau_rows)
+        dlogits, dtau_from_y = reference.backward(dy, y, temperature, ctx.dim)
+        dtau = dtau + dtau_from_y if tau is not None else None
+        return (dgrad, dlogits.to(logits.dtype), None, dtau) + (None,) * 5
+
+
+def _double_backward(
+    ctx: Any, grad: Tensor, y: Tensor, tau: Tensor | None, ddlogits: Tensor, ddtau_rows: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    compute = _rng.compute_dtype(y.dtype)
+    # every row's part of dtau gets the same cotangent, since backward sums them
+    ddtau = ddtau_rows[0] if ctx.tau_grad and ddtau_rows.numel() else 0.0
+    dgrad, dy, dtau = reference.double_backward(
+        grad.to(compute), y.to(compute), ctx.tau_value if tau is None else tau, ctx.dim, ddlogits.to(compute), ddtau
+    )
+    return dgrad.to(grad.dtype), dy.to(y.dtype), dtau
+
+
+def gumbel_softmax(
+    logits: Tensor,
+    tau: float | Tensor = 1.0,
+    hard: bool = False,
+    eps: float = 1e-10,
+    dim: int = -1,
+    *,
+    key: Tensor | None = None,
+    seed: int | None = None,
+    generator: torch.Generator | None = None,
+    row_offset: int = 0,
+    backend: str | None = None,
+) -> Tensor:
+    """Sample from the Gumbel-softmax (concrete) distribution: softmax((logits + G) / tau), G standard Gumbel noise.
+
+    A drop-in replacement for :func:`torch.nn.functional.gumbel_softmax` whose noise is made inside the kernel, never
+    stored, always finite, and the same on every device.
+
+    Args:
+        logits: unnormalised log probabilities (nats), any shape with the categories along `dim`; float32, float64,
+            bfloat16 or float16; any strides, copied only where the other dimensions do not collapse to two.
+            Differentiable.
+        tau: temperature, a finite number >= 0 or a one-element float tensor on the device of the logits, through
+            which gradients flow. A tensor's value is not checked: negative, NaN or infinite gives NaN. Under
+            torch.compile or in a CUDA graph, pass a tensor to anneal without recompiling or recapturing.
+        hard: return exact one-hot samples, with the gradient of the relaxed sample (straight-through).
+        eps: ignored, warns when set; keeps torch's place in the signature.
+        dim: the dimension of the categories.
+        key: int64[2] = (seed, offset) on the device of the logits, offset taken modulo 2^32: the identity of the
+            noise. Equal keys give equal noise, on every backend and device.
+        seed: an int, taken modulo 2^64; short for the key (seed, 0).
+        generator: a torch.Generator to draw the key from. Without key, seed or generator, torch's default generator
+            of the device is used. Under activation checkpointing, pass `key`.
+        row_offset: number of the first row in the noise stream, so that a shard of a batch draws its own part. Rows
+            are numbered outer_index * inner_size + inner_index around `dim`.
+        backend: "cpp", "triton", "cuda" or "reference" instead of the automatic choice.
+
+    Returns:
+        The sample, with the shape and (where dense) the strides of the logits; their dtype, or float32 for half
+        logits under autocast. Each slice along `dim` sums to one.
+
+        Defined everywhere: tau = 0 gives the one-hot sample and zero gradient; -inf logits get exactly 0, and a row
+        of only -inf is all zeros with zero gradient; a row with NaN or +inf is all NaN; exact ties of a hard sample
+        go to the lowest index; empty input gives empty output.
+
+    Raises:
+        TypeError: for logits or a tensor tau that are not floating-point, and for arguments of a wrong type.
+        ValueError: for tau < 0, NaN or infinite, a tensor tau of more than one element or on another device, dim out
+            of range, a key of wrong shape or device, more than one of key, seed and generator, an unknown backend.
+        BackendUnavailable: for a named backend that cannot run here, with the reasons.
+        Nothing is drawn or changed when an error is raised.
+
+    Float32 noise agrees between backends to about 2e-6, so hard indices can differ only where the two best perturbed
+    logits are closer than about 1e-5 (some 2e-6 of rows).
+
+    Source: Jang, Gu, Poole, "Categorical Reparameterization with Gumbel-Softmax", ICLR 2017 (arXiv:1611.01144),
+    eq. 2; Maddison, Mnih, Teh, "The Concrete Distribution", ICLR 2017 (arXiv:1611.00712).
+
+    Example:
+        >>> y = gumbel_softmax(torch.zeros(2, 3), hard=True, seed=0)
+        >>> y.sum(-1)
+        tensor([1., 1.])
+    """
+    op = "gumbel_softmax"
+    _validate.floating(op, "logits", logits)
+    if logits.dim() == 0:  # torch takes a scalar for one category
+        _validate.dimension(op, logits[None], dim)
+        return gumbel_softmax(
+            logits[None], tau, hard, eps, 0,
+            key=key, seed=seed, generator=generator, row_offset=row_offset, backend=backend,
+        )[0]  # fmt: skip
+    dim = _validate.dimension(op, logits, dim)
+    device = logits.device
+    _validate.temperature(op, "tau", tau, device)
+    _validate.boolean(op, "hard", hard)
+    _validate.noise_source(op, device, key, seed, generator)
+    _validate.row_range(op, row_offset, logits.numel() // max(logits.shape[dim], 1))
+    backend = _backend.resolve(op, backend, device.type)
+    if eps != 1e-10:
+        warnings.warn(f"{op}: `eps` is deprecated and has no effect", stacklevel=2)
+
+    half = logits.dtype in (torch.float16, torch.bfloat16)
+    dtype = torch.float32 if half and torch.is_autocast_enabled(device.type) else logits.dtype
+    noise_key = _rng.make_key(device, key, seed, generator)
+    if backend == "reference":
+        return reference.sample(logits, noise_key, tau, dim, hard, row_offset, dtype)
+    tau_tensor, tau_value = None, 0.0
+    if isinstance(tau, Tensor):
+        tau_tensor = tau.to(_rng.compute_dtype(logits.dtype)).reshape(())
+    else:
+        tau_value = float(tau)
+    if not _needs_autograd(logits, tau_tensor):
+        return _FWD[backend](logits, noise_key, tau_tensor, tau_value, dim, hard, row_offset, dtype)
+    if key is not None:
+        noise_key = key.clone()  # the caller may advance it before backward
+    return GumbelSoftmaxFunction.apply(
+        logits, noise_key, tau_tensor, tau_value, dim, hard, row_offset, dtype, backend
+    )
+
+
+def _needs_autograd(logits: Tensor, tau: Tensor | None) -> bool:
+    """False where the raw op will do, which saves the microseconds of Function.apply."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return True
+    return torch.is_grad_enabled() and (logits.requires_grad or (tau is not None and tau.requires_grad))
