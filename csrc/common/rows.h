@@ -1,0 +1,65 @@
+// A row operation's view of its tensors: [outer, categories, inner] with strides, found without copying.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+namespace dvae {
+
+struct RowStrides {
+  int64_t outer = 0, category = 0, inner = 0;
+};
+
+// Row r is (outer_index, inner_index) = (r / inner, r % inner): the logical order in which noise is numbered.
+template <int N>
+struct RowLayout {
+  int64_t outer = 1, categories = 1, inner = 1;
+  std::array<RowStrides, N> strides;
+
+  int64_t rows() const { return outer * inner; }
+  int64_t offset(int tensor, int64_t row) const {
+    return row / inner * strides[tensor].outer + row % inner * strides[tensor].inner;
+  }
+};
+
+// Collapses the dimensions other than `dim` of N tensors of equal sizes into at most two groups, merging neighbours
+// that every tensor lays out like one dimension. False where three groups or more remain: then the caller copies.
+template <int N>
+bool collapse_rows(
+    int ndim, const int64_t* sizes, int dim, const std::array<const int64_t*, N>& strides, RowLayout<N>* layout) {
+  struct Group {
+    int64_t size = 1;
+    std::array<int64_t, N> strides{};
+  };
+  std::array<Group, 2> groups;  // the innermost first
+  int count = 0;
+  for (int d = ndim - 1; d >= 0; --d) {
+    if (d == dim || sizes[d] == 1) continue;
+    bool merges = count > 0;
+    for (int t = 0; merges && t < N; ++t) {
+      merges = strides[t][d] == groups[count - 1].size * groups[count - 1].strides[t];
+    }
+    if (!merges) {
+      if (count == 2) return false;
+      for (int t = 0; t < N; ++t) groups[count].strides[t] = strides[t][d];
+      ++count;
+    }
+    groups[count - 1].size *= sizes[d];
+  }
+  layout->categories = sizes[dim];
+  // A single group is the outer one where categories lie next to each other, else the inner one.
+  const bool single_is_outer = count < 2 && (sizes[dim] == 1 || strides[0][dim] == 1);
+  const Group none;
+  const Group& inner = single_is_outer ? none : groups[0];
+  const Group& outer = single_is_outer ? groups[0] : count == 2 ? groups[1] : none;
+  layout->outer = outer.size;
+  layout->inner = inner.size;
+  for (int t = 0; t < N; ++t) {
+    // the stride of a dimension of size one is arbitrary, and must not hide that rows are contiguous
+    const int64_t category = sizes[dim] == 1 ? 1 : strides[t][dim];
+    layout->strides[t] = {outer.strides[t], category, inner.strides[t]};
+  }
+  return true;
+}
+
+}  // namespace dvae

@@ -1,0 +1,63 @@
+// What every op needs of torch's stable ABI: allocation, typed pointers and row layouts of tensors.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <array>
+#include <optional>
+#include <utility>
+
+#include "common/rows.h"
+
+namespace dvae {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+inline ScalarType compute_type(ScalarType type) {
+  return type == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+// torch.empty_like(like, dtype=dtype): the strides of `like` where it is dense.
+inline Tensor empty_like(const Tensor& like, ScalarType dtype) {
+  using torch::stable::detail::from;
+  std::array<StableIValue, 6> stack{
+      from(like), from(std::optional(dtype)), from(std::nullopt), from(std::nullopt), from(std::nullopt),
+      from(std::nullopt)};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::empty_like", "", stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+// A one-dimensional tensor beside `like`.
+inline Tensor new_vector(const Tensor& like, int64_t size, ScalarType dtype) {
+  return torch::stable::new_empty(like, {size}, dtype);
+}
+
+template <int N>
+bool collapse_rows(const std::array<const Tensor*, N>& tensors, int64_t dim, RowLayout<N>* layout) {
+  std::array<const int64_t*, N> strides;
+  for (int t = 0; t < N; ++t) strides[t] = tensors[t]->strides().data();
+  const auto ndim = static_cast<int>(tensors[0]->dim());
+  return collapse_rows<N>(ndim, tensors[0]->sizes().data(), static_cast<int>(dim), strides, layout);
+}
+
+// Calls run(layout, tensors) with tensors whose rows collapse; the last of them is the output. Where the given ones do
+// not collapse (three or more groups of dimensions), works on contiguous copies and copies the result back.
+template <int N, class Run>
+void for_collapsed_rows(std::array<Tensor, N> tensors, int64_t dim, const Run& run) {
+  RowLayout<N> layout;
+  std::array<const Tensor*, N> pointers;
+  for (int t = 0; t < N; ++t) pointers[t] = &tensors[t];
+  if (collapse_rows<N>(pointers, dim, &layout)) return run(layout, tensors);
+  Tensor output = tensors[N - 1];
+  for (Tensor& tensor : tensors) tensor = torch::stable::contiguous(tensor);
+  collapse_rows<N>(pointers, dim, &layout);
+  run(layout, tensors);
+  if (!output.is_contiguous()) torch::stable::copy_(output, tensors[N - 1]);  // else contiguous() aliased it
+}
+
+}  // namespace dvae
