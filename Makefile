@@ -1,0 +1,35 @@
+# Every target sets itself up from nothing: a virtual environment with pinned packages, then the compiled modules.
+# The second time, only what changed is done again.
+
+PYTHON ?= python3
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
+REQUIREMENTS := requirements/torch.txt requirements/dev.txt
+PACKAGES_STAMP := $(VENV)/.packages-$(shell cat $(REQUIREMENTS) | cksum | cut -d' ' -f1)
+BUILD_STAMP := $(VENV)/.built
+SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
+
+.PHONY: build
+build: $(BUILD_STAMP)
+
+$(PACKAGES_STAMP):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "Python 3.10 or newer is needed; '$(PYTHON)' is not. Name another: make PYTHON=python3.12" >&2; exit 1; }
+	@$(VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || { \
+	  echo "$(PYTHON) cannot make a virtual environment (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	$(PIP) install -r requirements/torch.txt
+	$(PIP) install -q -r requirements/torch.txt -r requirements/dev.txt
+	@rm -f $(VENV)/.packages-* && touch $@
+
+$(BUILD_STAMP): $(PACKAGES_STAMP) $(SOURCES)
+	$(PIP) install -q --no-build-isolation --no-deps -e .
+	@ls dvae_kernels/_C.*.so >/dev/null 2>&1 || \
+	  echo "No C++ compiler was found, so the compiled kernels are missing: everything runs, slowly, on the plain-torch" \
+	       "reference. To get them (Debian, Ubuntu): apt install g++; then: make clean build"
+	@touch $@
+
+.PHONY: clean
+clean:
+	rm -rf build dist out *.egg-info dvae_kernels/*.so dvae_kernels/_build_info.json $(BUILD_STAMP)
+	rm -rf .pytest_cache .hypothesis .mypy_cache .ruff_cache .benchmarks
+	find dvae_kernels tests bench examples tools -name __pycache__ -type d -prune -exec rm -rf {} +
