@@ -1,0 +1,157 @@
+// Noise from integers, and the half-precision formats, for host and device without torch.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "common/philox.h"
+
+#ifdef __CUDACC__
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#endif
+
+namespace dvae {
+
+// log2 and exp2 to about 2 ulp. The device's instructions flush subnormal arguments and results to zero.
+DVAE_HD inline float fast_log2(float x) {
+#ifdef __CUDA_ARCH__
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#else
+  return std::log2(x);
+#endif
+}
+DVAE_HD inline double fast_log2(double x) { return log2(x); }
+
+DVAE_HD inline float fast_exp2(float x) {
+#ifdef __CUDA_ARCH__
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#else
+  return std::exp2(x);
+#endif
+}
+DVAE_HD inline double fast_exp2(double x) { return exp2(x); }
+
+template <typename T>
+constexpr T kLn2 = T(0.693147180559945309417232121458);
+template <typename T>
+constexpr T kLog2e = T(1.44269504088896340735992468100);
+
+// Standard exponential noise E = -log(1 - v), v = (bits + 1/2) / 2^32, with full relative accuracy at both ends:
+// float takes a series in v below 1/4, else the logarithm of 1 - v formed from the complemented integer.
+template <typename T>
+DVAE_HD inline T exponential_from_bits(uint32_t bits);
+
+template <>
+DVAE_HD inline float exponential_from_bits<float>(uint32_t bits) {
+  const bool small = bits < 0x40000000u;
+  // x is v where it is small, else 1 - v: one conversion serves both
+  const float x = fmaf(static_cast<float>(small ? bits : ~bits), 0x1p-32f, 0x1p-33f);
+  float series = 1.f / 9;
+  series = fmaf(series, x, 1.f / 8);
+  series = fmaf(series, x, 1.f / 7);
+  series = fmaf(series, x, 1.f / 6);
+  series = fmaf(series, x, 1.f / 5);
+  series = fmaf(series, x, 1.f / 4);
+  series = fmaf(series, x, 1.f / 3);
+  series = fmaf(series, x, 1.f / 2);
+  series = fmaf(series, x, 1.f);
+  return small ? series * x : -kLn2<float> * fast_log2(x);
+}
+
+template <>
+DVAE_HD inline double exponential_from_bits<double>(uint32_t bits) {
+  return -log1p(-(bits + 0.5) * 0x1p-32);
+}
+
+// Standard Gumbel noise G = -log E, always finite, in [-3.14, 22.88].
+template <typename T>
+DVAE_HD inline T gumbel_from_bits(uint32_t bits) {
+  return -kLn2<T> * fast_log2(exponential_from_bits<T>(bits));
+}
+template <>
+DVAE_HD inline double gumbel_from_bits<double>(uint32_t bits) {
+  return -log(exponential_from_bits<double>(bits));
+}
+
+// Storage formats. float and double store themselves.
+struct BFloat16 {
+  uint16_t bits;
+};
+struct Half {
+  uint16_t bits;
+};
+
+// What a storage type is computed in.
+template <typename Storage>
+struct Compute {
+  using type = float;
+};
+template <>
+struct Compute<double> {
+  using type = double;
+};
+
+template <typename To, typename From>
+DVAE_HD inline To bit_cast(From from) {
+  static_assert(sizeof(To) == sizeof(From), "bit_cast keeps the size");
+  To to;
+  memcpy(&to, &from, sizeof(To));
+  return to;
+}
+
+DVAE_HD inline float load_as_compute(float x) { return x; }
+DVAE_HD inline double load_as_compute(double x) { return x; }
+DVAE_HD inline float load_as_compute(BFloat16 x) { return bit_cast<float>(uint32_t{x.bits} << 16); }
+DVAE_HD inline float load_as_compute(Half x) {
+#ifdef __CUDA_ARCH__
+  return __half2float(__ushort_as_half(x.bits));
+#else
+  const uint32_t sign = (x.bits & 0x8000u) << 16, rest = x.bits & 0x7fffu;
+  if (rest < 0x0400u) return bit_cast<float>(sign | bit_cast<uint32_t>(rest * 0x1p-24f));
+  if (rest >= 0x7c00u) return bit_cast<float>(sign | 0x7f800000u | (rest << 13));
+  return bit_cast<float>(sign | ((rest << 13) + (112u << 23)));
+#endif
+}
+
+// Rounds to nearest even; NaN stays NaN.
+template <typename Storage, typename T>
+DVAE_HD inline Storage store_from_compute(T x) {
+  return static_cast<Storage>(x);
+}
+template <>
+DVAE_HD inline BFloat16 store_from_compute<BFloat16, float>(float x) {
+#ifdef __CUDA_ARCH__
+  return {__bfloat16_as_ushort(__float2bfloat16_rn(x))};
+#else
+  const uint32_t bits = bit_cast<uint32_t>(x);
+  if (x != x) return {static_cast<uint16_t>((bits >> 16) | 0x40u)};
+  return {static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
+#endif
+}
+template <>
+DVAE_HD inline Half store_from_compute<Half, float>(float x) {
+#ifdef __CUDA_ARCH__
+  return {__half_as_ushort(__float2half_rn(x))};
+#else
+  const uint32_t sign = (bit_cast<uint32_t>(x) >> 16) & 0x8000u;
+  uint32_t rest = bit_cast<uint32_t>(x) & 0x7fffffffu;
+  if (rest > 0x7f800000u) {
+    rest = 0x7e00u;
+  } else if (rest >= 0x477ff000u) {  // 65520 and above round to infinity
+    rest = 0x7c00u;
+  } else if (rest < 0x38800000u) {  // subnormal: adding 1/2 aligns the last bit kept, and rounds
+    rest = bit_cast<uint32_t>(bit_cast<float>(rest) + 0.5f) - 0x3f000000u;
+  } else {
+    rest = (rest + 0xfffu + ((rest >> 13) & 1u) - (112u << 23)) >> 13;
+  }
+  return {static_cast<uint16_t>(sign | rest)};
+#endif
+}
+
+}  // namespace dvae
