@@ -1,0 +1,105 @@
+"""`make test`: every check, each in its own process; then what ran nowhere and why, and the counts.
+
+All parts run even where one fails. Logs go to out/test/<part>.log.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LOGS = ROOT / "out" / "test"
+OUTCOMES = LOGS / "outcomes.jsonl"
+PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "outcomes", "--durations=5")
+NOTHING_COLLECTED = 5  # pytest's exit status
+
+
+@dataclass(frozen=True)
+class Part:
+    name: str
+    command: tuple[str, ...]
+    env: dict[str, str] = field(default_factory=dict)
+
+
+# The longest first, since two run at a time. The interpreter has to be chosen before Python starts.
+PARTS = (
+    Part("interpret", (*PYTEST, "-m", "interpret", "tests"), {"TRITON_INTERPRET": "1"}),
+    Part("cpu", (*PYTEST, "-m", "not interpret and not aot", "tests")),
+    Part("aot", (*PYTEST, "-m", "aot", "tests")),
+    Part("gpu script, dry", (sys.executable, "tools/gpu.py", "--dry", "--out", "out/gpu-dry")),
+    Part("mypy", (sys.executable, "-m", "mypy")),
+    Part("ruff check", (sys.executable, "-m", "ruff", "check", ".")),
+    Part("ruff format", (sys.executable, "-m", "ruff", "format", "--check", ".")),
+)
+
+
+def run(part: Part) -> int:
+    log = LOGS / f"{part.name.replace(' ', '-').replace(',', '')}.log"
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "plugins")])
+    env = {**os.environ, "PYTHONPATH": paths, "DVAE_KERNELS_OUTCOMES": str(OUTCOMES), **part.env}
+    started = time.monotonic()
+    with log.open("wb") as file:
+        status = subprocess.run(part.command, cwd=ROOT, env=env, stdout=file, stderr=subprocess.STDOUT).returncode
+    seconds = time.monotonic() - started
+    output = log.read_text(errors="replace")
+    last = output.rstrip().rpartition("\n")[2]
+    # one print, so that two parts do not mix
+    print(f"{'failed' if status else 'ok':6} {part.name:16} {seconds:5.0f} s  {last}", flush=True)
+    if status:
+        print(f"--- {part.name} ({log.relative_to(ROOT)})\n{output}\n---", flush=True)
+    return status
+
+
+def outcome_of_all() -> tuple[dict[str, str], dict[str, str]]:
+    """Outcome by test over all processes, and the reason for those that were skipped wherever they were tried."""
+    rank = {"skipped": 0, "passed": 1, "failed": 2}
+    outcomes: dict[str, str] = {}
+    reasons: dict[str, str] = {}
+    for line in OUTCOMES.read_text().splitlines():
+        entry = json.loads(line)
+        test, outcome = entry["test"], entry["outcome"]
+        if test not in outcomes or rank[outcome] > rank[outcomes[test]]:
+            outcomes[test] = outcome
+        reasons.setdefault(test, entry["reason"])
+    return outcomes, {test: reasons[test] for test, outcome in outcomes.items() if outcome == "skipped"}
+
+
+def print_skipped(reasons: dict[str, str]) -> None:
+    by_reason: dict[str, dict[str, int]] = {}
+    for test, reason in reasons.items():
+        function = test.partition("[")[0]
+        counts = by_reason.setdefault(reason, {})
+        counts[function] = counts.get(function, 0) + 1
+    print("\nSkipped, and why:" if by_reason else "\nNothing was skipped.")
+    for reason, counts in sorted(by_reason.items()):
+        print(f"  {reason}")
+        for function, count in sorted(counts.items()):
+            print(f"    {function}" + (f" x{count}" if count > 1 else ""))
+
+
+def main() -> int:
+    LOGS.mkdir(parents=True, exist_ok=True)
+    OUTCOMES.write_text("")
+    with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
+        statuses = list(pool.map(run, PARTS))
+    outcomes, reasons = outcome_of_all()
+    for part, status in zip(PARTS, statuses):
+        if part.command[: len(PYTEST)] != PYTEST:
+            outcomes[part.name] = "failed" if status else "passed"
+        elif status and (status == NOTHING_COLLECTED or "failed" not in outcomes.values()):
+            outcomes[part.name] = "failed"  # it died, or found no test
+    print_skipped(reasons)
+    counts = {kind: sum(outcome == kind for outcome in outcomes.values()) for kind in ("passed", "failed", "skipped")}
+    print(f"\n{counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} skipped")
+    return 1 if any(statuses) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
