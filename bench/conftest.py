@@ -1,0 +1,188 @@
+"""Options, the machine line and the table of `pytest bench`; see timing.py for how times are taken.
+
+pytest-benchmark's own table and its --benchmark-* options (save, compare, json) hold our times; the table that is
+printed last sets them beside the peers of the same run.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import dvae_kernels
+import timing
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("dvae_kernels")
+    group.addoption("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    group.addoption("--quick", action="store_true", help="tiny shapes, few rounds, nothing compiled: does it run?")
+    group.addoption("--seconds", type=float, default=4.0, help="for the rounds of one case (default 4)")
+    group.addoption(
+        "--save-results", nargs="?", const=str(RESULTS), metavar="FOLDER", help="write JSON there (bench/results/)"
+    )
+
+
+@dataclass
+class Case:
+    """What was measured for one operation and shape: Series, or why there is none, by contender; ours comes first."""
+
+    name: str
+    note: str
+    ours: str
+    series: dict[str, timing.Series | str]
+
+
+@dataclass
+class Replay:
+    """A clock that gives recorded durations to pytest-benchmark: it times one function, and ours are interleaved."""
+
+    durations: list[float] = field(default_factory=list)
+    now: float = 0.0
+    running: bool = False
+
+    def __call__(self) -> float:
+        if self.running:
+            self.now += self.durations.pop(0)
+        self.running = not self.running
+        return self.now
+
+
+REPLAY = Replay()
+CASES = pytest.StashKey[list[Case]]()
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest) -> torch.device:
+    return torch.device(request.config.getoption("--device"))
+
+
+@pytest.fixture
+def quick(request: pytest.FixtureRequest) -> bool:
+    return bool(request.config.getoption("--quick"))
+
+
+@pytest.fixture
+def compare(
+    request: pytest.FixtureRequest, benchmark: Any, device: torch.device, quick: bool
+) -> Iterator[Callable[[str, str, dict[str, timing.Function]], None]]:
+    """compare(name, note, functions): time all functions, of which the first is ours. A peer that fails is noted."""
+
+    def measure(name: str, note: str, functions: dict[str, timing.Function]) -> None:
+        ours = next(iter(functions))
+        working, broken = dict(functions), {}
+        for label in list(functions)[1:]:
+            try:
+                functions[label]()
+            except Exception as error:  # a peer's failure is a result, not ours to raise
+                broken[label] = f"failed: {type(error).__name__}: {str(error).splitlines()[0]}"
+                del working[label]
+        budget, most = (0.1, 3) if quick else (request.config.getoption("--seconds"), 200)
+        measured = timing.interleave(working, device, budget=budget, most=most)
+        case = Case(name, note, ours, {label: measured.get(label) or broken[label] for label in functions})
+        request.config.stash.setdefault(CASES, []).append(case)
+
+        REPLAY.durations = list(measured[ours].seconds)
+        benchmark.extra_info["peers"] = {label: s.median for label, s in measured.items() if label != ours}
+        benchmark.pedantic(lambda: None, rounds=len(measured[ours].seconds))
+
+    yield measure
+    torch.compiler.reset()
+
+
+def machine(device: torch.device) -> dict[str, str]:
+    names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    gpu = torch.cuda.get_device_name() if device.type == "cuda" else ""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=RESULTS.parent
+    )
+    return {
+        "device": gpu or (names[0] if names else platform.machine()),
+        "threads": str(torch.get_num_threads()),
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        "dvae_kernels": dvae_kernels.__version__,
+        "commit": commit.stdout.strip() or "unknown",
+    }
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
+
+
+@pytest.hookimpl(trylast=True)  # below pytest-benchmark's
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    cases = config.stash.get(CASES, [])
+    if not cases:
+        return
+    facts = machine(torch.device(config.getoption("--device")))
+    terminalreporter.section("ours against peers")
+    for line in table(cases):
+        terminalreporter.line(line)
+    terminalreporter.line("")
+    terminalreporter.line(", ".join(f"{name} {value}" for name, value in facts.items()))
+    if folder := config.getoption("--save-results"):
+        terminalreporter.line(f"saved {save(Path(folder), facts, cases)}")
+
+
+def table(cases: list[Case]) -> Iterator[str]:
+    yield "median milliseconds ± interquartile range of interleaved calls; (in brackets: that time / ours)"
+    failures = []
+    for labels in dict.fromkeys(tuple(case.series) for case in cases):  # one block for each set of contenders
+        rows = [["", *labels]]
+        for case in (c for c in cases if tuple(c.series) == labels):
+            ours = case.series[case.ours]
+            row = [f"{case.name} {case.note}".strip()]
+            for label, series in case.series.items():
+                if isinstance(series, str) or isinstance(ours, str):
+                    failures.append(f"{case.name}, {label}: {series}")
+                    row.append("-")
+                    continue
+                ratio = "" if label == case.ours else f" ({series.median / ours.median:.2f}x)"
+                row.append(f"{series.median * 1e3:.4g} ± {series.iqr * 1e3:.2g}{ratio}")
+            rows.append(row)
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        yield ""
+        for row in rows:
+            yield "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))]).rstrip()
+    yield from failures
+
+
+def save(folder: Path, facts: dict[str, str], cases: list[Case]) -> Path:
+    """Write the run as one JSON file, whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    now = datetime.datetime.now(datetime.timezone.utc)
+    kind = "_".join(facts["device"].split()[:4])
+    path = folder / f"{now:%Y%m%d-%H%M%S}-{''.join(c for c in kind if c.isalnum() or c in '_-')}.json"
+    rows = [
+        {
+            "case": case.name,
+            "note": case.note,
+            "ours": case.ours,
+            "seconds": {
+                label: series
+                if isinstance(series, str)
+                else {"median": series.median, "iqr": series.iqr, "rounds": len(series.seconds)}
+                for label, series in case.series.items()
+            },
+        }
+        for case in cases
+    ]
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text(json.dumps({"date": now.isoformat(timespec="seconds"), **facts, "cases": rows}, indent=1) + "\n")
+    scratch.replace(path)
+    return path
