@@ -1,0 +1,168 @@
+"""What every op is held to: a case, its float64 oracle, and the error that a backend may make.
+
+The oracle is the reference on inputs upcast to float64. A backend's largest error may be twice what the reference
+makes in the case's own dtype plus one rounding: 2 * (reference error + eps * max|oracle|). Both are taken over several
+noise keys and cotangents, because a single small case can meet no rounding at all, or a gradient that cancels.
+Float64 has no finer oracle: its budget is that of float32, scaled by the ratio of their eps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+Inputs = dict[str, Tensor]
+SLACK = 2.0
+TIE = 1e-5  # scores closer than this may be ordered either way in float32
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of a public op, with inputs that need a gradient where the op is differentiable."""
+
+    name: str
+    inputs: Callable[[], Inputs]  # values on the CPU, the same at every call
+    call: Callable[[Inputs, Tensor, str], Tensor]  # (inputs, noise key, backend) -> output
+    dtype: torch.dtype  # of the output
+    layout: str = "contiguous"  # of the inputs that have more than one element
+    grad_layout: str = "contiguous"
+    # of a one-hot output: (inputs, key) -> float64 scores whose argmax along `dim` it marks
+    scores: Callable[[Inputs, Tensor], Tensor] | None = None
+    dim: int = -1
+    keys: int = 8  # how many keys estimate the reference's error
+    slow_interpreted: bool = False
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def noise_key(i: int, device: str | torch.device = "cpu") -> Tensor:
+    return torch.tensor([0x0123456789ABCDEF + i, 7 + i], device=device)
+
+
+# How to lay values out in memory: the storage is larger than the view, and NaN wherever the view is not.
+def _embed(x: Tensor, order: list[int], step: int, offset: int) -> Tensor:
+    """`x` with memory order `order` (slowest first), every `step`-th element, `offset` elements into a storage."""
+    strides, size = [0] * x.dim(), step
+    for d in reversed(order):
+        strides[d] = size
+        size *= x.shape[d] * step
+    storage = torch.full((offset + size + 64,), torch.nan, dtype=x.dtype, device=x.device)
+    view = storage.as_strided(x.shape, strides, offset)
+    return view.copy_(x)
+
+
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "contiguous": lambda x: x.clone(),
+    "guarded": lambda x: _embed(x, list(range(x.dim())), 1, 64),
+    "offset": lambda x: _embed(x, list(range(x.dim())), 1, 1),
+    "stepped": lambda x: _embed(x, list(range(x.dim())), 2, 3),
+    "transposed": lambda x: _embed(x, list(reversed(range(x.dim()))), 1, 64),
+    "rotated": lambda x: _embed(x, [*range(1, x.dim()), 0], 1, 64),
+    "channels_last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    # stride 0: only for values that repeat, which the case's inputs must see to
+    "expanded_first": lambda x: x[:1].clone().expand(x.shape),
+    "expanded_second": lambda x: x[:, :1].clone().expand(x.shape),
+    "expanded_last": lambda x: x[..., :1].clone().expand(x.shape),
+    "expanded_all": lambda x: x.flatten()[0].clone().expand(x.shape),
+}
+
+
+def lay_out(x: Tensor, layout: str) -> Tensor:
+    view = LAYOUTS[layout](x) if x.numel() else x.clone()
+    assert torch.equal(view, x), f"{layout} needs repeated values"
+    return view
+
+
+def storage_bytes(x: Tensor) -> Tensor:
+    return torch.tensor([], dtype=torch.uint8, device=x.device).set_(x.untyped_storage()).clone()
+
+
+def place(case: Case, device: str) -> Inputs:
+    """The case's inputs on `device`, as leaves in the case's layout."""
+    result = {}
+    for name, value in case.inputs().items():
+        value = value.to(device)
+        view = lay_out(value, case.layout) if value.dim() else value.clone()
+        result[name] = view.requires_grad_(view.is_floating_point())
+    return result
+
+
+def cotangent(case: Case, output: Tensor, seed: int) -> Tensor:
+    """The same values for every backend and precision: what the output's dtype can hold."""
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(case.dtype)
+    layout = "contiguous" if seed else case.grad_layout
+    if layout == "expanded_all" and values.numel():
+        values = values.flatten()[0].expand(values.shape)
+    values = values.to(device=output.device, dtype=output.dtype)
+    return lay_out(values, layout) if values.dim() else values
+
+
+def run(case: Case, inputs: Inputs, backend: str, seed: int = 0) -> dict[str, Tensor]:
+    """The output and the gradient to every input; `seed` chooses the noise and the cotangent."""
+    device = next(iter(inputs.values())).device
+    output = case.call(inputs, noise_key(seed, device), backend)
+    grads = torch.autograd.grad(output, list(inputs.values()), cotangent(case, output, seed))
+    return {"output": output.detach(), **{f"grad of {name}": g for name, g in zip(inputs, grads)}}
+
+
+@dataclass(frozen=True)
+class Expectation:
+    oracle: Tensor
+    budget: float
+
+
+@cache
+def expected(case: Case) -> dict[str, Expectation]:
+    """For seed 0: the oracle's results, and how far a backend may be from each."""
+    finest = case.dtype == torch.float64
+    values = {name: x.float() if finest else x for name, x in case.inputs().items()}
+    seeds = range(case.keys)
+    results = [_run_reference(case, values, seed) for seed in seeds]
+    exact = [_run_reference(case, _upcast(values), seed) for seed in seeds]
+    oracle = _run_reference(case, case.inputs(), 0) if finest else exact[0]
+    ratio = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps if finest else 1
+    expectations = {}
+    for name, result in results[0].items():
+        # a gradient passes through the output's dtype and its input's own
+        eps = max(torch.finfo(result.dtype).eps, torch.finfo(results[0]["output"].dtype).eps)
+        error = max(distance(r[name], e[name]) for r, e in zip(results, exact))
+        scale = max(largest(e[name]) for e in exact)
+        expectations[name] = Expectation(oracle[name], SLACK * ratio * (error + eps * scale))
+    return expectations
+
+
+def _run_reference(case: Case, values: Inputs, seed: int) -> dict[str, Tensor]:
+    return run(case, {name: x.detach().clone().requires_grad_() for name, x in values.items()}, "reference", seed)
+
+
+def _upcast(values: Inputs) -> Inputs:
+    return {name: x.double() for name, x in values.items()}
+
+
+def largest(x: Tensor) -> float:
+    return x.abs().max().item() if x.numel() else 0.0
+
+
+def distance(actual: Tensor, oracle: Tensor) -> float:
+    """The largest absolute difference; infinite where one is NaN and the other is not."""
+    if not oracle.numel():
+        return 0.0
+    actual = actual.detach().to("cpu", torch.float64)
+    difference = (actual - oracle).abs()
+    difference[(actual == oracle) | (actual.isnan() & oracle.isnan())] = 0
+    return difference.nan_to_num(math.inf).max().item()
+
+
+def assert_marks_best(onehot: Tensor, scores: Tensor, dim: int) -> None:
+    """Exactly one-hot along `dim`, at the best float64 score or at one closer to it than float32 can tell."""
+    onehot = onehot.to("cpu", torch.float64)
+    assert ((onehot == 0) | (onehot == 1)).all() and (onehot.sum(dim) == 1).all(), "not exactly one-hot"
+    chosen, best = (scores * onehot).sum(dim), scores.amax(dim)
+    assert (best - chosen <= TIE).all(), f"missed the best score by up to {largest(best - chosen)}"
