@@ -11,6 +11,7 @@
 #include <optional>
 #include <utility>
 
+#include "common/buffers.h"
 #include "common/rows.h"
 
 namespace dvae {
@@ -30,6 +31,14 @@ inline Tensor empty_like(const Tensor& like, ScalarType dtype) {
       from(std::nullopt)};
   STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::empty_like", "", stack.data(), TORCH_ABI_VERSION));
   return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+inline Buffer buffer_of(const Tensor& tensor) {
+  const ScalarType type = tensor.scalar_type();
+  return {tensor.data_ptr(), type == ScalarType::Double     ? Storage::float64
+                             : type == ScalarType::BFloat16 ? Storage::bfloat16
+                             : type == ScalarType::Half     ? Storage::half
+                                                            : Storage::float32};
 }
 
 // A one-dimensional tensor beside `like`.

@@ -47,8 +47,7 @@ def backward(grad: Tensor, y: Tensor, tau: Tensor | float, dim: int) -> tuple[Te
 
     With (logits + G) / tau = log y + const per row and rows of dlogits summing to zero, dtau = -sum(dlogits * log y).
     """
-    tau = torch.as_tensor(tau, dtype=y.dtype, device=y.device)
-    inverse = torch.where(tau == 0, 0, 1 / tau)
+    inverse = _inverse(tau, y)
     dlogits = y * (grad - (y * grad).sum(dim, keepdim=True)) * inverse
     return dlogits, -(dlogits * _log_or_zero(y)).sum()
 
@@ -57,14 +56,20 @@ def double_backward(
     grad: Tensor, y: Tensor, tau: Tensor | float, dim: int, ddlogits: Tensor, ddtau: Tensor | float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `backward` to grad, y and tau, given those of its two results."""
-    tau = torch.as_tensor(tau, dtype=y.dtype, device=y.device)
-    inverse = torch.where(tau == 0, 0, 1 / tau)
+    inverse = _inverse(tau, y)
     centred = grad - (y * grad).sum(dim, keepdim=True)
     cotangent = ddlogits - ddtau * _log_or_zero(y)
     dgrad = y * (cotangent - (y * cotangent).sum(dim, keepdim=True)) * inverse
     dy = (cotangent * centred - grad * (y * cotangent).sum(dim, keepdim=True) - ddtau * centred) * inverse
     dtau = -(cotangent * y * centred).sum() * inverse**2
     return dgrad, dy, dtau
+
+
+def _inverse(tau: Tensor | float, like: Tensor) -> Tensor:
+    """1 / tau, kept finite; 0 for tau = 0 and NaN where tau is not a finite number >= 0."""
+    tau = torch.as_tensor(tau, dtype=like.dtype, device=like.device)
+    inverse = (1 / tau).clamp(max=torch.finfo(like.dtype).max)
+    return torch.where(tau == 0, 0, torch.where((tau > 0) & (tau < torch.inf), inverse, torch.nan))
 
 
 def _log_or_zero(y: Tensor) -> Tensor:

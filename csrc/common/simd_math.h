@@ -1,0 +1,170 @@
+// Elementary functions and noise over the SIMD layer of one target. Included after its simd_<target>.h.
+
+// 2^x with relative error 1e-7 for x <= 127; exactly 0 far below the normal range, so that masked weights vanish.
+inline F32 exp2(F32 x) {
+  x = max(F32(-160.0f), x);  // NaN passes; -inf - (-inf) would make one
+  const F32 n = round_nearest(x);
+  const F32 r = x - n;
+  F32 p = fma(F32(1.327647129e-3f), r, F32(9.671868762e-3f));
+  p = fma(p, r, F32(5.550709142e-2f));
+  p = fma(p, r, F32(2.402223664e-1f));
+  p = fma(p, r, F32(6.931469852e-1f));
+  p = fma(p, r, F32(1.0f));
+  return scale(p, n);
+}
+
+#if !DVAE_SIMD_AVX512
+// Without a register table: one polynomial for log2(1 + r), r in [1/sqrt(2) - 1, sqrt(2) - 1].
+struct Logarithm {
+  // log2(x) of positive normal x
+  F32 log2(F32 x) const {
+    const F32 m = mantissa(x);
+    const Mask upper = m > F32(1.41421356f);
+    const F32 r = select(upper, fma(m, F32(0.5f), F32(-1.0f)), m - F32(1.0f));
+    return log2_1p(r) + exponent(x) + select(upper, F32(1.0f), F32(0.0f));
+  }
+
+  // Exponential noise over ln 2: -log2(1 - u), u = (bits + 1/2) / 2^32, with full relative accuracy at both ends.
+  F32 exponential(U32 bits) const {
+    const F32 u = fma(to_float(bits), F32(0x1p-32f), F32(0x1p-33f));
+    const F32 v = fma(to_float(complement(bits)), F32(0x1p-32f), F32(0x1p-33f));
+    return F32(0.0f) - select(F32(0.25f) > u, log2_1p(F32(0.0f) - u), log2(v));
+  }
+
+ private:
+  static F32 log2_1p(F32 r) {
+    // log(1 + r) = r - r^2/2 + r^3 p(r), the coefficients of Cephes' logf, then one factor
+    F32 p = fma(F32(7.0376836292e-2f), r, F32(-1.1514610310e-1f));
+    p = fma(p, r, F32(1.1676998740e-1f));
+    p = fma(p, r, F32(-1.2420140846e-1f));
+    p = fma(p, r, F32(1.4249322787e-1f));
+    p = fma(p, r, F32(-1.6668057665e-1f));
+    p = fma(p, r, F32(2.0000714765e-1f));
+    p = fma(p, r, F32(-2.4999993993e-1f));
+    p = fma(p, r, F32(3.3333331174e-1f));
+    p = fma(p, r, F32(-0.5f));
+    return fma(p, r * r, r) * F32(1.44269504f);
+  }
+};
+#endif
+
+// Double precision goes one element at a time through libm, behind the same names.
+struct F64 {
+  using Scalar = double;
+  static constexpr int lanes = 1;
+  double v;
+  F64() = default;
+  F64(double x) : v(x) {}
+  static F64 load(const double* p) { return *p; }
+  void store(double* p) const { *p = v; }
+  void stream(double* p) const { *p = v; }
+};
+struct BoolMask {
+  bool v;
+  bool any() const { return v; }
+};
+inline BoolMask operator|(BoolMask a, BoolMask b) { return {a.v || b.v}; }
+inline F64 operator+(F64 a, F64 b) { return a.v + b.v; }
+inline F64 operator-(F64 a, F64 b) { return a.v - b.v; }
+inline F64 operator*(F64 a, F64 b) { return a.v * b.v; }
+inline F64 fma(F64 a, F64 b, F64 c) { return a.v * b.v + c.v; }
+inline F64 max(F64 a, F64 b) { return a.v > b.v ? a.v : b.v; }
+inline BoolMask operator>(F64 a, F64 b) { return {a.v > b.v}; }
+inline BoolMask operator==(F64 a, F64 b) { return {a.v == b.v}; }
+inline BoolMask is_nan(F64 a) { return {a.v != a.v}; }
+inline F64 select(BoolMask m, F64 yes, F64 no) { return m.v ? yes : no; }
+inline double reduce_max(F64 a) { return a.v; }
+inline double reduce_add(F64 a) { return a.v; }
+inline F64 reciprocal(F64 x) { return 1 / x.v; }
+inline F64 exp2(F64 x) { return std::exp2(x.v); }
+struct Logarithm64 {
+  F64 log2(F64 x) const { return std::log2(x.v); }
+  F64 exponential(const uint32_t* bits) const { return exponential_from_bits<double>(*bits) * kLog2e<double>; }
+};
+
+// What a kernel template needs beside the vector type.
+template <class F>
+struct Functions {
+  Logarithm logarithm;
+  F32 log2(F32 x) const { return logarithm.log2(x); }
+  F32 exponential(const uint32_t* bits) const { return logarithm.exponential(U32::load(bits)); }
+};
+template <>
+struct Functions<F64> : Logarithm64 {};
+
+// The noise integers of a row (see _rng.py), counters (group, row, offset, 0). Counter words that do not vary along the
+// row are folded into per-row constants, so that the first two rounds cost one multiplication each instead of two.
+class RowNoise {
+ public:
+  // fill() writes whole blocks of this many columns
+  static constexpr int block = 4 * W64::lanes;
+
+  RowNoise(uint64_t key, uint32_t offset) {
+    uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
+    for (int round = 0; round < 10; ++round, k0 += 0x9E3779B9, k1 += 0xBB67AE85) {
+      k0_[round] = k0;
+      k1_[round] = k1;
+    }
+    offset_product_ = uint64_t{kM1} * offset;
+  }
+
+  void set_row(uint32_t row) {
+    const uint32_t first = static_cast<uint32_t>(offset_product_ >> 32) ^ row ^ k0_[0];
+    const uint64_t product = uint64_t{kM0} * first;
+    round1_high_ = k1_[0];  // ^ draw, which is 0
+    round2_high_ = static_cast<uint32_t>(offset_product_) ^ k0_[1];
+    round2_low_ = static_cast<uint32_t>(product >> 32) ^ k1_[1];
+    round3_low_ = static_cast<uint32_t>(product) ^ k1_[2];
+  }
+
+  // Words of columns 4 * group onwards; `count` is rounded up to whole blocks, `words` is aligned to 64 bytes.
+  void fill(uint32_t group, uint32_t* words, int count) const {
+    constexpr int in_flight = 4;  // hides the latency of the multiplier
+    int done = 0;
+    for (; done + in_flight * block <= count; done += in_flight * block) {
+      blocks<in_flight>(group + done / 4, words + done);
+    }
+    for (; done < count; done += block) blocks<1>(group + done / 4, words + done);
+  }
+
+ private:
+  static constexpr uint32_t kM0 = 0xD2511F53, kM1 = 0xCD9E8D57;
+
+  template <int N>
+  void blocks(uint32_t group, uint32_t* words) const {
+    const W64 m0 = W64::set(kM0), m1 = W64::set(kM1);
+    W64 c0[N], c1[N], c2[N], c3[N];
+#pragma GCC unroll 4
+    for (int b = 0; b < N; ++b) {
+      const W64 p0 = multiply(W64::counters(group + b * W64::lanes), m0);
+      const W64 p1 = multiply(xor2(high(p0), W64::set(round1_high_)), m1);
+      const W64 q0 = multiply(xor2(high(p1), W64::set(round2_high_)), m0);
+      const W64 q1 = multiply(xor2(p0, W64::set(round2_low_)), m1);
+      c0[b] = xor3(high(q1), p1, W64::set(k0_[2]));
+      c1[b] = q1;
+      c2[b] = xor2(high(q0), W64::set(round3_low_));
+      c3[b] = q0;
+    }
+    for (int round = 3; round < 9; ++round) {
+      const W64 k0 = W64::set(k0_[round]), k1 = W64::set(k1_[round]);
+#pragma GCC unroll 4
+      for (int b = 0; b < N; ++b) {
+        const W64 p0 = multiply(c0[b], m0), p1 = multiply(c2[b], m1);
+        c0[b] = xor3(high(p1), c1[b], k0);
+        c2[b] = xor3(high(p0), c3[b], k1);
+        c1[b] = p1;
+        c3[b] = p0;
+      }
+    }
+    const W64 k0 = W64::set(k0_[9]), k1 = W64::set(k1_[9]);
+#pragma GCC unroll 4
+    for (int b = 0; b < N; ++b) {
+      const W64 p0 = multiply(c0[b], m0), p1 = multiply(c2[b], m1);
+      store_words(low_xor_then_high(p1, c1[b], k0), low_xor_then_high(p0, c3[b], k1), words + b * block);
+    }
+  }
+
+  uint32_t k0_[10], k1_[10];
+  uint64_t offset_product_;
+  uint32_t round1_high_ = 0, round2_high_ = 0, round2_low_ = 0, round3_low_ = 0;
+};

@@ -1,0 +1,54 @@
+// Arguments of the CPU kernels, the same for every target.
+#pragma once
+
+#include "common/buffers.h"
+#include "common/rows.h"
+
+namespace dvae {
+
+struct NoiseKey {
+  uint64_t key;
+  uint32_t offset;
+};
+
+// Rows of a call are processed in tiles of tile_rows rows that differ in the inner index only.
+struct RowTiles {
+  int64_t outer, categories, inner;
+  int tile_rows;
+
+  int64_t per_outer() const { return (inner + tile_rows - 1) / tile_rows; }
+  int64_t count() const { return outer * per_outer(); }
+};
+
+struct SampleArgs {
+  Buffer logits, sample;
+  RowStrides logits_strides, sample_strides;
+  RowTiles tiles;
+  NoiseKey noise;
+  int64_t row_offset;
+  double inverse_tau;
+  bool hard;
+  bool stream;  // the sample is too large to stay in cache
+};
+
+struct BackwardArgs {
+  Buffer grad, sample, dlogits;
+  RowStrides grad_strides, sample_strides, dlogits_strides;
+  RowTiles tiles;
+  double inverse_tau;
+  bool stream;
+  Buffer dtau_rows;  // null data where the gradient to tau is not needed
+};
+
+struct RecomputeBackwardArgs {
+  Buffer grad, logits, dlogits;
+  RowStrides grad_strides, logits_strides, dlogits_strides;
+  RowTiles tiles;
+  NoiseKey noise;
+  int64_t row_offset;
+  double inverse_tau;
+  bool stream;
+  Buffer dtau_rows;
+};
+
+}  // namespace dvae

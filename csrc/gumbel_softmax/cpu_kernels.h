@@ -1,0 +1,345 @@
+// The Gumbel-softmax kernels, written once over the SIMD layer. Included once per target by for_each_target.h.
+//
+// A row is worked on in chunks whose integers and exponents stay in the first-level cache. In log2 units the perturbed
+// logit is p = l * log2(e) - log2(E'), E' the exponential noise over ln 2 (a constant of the row cancels). Each chunk
+// has its own maximum, so that one sweep over the noise gives the weights 2^((p - top) / tau) and their sums; the
+// chunks are brought to a common scale when the row is written.
+
+#include "common/row_io.h"
+
+constexpr int kChunk = 1024;
+
+// Sums over a chunk, or a row: of the weights w, and with an incoming gradient g of w g; where the gradient to tau is
+// needed also of w z and w g z, z the exponent of the weight.
+template <class S>
+struct Sums {
+  S weight = 0, grad = 0, exponent = 0, grad_exponent = 0;
+};
+
+enum class Want { weights, grad, grad_and_tau };
+
+template <class F>
+class RowWeights {
+ public:
+  using Scalar = typename F::Scalar;
+
+  RowWeights(int64_t categories, NoiseKey key, double inverse_tau)
+      : categories_(categories),
+        chunks_((categories + kChunk - 1) / kChunk),
+        noise_(key.key, key.offset),
+        inverse_tau_(static_cast<Scalar>(inverse_tau)),
+        weights_(allocate<Scalar>(chunks_ * kChunk)),
+        sums_(chunks_),
+        tops_(chunks_),
+        scales_(chunks_) {}
+
+  // The weights of a row and what is wanted of their sums; gives the weights' scales and the row's total.
+  template <Want want>
+  Sums<double> compute(const Scalar* x, const Scalar* g, uint32_t row) {
+    noise_.set_row(row);
+    // At tau = 1 the weight is e^l / E: no second logarithm. The gradient to tau needs the exponent anyway, and a single
+    // category must come out as exactly 1.
+    const bool unit = inverse_tau_ == 1 && want != Want::grad_and_tau && categories_ > 1;
+    for (int64_t c = 0; c < chunks_; ++c) {
+      const int64_t first = c * kChunk;
+      const int n = static_cast<int>(std::min<int64_t>(kChunk, categories_ - first));
+      const Scalar* xc = padded(x + first, n, -std::numeric_limits<Scalar>::infinity(), x_tail_);
+      const Scalar* gc = want == Want::weights ? nullptr : padded(g + first, n, 0, g_tail_);
+      const int whole = (n + F::lanes - 1) / F::lanes * F::lanes;
+      noise_.fill(static_cast<uint32_t>(first / 4), bits_, whole);
+      if (unit) {
+        chunk<want, true>(c, xc, gc, whole);
+      } else {
+        chunk<want, false>(c, xc, gc, whole);
+      }
+    }
+    return combine<want>();
+  }
+
+  // Visits the row's weights vector by vector: visit(column, weight, scale of its chunk).
+  template <class Visit>
+  void for_each(const Visit& visit) const {
+    for (int64_t c = 0; c < chunks_; ++c) {
+      const int64_t first = c * kChunk, end = std::min<int64_t>(first + kChunk, categories_);
+      const F scale(scales_[c]);
+      for (int64_t j = first; j < end; j += F::lanes) visit(j, F::load(weights_.get() + j), scale);
+    }
+  }
+
+  // The category of the largest perturbed logit, the lowest of equals; -1 where all are -inf, -2 for NaN or +inf.
+  int64_t argmax(const Scalar* x, uint32_t row) {
+    constexpr Scalar infinity = std::numeric_limits<Scalar>::infinity();
+    noise_.set_row(row);
+    Scalar best = -infinity;
+    int64_t index = -1;
+    bool nan = false;
+    for (int64_t c = 0; c < chunks_; ++c) {
+      const int64_t first = c * kChunk;
+      const int n = static_cast<int>(std::min<int64_t>(kChunk, categories_ - first));
+      const Scalar* xc = padded(x + first, n, -infinity, x_tail_);
+      noise_.fill(static_cast<uint32_t>(first / 4), bits_, (n + F::lanes - 1) / F::lanes * F::lanes);
+      const Functions<F> f;
+      F top(-infinity);
+      auto unordered = is_nan(top);
+#pragma GCC unroll 4
+      for (int j = 0; j < n; j += F::lanes) {
+        const F p = perturbed(f, xc + j, j);
+        p.store(work_ + j);
+        unordered = unordered | is_nan(p);
+        top = max(top, p);
+      }
+      nan = nan || unordered.any();
+      const Scalar chunk_top = reduce_max(top);
+      if (chunk_top > best) {
+        best = chunk_top;
+        index = first + (std::find(work_, work_ + n, chunk_top) - work_);
+      }
+    }
+    return nan || best == infinity ? -2 : index;
+  }
+
+ private:
+  F perturbed(const Functions<F>& f, const Scalar* x, int j) const {
+    return fma(F::load(x), F(kLog2e<Scalar>), F(0) - f.log2(f.exponential(bits_ + j)));
+  }
+
+  // The run itself where it is whole vectors, else a copy filled up with `fill`.
+  static const Scalar* padded(const Scalar* run, int n, Scalar fill, Scalar* copy) {
+    if (n % F::lanes == 0) return run;
+    std::memcpy(copy, run, n * sizeof(Scalar));
+    std::fill(copy + n, copy + n + F::lanes - 1, fill);
+    return copy;
+  }
+
+  template <Want want, bool unit>
+  void chunk(int64_t c, const Scalar* x, const Scalar* g, int n) {
+    const Functions<F> f;
+    Scalar* weights = weights_.get() + c * kChunk;
+    F top(-std::numeric_limits<Scalar>::infinity());
+#pragma GCC unroll 4
+    for (int j = 0; j < n; j += F::lanes) {
+      if constexpr (unit) {
+        reciprocal(f.exponential(bits_ + j)).store(work_ + j);
+        top = max(top, F::load(x + j));
+      } else {
+        const F p = perturbed(f, x + j, j);
+        p.store(work_ + j);
+        top = max(top, p);
+      }
+    }
+    Scalar chunk_top = reduce_max(top) * (unit ? kLog2e<Scalar> : 1);
+    tops_[c] = chunk_top;
+    if (chunk_top == -std::numeric_limits<Scalar>::infinity()) chunk_top = 0;  // weights of 0, not of NaN
+
+    const F inverse_tau(inverse_tau_), shift(chunk_top);
+    Sums<F> sums{F(0), F(0), F(0), F(0)};
+#pragma GCC unroll 4
+    for (int j = 0; j < n; j += F::lanes) {
+      F z, w;
+      if constexpr (unit) {
+        w = exp2(fma(F::load(x + j), F(kLog2e<Scalar>), F(0) - shift)) * F::load(work_ + j);
+      } else {
+        z = (F::load(work_ + j) - shift) * inverse_tau;
+        w = exp2(z);
+      }
+      w.store(weights + j);
+      sums.weight = sums.weight + w;
+      if constexpr (want != Want::weights) {
+        const F wg = w * F::load(g + j);
+        sums.grad = sums.grad + wg;
+        if constexpr (want == Want::grad_and_tau) {
+          z = select(w == F(0), F(0), z);
+          sums.exponent = fma(w, z, sums.exponent);
+          sums.grad_exponent = fma(wg, z, sums.grad_exponent);
+        }
+      }
+    }
+    sums_[c] = {reduce_add(sums.weight), reduce_add(sums.grad), reduce_add(sums.exponent),
+                reduce_add(sums.grad_exponent)};
+  }
+
+  // Brings the chunks to the scale of the row's largest. Afterwards weight * scale is the sample; a row of only -inf
+  // gets scales of 0, one with NaN or +inf scales of NaN. The sums returned are of the sample, not of the weights.
+  template <Want want>
+  Sums<double> combine() {
+    constexpr double infinity = std::numeric_limits<double>::infinity();
+    double top = -infinity;
+    for (const Scalar t : tops_) top = std::max(top, double{t});
+    Sums<double> row;
+    for (int64_t c = 0; c < chunks_; ++c) {
+      const double lag = (double{tops_[c]} - top) * inverse_tau_;
+      const double factor = tops_[c] == -infinity ? (std::isnan(sums_[c].weight) ? NAN : 0) : std::exp2(lag);
+      scales_[c] = static_cast<Scalar>(factor);
+      row.weight += factor * sums_[c].weight;
+      if (want != Want::weights) row.grad += factor * sums_[c].grad;
+      if (want == Want::grad_and_tau && factor != 0) {
+        row.exponent += factor * (sums_[c].exponent + lag * sums_[c].weight);
+        row.grad_exponent += factor * (sums_[c].grad_exponent + lag * sums_[c].grad);
+      }
+    }
+    const double inverse = row.weight == 0 ? 0 : 1 / row.weight;
+    for (Scalar& scale : scales_) scale = static_cast<Scalar>(scale * inverse);
+    return {row.weight * inverse, row.grad * inverse, row.exponent * inverse, row.grad_exponent * inverse};
+  }
+
+  int64_t categories_, chunks_;
+  RowNoise noise_;
+  Scalar inverse_tau_;
+  Allocation<Scalar> weights_;
+  std::vector<Sums<Scalar>> sums_;
+  std::vector<Scalar> tops_, scales_;
+  alignas(64) uint32_t bits_[kChunk];
+  alignas(64) Scalar work_[kChunk], x_tail_[kChunk + F::lanes], g_tail_[kChunk + F::lanes];
+};
+
+// Writes the vectors of a row: whole ones directly, past the caches where asked, the last one in part.
+template <class F>
+class RowWriter {
+ public:
+  using Scalar = typename F::Scalar;
+  RowWriter(Scalar* row, int64_t columns, bool stream)
+      : row_(row), columns_(columns), stream_(stream && reinterpret_cast<uintptr_t>(row) % 64 == 0) {}
+
+  void put(int64_t j, F value) const {
+    if (j + F::lanes > columns_) {
+      Scalar last[F::lanes];
+      value.store(last);
+      std::memcpy(row_ + j, last, (columns_ - j) * sizeof(Scalar));
+    } else if (stream_) {
+      value.stream(row_ + j);
+    } else {
+      value.store(row_ + j);
+    }
+  }
+
+ private:
+  Scalar* row_;
+  int64_t columns_;
+  bool stream_;
+};
+
+// Calls run(first row number, outer, inner, rows) for the tiles [begin, end).
+template <class Run>
+void for_tiles(const RowTiles& tiles, int64_t begin, int64_t end, const Run& run) {
+  for (int64_t t = begin; t < end; ++t) {
+    const int64_t outer = t / tiles.per_outer(), inner = t % tiles.per_outer() * tiles.tile_rows;
+    const int rows = static_cast<int>(std::min<int64_t>(tiles.tile_rows, tiles.inner - inner));
+    run(outer * tiles.inner + inner, outer, inner, rows);
+  }
+}
+
+template <class F>
+void sample_tiles(const SampleArgs& args, int64_t begin, int64_t end) {
+  using Scalar = typename F::Scalar;
+  const int64_t columns = args.tiles.categories;
+  RowWeights<F> weights(columns, args.noise, args.inverse_tau);
+  RowTensor<F> logits(args.logits, args.logits_strides, columns, args.tiles.tile_rows);
+  RowTensor<F> sample(args.sample, args.sample_strides, columns, args.tiles.tile_rows);
+  for_tiles(args.tiles, begin, end, [&](int64_t row, int64_t outer, int64_t inner, int rows) {
+    logits.open(outer, inner, rows, true);
+    sample.open(outer, inner, rows, false);
+    for (int i = 0; i < rows; ++i) {
+      const auto number = static_cast<uint32_t>(args.row_offset + row + i);
+      const RowWriter<F> writer(sample.row(i), columns, args.stream && sample.in_place());
+      if (args.hard) {
+        const int64_t index = weights.argmax(logits.row(i), number);
+        const F rest(index == -2 ? std::numeric_limits<Scalar>::quiet_NaN() : 0);
+        Scalar one[F::lanes] = {};
+        if (index >= 0) one[index % F::lanes] = 1;
+        const int64_t one_at = index >= 0 ? index - index % F::lanes : -1;
+        for (int64_t j = 0; j < columns; j += F::lanes) writer.put(j, j == one_at ? F::load(one) : rest);
+      } else {
+        weights.template compute<Want::weights>(logits.row(i), nullptr, number);
+        weights.for_each([&](int64_t j, F w, F scale) { writer.put(j, w * scale); });
+      }
+    }
+    sample.close(rows);
+  });
+  if (args.stream) fence_streams();
+}
+
+template <class F>
+void recompute_backward_tiles(const RecomputeBackwardArgs& args, int64_t begin, int64_t end) {
+  using Scalar = typename F::Scalar;
+  const int64_t columns = args.tiles.categories;
+  RowWeights<F> weights(columns, args.noise, args.inverse_tau);
+  RowTensor<F> grad(args.grad, args.grad_strides, columns, args.tiles.tile_rows);
+  RowTensor<F> logits(args.logits, args.logits_strides, columns, args.tiles.tile_rows);
+  RowTensor<F> dlogits(args.dlogits, args.dlogits_strides, columns, args.tiles.tile_rows);
+  auto* dtau_rows = static_cast<Scalar*>(args.dtau_rows.data);
+  for_tiles(args.tiles, begin, end, [&](int64_t row, int64_t outer, int64_t inner, int rows) {
+    grad.open(outer, inner, rows, true);
+    logits.open(outer, inner, rows, true);
+    dlogits.open(outer, inner, rows, false);
+    for (int i = 0; i < rows; ++i) {
+      const auto number = static_cast<uint32_t>(args.row_offset + row + i);
+      const Scalar* g = grad.row(i);
+      Sums<double> sums;
+      if (dtau_rows != nullptr) {
+        sums = weights.template compute<Want::grad_and_tau>(logits.row(i), g, number);
+        // -sum(dlogits * log y) with log y = z ln 2 up to a constant of the row
+        dtau_rows[row + i] = static_cast<Scalar>(
+            -(sums.grad_exponent - sums.grad * sums.exponent) * kLn2<double> * args.inverse_tau);
+      } else {
+        sums = weights.template compute<Want::grad>(logits.row(i), g, number);
+      }
+      const F mean(static_cast<Scalar>(sums.grad)), inverse_tau(static_cast<Scalar>(args.inverse_tau));
+      const RowWriter<F> writer(dlogits.row(i), columns, args.stream && dlogits.in_place());
+      weights.for_each([&](int64_t j, F w, F scale) {
+        writer.put(j, w * scale * (load_upto<F>(g, j, columns) - mean) * inverse_tau);
+      });
+    }
+    dlogits.close(rows);
+  });
+  if (args.stream) fence_streams();
+}
+
+template <class F>
+void backward_tiles(const BackwardArgs& args, int64_t begin, int64_t end) {
+  using Scalar = typename F::Scalar;
+  const int64_t columns = args.tiles.categories;
+  const Functions<F> f;
+  RowTensor<F> grad(args.grad, args.grad_strides, columns, args.tiles.tile_rows);
+  RowTensor<F> sample(args.sample, args.sample_strides, columns, args.tiles.tile_rows);
+  RowTensor<F> dlogits(args.dlogits, args.dlogits_strides, columns, args.tiles.tile_rows);
+  auto* dtau_rows = static_cast<Scalar*>(args.dtau_rows.data);
+  const F inverse_tau(static_cast<Scalar>(args.inverse_tau));
+  for_tiles(args.tiles, begin, end, [&](int64_t row, int64_t outer, int64_t inner, int rows) {
+    grad.open(outer, inner, rows, true);
+    sample.open(outer, inner, rows, true);
+    dlogits.open(outer, inner, rows, false);
+    for (int i = 0; i < rows; ++i) {
+      const Scalar *g = grad.row(i), *y = sample.row(i);
+      const double dot = sum_by_chunks<F>(columns, [&](int64_t j) {
+        return load_upto<F>(y, j, columns) * load_upto<F>(g, j, columns);
+      });
+      const F mean(static_cast<Scalar>(dot));
+      const auto gradient = [&](int64_t j, F yj) {
+        return yj * (load_upto<F>(g, j, columns) - mean) * inverse_tau;
+      };
+      if (dtau_rows != nullptr) {
+        dtau_rows[row + i] = static_cast<Scalar>(-kLn2<double> * sum_by_chunks<F>(columns, [&](int64_t j) {
+          const F yj = load_upto<F>(y, j, columns);
+          return gradient(j, yj) * select(yj == F(0), F(0), f.log2(yj));
+        }));
+      }
+      const RowWriter<F> writer(dlogits.row(i), columns, args.stream && dlogits.in_place());
+      for (int64_t j = 0; j < columns; j += F::lanes) writer.put(j, gradient(j, load_upto<F>(y, j, columns)));
+    }
+    dlogits.close(rows);
+  });
+  if (args.stream) fence_streams();
+}
+
+void gumbel_softmax_sample(const SampleArgs& args, int64_t begin, int64_t end) {
+  args.logits.type == Storage::float64 ? sample_tiles<F64>(args, begin, end) : sample_tiles<F32>(args, begin, end);
+}
+
+void gumbel_softmax_backward(const BackwardArgs& args, int64_t begin, int64_t end) {
+  args.sample.type == Storage::float64 ? backward_tiles<F64>(args, begin, end) : backward_tiles<F32>(args, begin, end);
+}
+
+void gumbel_softmax_recompute_backward(const RecomputeBackwardArgs& args, int64_t begin, int64_t end) {
+  args.logits.type == Storage::float64 ? recompute_backward_tiles<F64>(args, begin, end)
+                                       : recompute_backward_tiles<F32>(args, begin, end);
+}

@@ -1,0 +1,231 @@
+// The CUDA kernels of Gumbel-softmax, and the choice among them; nothing here needs torch, so that the host shim can
+// run it all. Every kernel reads its rows once where they fit in shared memory: a first pass draws the noise and
+// reduces, a second one writes. What does not fit is read, and its noise drawn, again.
+#pragma once
+
+#include "common/cuda_utils.cuh"
+#include "gumbel_softmax/formulas.h"
+
+namespace dvae {
+
+// The temperature is a scalar in device memory, or `value` without one.
+template <class Acc>
+struct TauArgument {
+  const Acc* pointer;
+  Acc value;
+
+  __device__ Temperature<Acc> temperature() const { return Temperature<Acc>(pointer ? *pointer : value); }
+};
+
+struct NoiseArgument {
+  const int64_t* key;  // (seed, offset)
+  int64_t key_stride;
+  uint32_t row_offset;
+};
+
+// The noise of one row.
+struct RowNoise {
+  uint64_t seed;
+  uint32_t offset, row;
+
+  __device__ RowNoise(const NoiseArgument& noise, int64_t row)
+      : seed(static_cast<uint64_t>(noise.key[0])),
+        offset(static_cast<uint32_t>(noise.key[noise.key_stride])),
+        row(static_cast<uint32_t>(row) + noise.row_offset) {}
+
+  template <class Acc, int kChunk>
+  __device__ void add_gumbel(uint32_t chunk, Acc (&x)[kChunk]) const {
+#pragma unroll
+    for (int q = 0; q < kChunk / 4; ++q) {
+      const Philox4x32 words = row_words(seed, offset, row, chunk * (kChunk / 4) + q);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) x[q * 4 + i] += gumbel_from_bits<Acc>(words.word[i]);
+    }
+  }
+};
+
+// The sample: relaxed, or one-hot where `hard` or tau is zero.
+template <class Input, class Output>
+__global__ void __launch_bounds__(kMaxThreads) gumbel_softmax_fwd_kernel(
+    RowPlan plan, Input logits, Output sample, NoiseArgument noise_argument,
+    TauArgument<typename Input::Acc> tau_argument, bool hard) {
+  using Acc = typename Input::Acc;
+  constexpr int kChunk = Input::kChunk, kBatch = Input::kBatch;
+  DVAE_SHARED_MEMORY(memory);
+  const RowPlace place(plan);
+  const RowNoise noise(noise_argument, place.row);
+  const Temperature<Acc> tau = tau_argument.temperature();
+  const bool onehot = hard || tau.zero;
+  const auto input = logits.row(place);
+  const auto output = sample.row(place);
+  const typename Input::Cache cache[1] = {{memory, 0, plan, place}};
+  unsigned char* states = RowShared{memory, plan}.template states<Acc>(hard ? 0 : 1, 0);
+
+  Online<Acc, false> online;
+  Best<Acc> best;
+  for (uint32_t first = place.lane; first < place.chunks; first += kBatch * place.lanes) {
+    Acc x[kBatch][kChunk];
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b) {
+      const uint32_t chunk = first + b * place.lanes;
+      if (chunk < place.chunks) input.load(chunk, x[b], kMinusInfinity<Acc>);
+    }
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b) {
+      const uint32_t chunk = first + b * place.lanes;
+      if (chunk >= place.chunks) break;
+      noise.add_gumbel(chunk, x[b]);
+      if (onehot) {
+#pragma unroll
+        for (int i = 0; i < kChunk; ++i) best.add(x[b][i], chunk * kChunk + i);
+      } else {
+        online.add(x[b], x[b], tau.scale);
+        if (chunk < plan.cached / kChunk) cache[0].put(chunk, x[b]);
+      }
+    }
+  }
+
+  if (onehot) {
+    best = reduce_row(plan, place, best, states, [](Best<Acc>& a, const Best<Acc>& b) { a.merge(b); });
+    const bool poisoned = best.poisoned || tau.invalid();
+    fill_row(place, output, [&](uint32_t column) {
+      return poisoned ? kNaN<Acc> : column == best.index ? Acc(1) : Acc(0);
+    });
+    return;
+  }
+  online = reduce_row(plan, place, online, states, [&](auto& a, const auto& b) { a.merge(b, tau.scale); });
+  const Acc inverse_total = online.inverse_total();
+  write_row(
+      plan, place, output, cache,
+      [&](uint32_t chunk, Acc (&x)[1][kChunk]) {
+        input.load(chunk, x[0], kMinusInfinity<Acc>);
+        noise.add_gumbel(chunk, x[0]);
+      },
+      [&](const Acc (&p)[1]) { return fast_exp2(exponent(p[0], online.top, tau.scale)) * inverse_total; });
+}
+
+// Gradients from the relaxed sample; dtau_rows may be null.
+template <class Input, class Output>
+__global__ void __launch_bounds__(kMaxThreads) gumbel_softmax_bwd_kernel(
+    RowPlan plan, Input grad, Input sample, Output dlogits, TauArgument<typename Input::Acc> tau_argument,
+    typename Input::Acc* dtau_rows) {
+  using Acc = typename Input::Acc;
+  constexpr int kChunk = Input::kChunk, kBatch = Input::kBatch;
+  DVAE_SHARED_MEMORY(memory);
+  const RowPlace place(plan);
+  const Temperature<Acc> tau = tau_argument.temperature();
+  const auto grad_row = grad.row(place), sample_row = sample.row(place);
+  const auto output = dlogits.row(place);
+  const typename Input::Cache cache[2] = {{memory, 0, plan, place}, {memory, 1, plan, place}};
+  const RowShared shared{memory, plan};
+  const auto add = [](Acc& a, Acc b) { a += b; };
+
+  Acc dot = 0;
+  for (uint32_t first = place.lane; first < place.chunks; first += kBatch * place.lanes) {
+    Acc y[kBatch][kChunk], g[kBatch][kChunk];
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b) {
+      const uint32_t chunk = first + b * place.lanes;
+      if (chunk >= place.chunks) break;
+      sample_row.load(chunk, y[b], 0);
+      grad_row.load(chunk, g[b], 0);
+    }
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b) {
+      const uint32_t chunk = first + b * place.lanes;
+      if (chunk >= place.chunks) break;
+#pragma unroll
+      for (int i = 0; i < kChunk; ++i) dot += y[b][i] * g[b][i];
+      if (chunk < plan.cached / kChunk) {
+        cache[0].put(chunk, y[b]);
+        cache[1].put(chunk, g[b]);
+      }
+    }
+  }
+  dot = reduce_row(plan, place, dot, shared.template states<Acc>(2, 0), add);
+
+  const bool tau_grad = dtau_rows != nullptr;
+  Acc part = 0;
+  write_row(
+      plan, place, output, cache,
+      [&](uint32_t chunk, Acc (&x)[2][kChunk]) {
+        sample_row.load(chunk, x[0], 0);
+        grad_row.load(chunk, x[1], 0);
+      },
+      [&](const Acc (&x)[2]) {
+        const Acc dlogit = logit_gradient(x[0], x[1], dot, tau.inverse);
+        if (tau_grad) part += tau_gradient_part(dlogit, x[0], log2_of_sample(x[0]));
+        return dlogit;
+      });
+  if (!tau_grad) return;
+  part = reduce_row(plan, place, part, shared.template states<Acc>(2, 1), add);
+  if (place.lane == 0 && place.chunks) dtau_rows[place.row] = -kLn2<Acc> * part;
+}
+
+// The same with the relaxed sample made again.
+template <class Gradient, class Input, class Output>
+__global__ void __launch_bounds__(kMaxThreads) gumbel_softmax_recompute_bwd_kernel(
+    RowPlan plan, Gradient grad, Input logits, Output dlogits, NoiseArgument noise_argument,
+    TauArgument<typename Input::Acc> tau_argument, typename Input::Acc* dtau_rows) {
+  using Acc = typename Input::Acc;
+  constexpr int kChunk = Input::kChunk, kBatch = Input::kBatch;
+  DVAE_SHARED_MEMORY(memory);
+  const RowPlace place(plan);
+  const RowNoise noise(noise_argument, place.row);
+  const Temperature<Acc> tau = tau_argument.temperature();
+  const auto grad_row = grad.row(place);
+  const auto input = logits.row(place);
+  const auto output = dlogits.row(place);
+  const typename Input::Cache cache[2] = {{memory, 0, plan, place}, {memory, 1, plan, place}};
+  const RowShared shared{memory, plan};
+
+  Online<Acc, true> online;
+  for (uint32_t first = place.lane; first < place.chunks; first += kBatch * place.lanes) {
+    Acc x[kBatch][kChunk], g[kBatch][kChunk];
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b) {
+      const uint32_t chunk = first + b * place.lanes;
+      if (chunk >= place.chunks) break;
+      input.load(chunk, x[b], kMinusInfinity<Acc>);
+      grad_row.load(chunk, g[b], 0);
+    }
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b) {
+      const uint32_t chunk = first + b * place.lanes;
+      if (chunk >= place.chunks) break;
+      noise.add_gumbel(chunk, x[b]);
+      online.add(x[b], g[b], tau.scale);
+      if (chunk < plan.cached / kChunk) {
+        cache[0].put(chunk, x[b]);
+        cache[1].put(chunk, g[b]);
+      }
+    }
+  }
+  online = reduce_row(
+      plan, place, online, shared.template states<Acc>(2, 0),
+      [&](auto& a, const auto& b) { a.merge(b, tau.scale); });
+  const Acc inverse_total = online.inverse_total(), dot = online.dot * inverse_total;
+
+  const bool tau_grad = dtau_rows != nullptr;
+  Acc part = 0;
+  write_row(
+      plan, place, output, cache,
+      [&](uint32_t chunk, Acc (&x)[2][kChunk]) {
+        input.load(chunk, x[0], kMinusInfinity<Acc>);
+        grad_row.load(chunk, x[1], 0);
+        noise.add_gumbel(chunk, x[0]);
+      },
+      [&](const Acc (&x)[2]) {
+        const Acc log2_y = exponent(x[0], online.top, tau.scale);
+        const Acc y = fast_exp2(log2_y) * inverse_total;
+        const Acc dlogit = logit_gradient(y, x[1], dot, tau.inverse);
+        if (tau_grad) part += tau_gradient_part(dlogit, y, log2_y);
+        return dlogit;
+      });
+  if (!tau_grad) return;
+  part = reduce_row(
+      plan, place, part, shared.template states<Acc>(2, 1), [](Acc& a, Acc b) { a += b; });
+  if (place.lane == 0 && place.chunks) dtau_rows[place.row] = -kLn2<Acc> * part;
+}
+
+}  // namespace dvae
