@@ -1,0 +1,70 @@
+"""The noise stream of `dvae_kernels._rng` inside Triton kernels.
+
+A Philox call makes four words, for four consecutive columns of a row, so tiles are drawn in groups of four columns.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def join4(a, b, c, d, ROWS: tl.constexpr, BLOCK_K: tl.constexpr):
+    """Columns 4g, 4g+1, 4g+2, 4g+3 from four [ROWS, BLOCK_K / 4] tiles: a [ROWS, BLOCK_K] tile."""
+    return tl.reshape(tl.join(tl.join(a, c), tl.join(b, d)), [ROWS, BLOCK_K])
+
+
+@triton.jit
+def split4(x, ROWS: tl.constexpr, BLOCK_K: tl.constexpr):
+    """The inverse of join4."""
+    ac, bd = tl.split(tl.reshape(x, [ROWS, BLOCK_K // 4, 2, 2]))
+    a, c = tl.split(ac)
+    b, d = tl.split(bd)
+    return a, b, c, d
+
+
+@triton.jit
+def row_bits(key_ptr, row, start, ROWS: tl.constexpr, BLOCK_K: tl.constexpr):
+    """The stream's uint32 words [ROWS, BLOCK_K] of the columns from `start` (a multiple of 4), draw 0.
+
+    row: uint32 [ROWS, 1], row_offset included. key_ptr: int64[2].
+    """
+    seed = tl.load(key_ptr)
+    offset = tl.load(key_ptr + 1).to(tl.uint32)
+    # every counter word must be uint32: 64-bit words would make tl.philox another generator
+    group = (start // 4 + tl.arange(0, BLOCK_K // 4)).to(tl.uint32)[None, :]
+    zero = tl.zeros([ROWS, BLOCK_K // 4], tl.uint32)
+    a, b, c, d = tl.philox(seed, group + zero, row + zero, offset + zero, zero)
+    return join4(a, b, c, d, ROWS, BLOCK_K)
+
+
+@triton.jit
+def bits_to_exponential(bits, dtype: tl.constexpr):
+    """Standard exponential noise E = -log(1 - v), v = (bits + 1/2) / 2^32, in `dtype` (float32 or float64)."""
+    if dtype == tl.float64:
+        # log1p(x) = log(u) * x / (u - 1) for u = 1 + x rounded, exact to the last bits (Kahan)
+        v = (bits.to(tl.float64) + 0.5) * 2.3283064365386963e-10
+        u = 1.0 - v
+        return tl.log(u) * v / (u - 1.0)
+    else:
+        # one conversion serves both ends: v itself below 1/4, else 1 - v, formed from the complemented integer
+        low = bits < 0x40000000
+        x = tl.where(low, bits, bits ^ 0xFFFFFFFF).to(tl.float32) * 2.3283064365386963e-10 + 1.1641532182693481e-10
+        series = x * 0.1111111111111111 + 0.125
+        series = series * x + 0.14285714285714285
+        series = series * x + 0.16666666666666666
+        series = series * x + 0.2
+        series = series * x + 0.25
+        series = series * x + 0.3333333333333333
+        series = series * x + 0.5
+        series = series * x + 1.0
+        return tl.where(low, series * x, tl.log2(x) * -0.6931471805599453)
+
+
+@triton.jit
+def bits_to_gumbel(bits, dtype: tl.constexpr):
+    """Standard Gumbel noise G = -log E, always finite, in `dtype`."""
+    e = bits_to_exponential(bits, dtype)
+    if dtype == tl.float64:
+        return -tl.log(e)
+    else:
+        return tl.log2(e) * -0.6931471805599453

@@ -1,0 +1,67 @@
+"""Tiles [ROWS, BLOCK_K] of tensors seen as [outer, K, inner]: which rows a program has, loads and stores."""
+
+import triton
+import triton.language as tl
+
+from dvae_kernels._triton.philox import join4, split4
+
+
+@triton.jit
+def row_tile(rows, inner, ROWS: tl.constexpr, K_STRIDED: tl.constexpr, INT64: tl.constexpr):
+    """(row, outer index, inner index, mask) of the rows of this program, each [ROWS, 1] or a scalar."""
+    pid = tl.program_id(0)
+    if INT64:
+        pid = pid.to(tl.int64)
+    lane = tl.arange(0, ROWS)[:, None]
+    if K_STRIDED:
+        # rows of one outer index, so that the compiler sees that they are neighbours in memory
+        blocks = tl.cdiv(inner, ROWS)
+        outer_index = pid // blocks
+        inner_index = (pid % blocks) * ROWS + lane
+        return outer_index * inner + inner_index, outer_index, inner_index, inner_index < inner
+    else:
+        row = pid * ROWS + lane
+        return row, row // inner, row % inner, row < rows
+
+
+@triton.jit
+def _load(row_ptr, col, stride_k, row_mask, K, fill, ACC: tl.constexpr, INT64: tl.constexpr):
+    offset = col.to(tl.int64) * stride_k if INT64 else col * stride_k
+    return tl.load(row_ptr + offset, mask=row_mask & (col < K), other=fill).to(ACC)
+
+
+@triton.jit
+def load_tile(row_ptr, start, stride_k, row_mask, K, fill, ACC: tl.constexpr, ROWS: tl.constexpr,
+              BLOCK_K: tl.constexpr, K_STRIDED: tl.constexpr, INT64: tl.constexpr):  # fmt: skip
+    """Columns from `start`, upcast to ACC, `fill` outside. row_ptr: [ROWS, 1] pointers to column 0."""
+    if K_STRIDED:
+        # four loads along the rows leave each thread with four consecutive columns, as the noise is drawn
+        col = start + 4 * tl.arange(0, BLOCK_K // 4)[None, :]
+        a = _load(row_ptr, col, stride_k, row_mask, K, fill, ACC, INT64)
+        b = _load(row_ptr, col + 1, stride_k, row_mask, K, fill, ACC, INT64)
+        c = _load(row_ptr, col + 2, stride_k, row_mask, K, fill, ACC, INT64)
+        d = _load(row_ptr, col + 3, stride_k, row_mask, K, fill, ACC, INT64)
+        return join4(a, b, c, d, ROWS, BLOCK_K)
+    else:
+        return _load(row_ptr, start + tl.arange(0, BLOCK_K)[None, :], stride_k, row_mask, K, fill, ACC, INT64)
+
+
+@triton.jit
+def _store(row_ptr, col, stride_k, value, row_mask, K, INT64: tl.constexpr):
+    offset = col.to(tl.int64) * stride_k if INT64 else col * stride_k
+    tl.store(row_ptr + offset, value, mask=row_mask & (col < K))
+
+
+@triton.jit
+def store_tile(row_ptr, start, stride_k, value, row_mask, K, ROWS: tl.constexpr, BLOCK_K: tl.constexpr,
+               K_STRIDED: tl.constexpr, INT64: tl.constexpr):  # fmt: skip
+    """The inverse of load_tile; rounds to the dtype behind row_ptr."""
+    if K_STRIDED:
+        col = start + 4 * tl.arange(0, BLOCK_K // 4)[None, :]
+        a, b, c, d = split4(value, ROWS, BLOCK_K)
+        _store(row_ptr, col, stride_k, a, row_mask, K, INT64)
+        _store(row_ptr, col + 1, stride_k, b, row_mask, K, INT64)
+        _store(row_ptr, col + 2, stride_k, c, row_mask, K, INT64)
+        _store(row_ptr, col + 3, stride_k, d, row_mask, K, INT64)
+    else:
+        _store(row_ptr, start + tl.arange(0, BLOCK_K)[None, :], stride_k, value, row_mask, K, INT64)

@@ -1,0 +1,338 @@
+"""Gumbel-softmax in Triton. A row that fits on chip is read once and written once; a wider one is walked twice,
+with a running maximum and sum first, and its noise is drawn twice.
+
+Rows are tiles [ROWS, BLOCK_K]; values are float32, float64 for float64 tensors.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from dvae_kernels._rng import compute_dtype
+from dvae_kernels._triton.philox import bits_to_gumbel, row_bits
+from dvae_kernels._triton.rows import Rows, launch, view_as_rows
+from dvae_kernels._triton.tiles import load_tile, row_tile, store_tile
+
+
+class Config(NamedTuple):
+    """How a kernel is cut up: its tile and its warps."""
+
+    rows: int
+    block_k: int
+    num_warps: int
+
+
+# (widest BLOCK_K, elements of a tile, warps) of rows held on chip, then the tile of the loop over wider rows.
+_CONTIGUOUS = ((2048, 2048, 4), (4096, 4096, 8), (8192, 8192, 8), (16384, 16384, 16))
+_CONTIGUOUS_LOOP = Config(1, 4096, 8)
+_K_STRIDED = ((128, 4096, 4), (512, 8192, 8), (2048, 16384, 16))
+_K_STRIDED_LOOP = Config(32, 256, 8)
+_SECTOR = 32  # bytes that memory moves at least
+
+
+def config(compute: torch.dtype, itemsize: int, k: int, inner: int, k_strided: bool) -> Config:
+    """The committed configuration for rows of k columns: never measured at run time, so equal on every rank."""
+    block_k = max(4, triton.next_power_of_2(k))
+    table, loop = (_K_STRIDED, _K_STRIDED_LOOP) if k_strided else (_CONTIGUOUS, _CONTIGUOUS_LOOP)
+    room = 2 if compute == torch.float64 else 1  # registers per value
+    for widest, elements, warps in table:
+        rows = elements // block_k // room
+        if block_k * room <= widest and (not k_strided or rows * itemsize >= _SECTOR):
+            return Config(min(rows, triton.next_power_of_2(inner)) if k_strided else rows, block_k, warps)
+    return loop._replace(block_k=loop.block_k // room)
+
+
+@triton.jit
+def _temperature(tau_ptr, tau_value, ACC: tl.constexpr):
+    """(tau, 1 / tau): kept finite for tiny tau, 0 for tau = 0, NaN unless tau is a finite number >= 0."""
+    tau = tl.full([], tau_value, ACC) if tau_ptr is None else tl.load(tau_ptr)
+    # half of the largest number, so that the factor of exp2 is finite too
+    largest: tl.constexpr = 8.9e307 if ACC == tl.float64 else 1.7e38
+    inverse = tl.where((tau > 0) & (tau < float("inf")), tl.minimum(1.0 / tau, largest), float("nan"))
+    return tau, tl.where(tau == 0, 0.0, inverse)
+
+
+@triton.jit
+def _exp(x, scale, ACC: tl.constexpr):
+    """exp(x * scale)."""
+    if ACC == tl.float64:
+        return tl.exp(x * scale)
+    else:
+        return tl.exp2(x * (scale * 1.4426950408889634))
+
+
+@triton.jit
+def _log_or_zero(y, ACC: tl.constexpr):
+    if ACC == tl.float64:
+        log = tl.log(y)
+    else:
+        log = tl.log2(y) * 0.6931471805599453
+    return tl.where(y == 0, 0.0, log)
+
+
+@triton.jit
+def _or_zero(top):
+    """`top`, or 0 for a row of only -inf, where it would give inf - inf."""
+    return tl.where(top == float("-inf"), 0.0, top)
+
+
+@triton.jit
+def _one_hot(index, top, start, inverse, ROWS: tl.constexpr, BLOCK_K: tl.constexpr):
+    """Zeros for a row of only -inf, NaN for one with +inf (or NaN, see _ranked) or a bad temperature."""
+    col = start + tl.arange(0, BLOCK_K)[None, :]
+    zero = tl.where(top == float("inf"), float("nan"), 0.0) + 0.0 * inverse
+    found = tl.where(top == float("-inf"), -1, index)
+    return tl.where(col == found, zero + 1.0, zero)
+
+
+@triton.jit
+def _ranked(perturbed):
+    """NaN as +inf, which marks the row as well and compares."""
+    return tl.where(perturbed < float("inf"), perturbed, float("inf"))
+
+
+@triton.jit
+def _first(perturbed, top, start, K, BLOCK_K: tl.constexpr):
+    """The lowest column that attains `top`, K if none."""
+    col = start + tl.arange(0, BLOCK_K)[None, :]
+    return tl.min(tl.where(perturbed == top, col, K), axis=1, keep_dims=True)
+
+
+@triton.jit
+def _perturbed(x_rows, x_sk, key_ptr, stream_row, start, row_mask, K, ACC: tl.constexpr, ROWS: tl.constexpr,
+               BLOCK_K: tl.constexpr, K_STRIDED: tl.constexpr, INT64: tl.constexpr):  # fmt: skip
+    """logits + Gumbel noise, -inf outside: [ROWS, BLOCK_K]."""
+    x = load_tile(x_rows, start, x_sk, row_mask, K, float("-inf"), ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+    return x + bits_to_gumbel(row_bits(key_ptr, stream_row, start, ROWS, BLOCK_K), ACC)
+
+
+@triton.jit(do_not_specialize=["hard", "row_offset"])
+def _gumbel_softmax_fwd_kernel(
+    x_ptr, y_ptr, key_ptr, tau_ptr, tau_value, hard, row_offset, rows, K, inner,
+    x_so, x_sk, x_si, y_so, y_sk, y_si,
+    ACC: tl.constexpr, ROWS: tl.constexpr, BLOCK_K: tl.constexpr, TILES: tl.constexpr, K_STRIDED: tl.constexpr,
+    INT64: tl.constexpr,
+):  # fmt: skip
+    row, outer_index, inner_index, mask = row_tile(rows, inner, ROWS, K_STRIDED, INT64)
+    x_rows = x_ptr + outer_index * x_so + inner_index * x_si
+    y_rows = y_ptr + outer_index * y_so + inner_index * y_si
+    stream_row = row.to(tl.uint32) + row_offset.to(tl.uint32)
+    tau, inverse = _temperature(tau_ptr, tau_value, ACC)
+    one_hot = (hard != 0) | (tau == 0)
+    if TILES == 1:
+        z = _perturbed(x_rows, x_sk, key_ptr, stream_row, 0, mask, K, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+        if one_hot:
+            z = _ranked(z)
+            top = tl.max(z, axis=1, keep_dims=True)
+            y = _one_hot(_first(z, top, 0, K, BLOCK_K), top, 0, inverse, ROWS, BLOCK_K).to(ACC)
+        else:
+            y = _exp(z - _or_zero(tl.max(z, axis=1, keep_dims=True)), inverse, ACC)
+            total = tl.sum(y, axis=1, keep_dims=True)
+            y = y * tl.where(total == 0, 0.0, 1.0 / total)
+        store_tile(y_rows, 0, y_sk, y, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
+    else:
+        top = tl.full([ROWS, 1], float("-inf"), ACC)
+        if one_hot:
+            index = tl.zeros([ROWS, 1], tl.int32) + K
+            for start in range(0, TILES * BLOCK_K, BLOCK_K):
+                z = _perturbed(x_rows, x_sk, key_ptr, stream_row, start, mask, K, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+                z = _ranked(z)
+                tile_top = tl.max(z, axis=1, keep_dims=True)
+                index = tl.where(tile_top > top, _first(z, tile_top, start, K, BLOCK_K), index)
+                top = tl.maximum(top, tile_top)
+            for start in range(0, TILES * BLOCK_K, BLOCK_K):
+                y = _one_hot(index, top, start, inverse, ROWS, BLOCK_K).to(ACC)
+                store_tile(y_rows, start, y_sk, y, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
+        else:
+            total = tl.zeros([ROWS, 1], ACC)
+            for start in range(0, TILES * BLOCK_K, BLOCK_K):
+                z = _perturbed(x_rows, x_sk, key_ptr, stream_row, start, mask, K, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+                new_top = tl.maximum(top, tl.max(z, axis=1, keep_dims=True))
+                total *= _exp(top - _or_zero(new_top), inverse, ACC)
+                total += tl.sum(_exp(z - _or_zero(new_top), inverse, ACC), axis=1, keep_dims=True)
+                top = new_top
+            norm = tl.where(total == 0, 0.0, 1.0 / total)
+            for start in range(0, TILES * BLOCK_K, BLOCK_K):
+                z = _perturbed(x_rows, x_sk, key_ptr, stream_row, start, mask, K, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+                y = _exp(z - _or_zero(top), inverse, ACC) * norm
+                store_tile(y_rows, start, y_sk, y, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
+
+
+@triton.jit
+def _gumbel_softmax_bwd_kernel(
+    y_ptr, grad_ptr, dx_ptr, dtau_ptr, tau_ptr, tau_value, rows, K, inner,
+    y_so, y_sk, y_si, g_so, g_sk, g_si, d_so, d_sk, d_si,
+    ACC: tl.constexpr, ROWS: tl.constexpr, BLOCK_K: tl.constexpr, TILES: tl.constexpr, K_STRIDED: tl.constexpr,
+    INT64: tl.constexpr,
+):  # fmt: skip
+    row, outer_index, inner_index, mask = row_tile(rows, inner, ROWS, K_STRIDED, INT64)
+    y_rows = y_ptr + outer_index * y_so + inner_index * y_si
+    g_rows = grad_ptr + outer_index * g_so + inner_index * g_si
+    d_rows = dx_ptr + outer_index * d_so + inner_index * d_si
+    inverse = _temperature(tau_ptr, tau_value, ACC)[1]
+    dtau = tl.zeros([ROWS, 1], ACC)
+    if TILES == 1:
+        y = load_tile(y_rows, 0, y_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+        g = load_tile(g_rows, 0, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+        dx = y * (g - tl.sum(y * g, axis=1, keep_dims=True)) * inverse
+        store_tile(d_rows, 0, d_sk, dx, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
+        if dtau_ptr is not None:
+            dtau = -tl.sum(dx * _log_or_zero(y, ACC), axis=1, keep_dims=True)
+    else:
+        dot = tl.zeros([ROWS, 1], ACC)
+        for start in range(0, TILES * BLOCK_K, BLOCK_K):
+            y = load_tile(y_rows, start, y_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+            g = load_tile(g_rows, start, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+            dot += tl.sum(y * g, axis=1, keep_dims=True)
+        for start in range(0, TILES * BLOCK_K, BLOCK_K):
+            y = load_tile(y_rows, start, y_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+            g = load_tile(g_rows, start, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+            dx = y * (g - dot) * inverse
+            store_tile(d_rows, start, d_sk, dx, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
+            if dtau_ptr is not None:
+                dtau -= tl.sum(dx * _log_or_zero(y, ACC), axis=1, keep_dims=True)
+    if dtau_ptr is not None:
+        tl.store(dtau_ptr + row, dtau, mask=mask)
+
+
+@triton.jit(do_not_specialize=["row_offset"])
+def _gumbel_softmax_recompute_bwd_kernel(
+    x_ptr, grad_ptr, dx_ptr, dtau_ptr, key_ptr, tau_ptr, tau_value, row_offset, rows, K, inner,
+    x_so, x_sk, x_si, g_so, g_sk, g_si, d_so, d_sk, d_si,
+    ACC: tl.constexpr, ROWS: tl.constexpr, BLOCK_K: tl.constexpr, TILES: tl.constexpr, K_STRIDED: tl.constexpr,
+    INT64: tl.constexpr,
+):  # fmt: skip
+    row, outer_index, inner_index, mask = row_tile(rows, inner, ROWS, K_STRIDED, INT64)
+    x_rows = x_ptr + outer_index * x_so + inner_index * x_si
+    g_rows = grad_ptr + outer_index * g_so + inner_index * g_si
+    d_rows = dx_ptr + outer_index * d_so + inner_index * d_si
+    stream_row = row.to(tl.uint32) + row_offset.to(tl.uint32)
+    tau, inverse = _temperature(tau_ptr, tau_value, ACC)
+    # with tau = 0 the sample only has to be finite, its gradient is 0
+    scale = tl.where(tau == 0, 1.0, inverse)
+    dtau = tl.zeros([ROWS, 1], ACC)
+    if TILES == 1:
+        z = _perturbed(x_rows, x_sk, key_ptr, stream_row, 0, mask, K, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+        g = load_tile(g_rows, 0, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+        z -= _or_zero(tl.max(z, axis=1, keep_dims=True))
+        w = _exp(z, scale, ACC)
+        total = tl.sum(w, axis=1, keep_dims=True)
+        norm = tl.where(total == 0, 0.0, 1.0 / total)
+        dot = tl.sum(w * g, axis=1, keep_dims=True) * norm
+        dx = w * (g - dot) * (norm * inverse)
+        store_tile(d_rows, 0, d_sk, dx, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
+        if dtau_ptr is not None:
+            # log y = z * scale + const, and the rows of dx sum to zero
+            dtau = -tl.sum(dx * tl.where(w == 0, 0.0, z * scale), axis=1, keep_dims=True)
+    else:
+        top = tl.full([ROWS, 1], float("-inf"), ACC)
+        total = tl.zeros([ROWS, 1], ACC)
+        dot = tl.zeros([ROWS, 1], ACC)
+        for start in range(0, TILES * BLOCK_K, BLOCK_K):
+            z = _perturbed(x_rows, x_sk, key_ptr, stream_row, start, mask, K, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+            g = load_tile(g_rows, start, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+            new_top = tl.maximum(top, tl.max(z, axis=1, keep_dims=True))
+            shrink = _exp(top - _or_zero(new_top), scale, ACC)
+            w = _exp(z - _or_zero(new_top), scale, ACC)
+            total = total * shrink + tl.sum(w, axis=1, keep_dims=True)
+            dot = dot * shrink + tl.sum(w * g, axis=1, keep_dims=True)
+            top = new_top
+        norm = tl.where(total == 0, 0.0, 1.0 / total)
+        dot *= norm
+        for start in range(0, TILES * BLOCK_K, BLOCK_K):
+            z = _perturbed(x_rows, x_sk, key_ptr, stream_row, start, mask, K, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+            g = load_tile(g_rows, start, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+            z -= _or_zero(top)
+            w = _exp(z, scale, ACC)
+            dx = w * (g - dot) * (norm * inverse)
+            store_tile(d_rows, start, d_sk, dx, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
+            if dtau_ptr is not None:
+                dtau -= tl.sum(dx * tl.where(w == 0, 0.0, z * scale), axis=1, keep_dims=True)
+    if dtau_ptr is not None:
+        tl.store(dtau_ptr + row, dtau, mask=mask)
+
+
+def gumbel_softmax_fwd(
+    logits: Tensor, key: Tensor, tau: Tensor | None, tau_value: float, dim: int, hard: bool, row_offset: int,
+    dtype: torch.dtype,
+) -> Tensor:  # fmt: skip
+    y = torch.empty_like(logits, dtype=dtype)
+    if y.numel() == 0:
+        return y
+    view = view_as_rows(logits.shape, dim, logits.stride(), y.stride())
+    if view is None:
+        return y.copy_(gumbel_softmax_fwd(logits.contiguous(), key, tau, tau_value, dim, hard, row_offset, dtype))
+    args = (logits, y, key.contiguous(), _tau_tensor(logits, tau, tau_value), tau_value, int(hard), row_offset)
+    _launch(_gumbel_softmax_fwd_kernel, view, logits, *args)
+    return y
+
+
+def gumbel_softmax_bwd(
+    grad: Tensor, y: Tensor, tau: Tensor | None, tau_value: float, dim: int, dtype: torch.dtype, tau_grad: bool
+) -> tuple[Tensor, Tensor]:
+    dlogits = torch.empty_like(y, dtype=dtype)
+    dtau_rows = _tau_grad_rows(y, dim, tau_grad)
+    if y.numel() == 0:
+        return dlogits, dtau_rows
+    view = view_as_rows(y.shape, dim, y.stride(), grad.stride(), dlogits.stride())
+    if view is None:
+        copied, dtau_rows = gumbel_softmax_bwd(
+            grad.contiguous(), y.contiguous(), tau, tau_value, dim, dtype, tau_grad
+        )
+        return dlogits.copy_(copied), dtau_rows
+    args = (y, grad, dlogits, dtau_rows if tau_grad else None, _tau_tensor(y, tau, tau_value), tau_value)
+    _launch(_gumbel_softmax_bwd_kernel, view, y, *args)
+    return dlogits, dtau_rows
+
+
+def gumbel_softmax_recompute_bwd(
+    grad: Tensor, logits: Tensor, key: Tensor, tau: Tensor | None, tau_value: float, dim: int, row_offset: int,
+    tau_grad: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    dlogits = torch.empty_like(logits)
+    dtau_rows = _tau_grad_rows(logits, dim, tau_grad)
+    if logits.numel() == 0:
+        return dlogits, dtau_rows
+    view = view_as_rows(logits.shape, dim, logits.stride(), grad.stride(), dlogits.stride())
+    if view is None:
+        copied, dtau_rows = gumbel_softmax_recompute_bwd(
+            grad.contiguous(), logits.contiguous(), key, tau, tau_value, dim, row_offset, tau_grad
+        )
+        return dlogits.copy_(copied), dtau_rows
+    dtau = dtau_rows if tau_grad else None
+    args = (logits, grad, dlogits, dtau, key.contiguous(), _tau_tensor(logits, tau, tau_value), tau_value, row_offset)
+    _launch(_gumbel_softmax_recompute_bwd_kernel, view, logits, *args)
+    return dlogits, dtau_rows
+
+
+def _tau_tensor(tensor: Tensor, tau: Tensor | None, tau_value: float) -> Tensor | None:
+    """Triton passes a Python float in float32, so a float64 kernel reads it from memory."""
+    if tau is None and tensor.dtype == torch.float64:
+        return torch.full((), tau_value, dtype=torch.float64, device=tensor.device)
+    return tau
+
+
+def _tau_grad_rows(tensor: Tensor, dim: int, needed: bool) -> Tensor:
+    rows = tensor.numel() // tensor.shape[dim] if needed and tensor.numel() else 0
+    return tensor.new_empty((rows,), dtype=compute_dtype(tensor.dtype))
+
+
+def _launch(kernel: Any, view: Rows, tensor: Tensor, *args: Any) -> None:
+    double = tensor.dtype == torch.float64
+    tile = config(compute_dtype(tensor.dtype), tensor.itemsize, view.k, view.inner, view.k_strided)
+    # a grid beyond 2^31 - 1 would need a tile of one row, which is over 1024 wide, and so terabytes
+    if view.k_strided:
+        programs = view.rows // view.inner * triton.cdiv(view.inner, tile.rows)
+    else:
+        programs = triton.cdiv(view.rows, tile.rows)
+    strides = (s for triple in view.strides for s in triple)
+    launch(
+        kernel, programs, *args, view.rows, view.k, view.inner, *strides,
+        ACC=tl.float64 if double else tl.float32, ROWS=tile.rows, BLOCK_K=tile.block_k, TILES=triton.cdiv(view.k, tile.block_k),
+        K_STRIDED=view.k_strided, INT64=view.int64, num_warps=tile.num_warps,
+    )  # fmt: skip
