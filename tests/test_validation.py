@@ -1,0 +1,159 @@
+"""Bad input: a clear error before any work, and nothing changed."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from dvae_kernels import BackendUnavailable, _backend, gumbel_softmax, use_backend
+
+X = torch.zeros(2, 3)
+KEY = torch.tensor([1, 2])
+META = torch.device("meta")
+
+# (arguments, error, the whole message after "gumbel_softmax: ")
+CASES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "list": ({"logits": [0.0]}, TypeError, "expected logits to be a Tensor, got list"),
+    "integer": ({"logits": X.long()}, TypeError, "expected floating-point logits, got int64"),
+    "bool": ({"logits": X.bool()}, TypeError, "expected floating-point logits, got bool"),
+    "complex": ({"logits": X.to(torch.complex64)}, TypeError, "expected floating-point logits, got complex64"),
+    "sparse": ({"logits": X.to_sparse()}, TypeError, "expected strided logits, got layout torch.sparse_coo"),
+    "tau negative": ({"tau": -0.5}, ValueError, "expected finite tau >= 0, got -0.5"),
+    "tau nan": ({"tau": math.nan}, ValueError, "expected finite tau >= 0, got nan"),
+    "tau infinite": ({"tau": math.inf}, ValueError, "expected finite tau >= 0, got inf"),
+    "tau text": ({"tau": "1"}, TypeError, "expected tau to be a float or a Tensor, got str"),
+    "tau none": ({"tau": None}, TypeError, "expected tau to be a float or a Tensor, got NoneType"),
+    "tau bool": ({"tau": True}, TypeError, "expected tau to be a float or a Tensor, got bool"),
+    "tau complex": ({"tau": 1j}, TypeError, "expected tau to be a float or a Tensor, got complex"),
+    "tau size": ({"tau": torch.ones(2)}, ValueError, "expected tau with one element, got shape (2,)"),
+    "tau empty": ({"tau": torch.ones(0)}, ValueError, "expected tau with one element, got shape (0,)"),
+    "tau dtype": ({"tau": torch.tensor(1)}, TypeError, "expected floating-point tau, got int64"),
+    "tau device": ({"tau": torch.ones((), device=META)}, ValueError, "expected tau on cpu, got meta"),
+    "dim high": ({"dim": 2}, ValueError, "expected dim in [-2, 1], got 2"),
+    "dim low": ({"dim": -3}, ValueError, "expected dim in [-2, 1], got -3"),
+    "dim scalar": ({"logits": X[0, 0], "dim": 1}, ValueError, "expected dim in [-1, 0], got 1"),
+    "dim float": ({"dim": 1.0}, TypeError, "expected dim to be an int, got float"),
+    "dim bool": ({"dim": True}, TypeError, "expected dim to be an int, got bool"),
+    "dim none": ({"dim": None}, TypeError, "expected dim to be an int, got NoneType"),
+    "hard": ({"hard": 1}, TypeError, "expected hard to be a bool, got int"),
+    "key type": ({"key": 3}, TypeError, "expected key to be a Tensor, got int"),
+    "key dtype": ({"key": KEY.int()}, TypeError, "expected key of dtype int64, got int32"),
+    "key shape": ({"key": KEY[:1]}, ValueError, "expected key of shape (2,), got (1,)"),
+    "key rank": ({"key": KEY[None]}, ValueError, "expected key of shape (2,), got (1, 2)"),
+    "key device": ({"key": KEY.to(META)}, ValueError, "expected key on cpu, got meta"),
+    "seed float": ({"seed": 1.0}, TypeError, "expected seed to be an int, got float"),
+    "seed bool": ({"seed": True}, TypeError, "expected seed to be an int, got bool"),
+    "seed tensor": ({"seed": KEY}, TypeError, "expected seed to be an int, got Tensor"),
+    "generator": ({"generator": 1}, TypeError, "expected generator to be a torch.Generator, got int"),
+    "key and seed": (
+        {"key": KEY, "seed": 1}, ValueError, "expected at most one of key, seed and generator, got key and seed",
+    ),
+    "seed and generator": (
+        {"seed": 0, "generator": torch.Generator()}, ValueError,
+        "expected at most one of key, seed and generator, got seed and generator",
+    ),
+    "all three": (
+        {"key": KEY, "seed": 0, "generator": torch.Generator()}, ValueError,
+        "expected at most one of key, seed and generator, got key and seed and generator",
+    ),
+    "row_offset negative": (
+        {"row_offset": -1}, ValueError, "expected rows within [0, 2^32), got 2 from row_offset -1",
+    ),
+    "row_offset high": (
+        {"row_offset": 2**32 - 1}, ValueError, "expected rows within [0, 2^32), got 2 from row_offset 4294967295",
+    ),
+    "row_offset float": ({"row_offset": 0.0}, TypeError, "expected row_offset to be an int, got float"),
+    "backend": (
+        {"backend": "opencl"}, ValueError, "unknown backend 'opencl', expected one of cpp, triton, cuda, reference",
+    ),
+    "backend type": ({"backend": 1}, ValueError, "unknown backend 1, expected one of cpp, triton, cuda, reference"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments, error, message", CASES.values(), ids=CASES.keys())
+@pytest.mark.parametrize("hard", [False, True], ids=["soft", "hard"])
+def test_errors(arguments: dict[str, Any], error: type[Exception], message: str, hard: bool) -> None:
+    generator = arguments.get("generator")
+    states = [torch.get_rng_state()]
+    if isinstance(generator, torch.Generator):
+        states.append(generator.get_state())
+    with pytest.raises(error) as caught:
+        gumbel_softmax(**{"logits": X, "hard": hard, **arguments})
+    assert str(caught.value) == f"gumbel_softmax: {message}"
+    assert type(caught.value) is error
+    assert torch.equal(torch.get_rng_state(), states[0]), "something was drawn"
+    if len(states) > 1:
+        assert torch.equal(generator.get_state(), states[1])
+
+
+def test_the_widest_row_range_is_accepted() -> None:
+    assert gumbel_softmax(X, row_offset=2**32 - 2, seed=0).shape == X.shape
+
+
+def test_an_absent_backend_says_why_every_other_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    reasons = {("cpp", "cpu"): "no compiler", ("triton", "cpu"): "no interpreter", ("cuda", "cpu"): "no GPU"}
+    monkeypatch.setattr(_backend, "_reasons", reasons)
+    state = torch.get_rng_state()
+    with pytest.raises(BackendUnavailable) as caught:
+        gumbel_softmax(X, backend="cuda")
+    assert str(caught.value).splitlines() == [
+        "gumbel_softmax: backend 'cuda' is not available for cpu tensors",
+        "  cpp: no compiler",
+        "  triton: no interpreter",
+        "  cuda: no GPU",
+        "  reference: available",
+    ]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(gumbel_softmax(X, seed=1), gumbel_softmax(X, seed=1, backend="reference"))
+
+
+def test_real_reasons_are_reported() -> None:
+    """With nothing patched: on CPU tensors the CUDA backend can never run."""
+    with pytest.raises(
+        BackendUnavailable, match=r"(?s)cpp: .*triton: .*cuda: it runs CUDA tensors only.*reference: av"
+    ):
+        gumbel_softmax(X, backend="cuda")
+
+
+def test_use_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_backend, "_reasons", {("cuda", "cpu"): "no GPU", ("cpp", "cpu"): "", ("triton", "cpu"): "no"})
+    assert _backend.resolve("op", None, "cpu") == "cpp"
+    with use_backend("reference"):
+        assert _backend.resolve("op", None, "cpu") == "reference"
+        assert _backend.resolve("op", "cpp", "cpu") == "cpp", "the argument comes first"
+        with use_backend(None):
+            assert _backend.resolve("op", None, "cpu") == "cpp"
+        with use_backend("cuda"), pytest.raises(BackendUnavailable, match="no GPU"):
+            gumbel_softmax(X)
+        assert _backend.resolve("op", None, "cpu") == "reference"
+    assert _backend.resolve("op", None, "cpu") == "cpp"
+    with pytest.raises(ValueError, match="use_backend: unknown backend 'x'"), use_backend("x"):
+        pass
+    assert _backend.resolve("op", None, "cpu") == "cpp"
+
+
+def test_other_devices_take_the_reference() -> None:
+    assert _backend.resolve("op", None, "meta") == "reference"
+
+
+def test_eps_is_ignored_with_torchs_warning() -> None:
+    with pytest.warns(UserWarning, match="`eps` is deprecated and has no effect"):
+        y = gumbel_softmax(X, eps=1e-5, seed=0)
+    assert torch.equal(y, gumbel_softmax(X, seed=0))
+    with pytest.warns(UserWarning, match="`eps` parameter is deprecated and has no effect"):
+        torch.nn.functional.gumbel_softmax(X, eps=1e-5)
+
+
+def test_the_signature_starts_like_torchs() -> None:
+    import inspect
+
+    def positional(function: Any) -> list[tuple[str, Any]]:
+        parameters = inspect.signature(function).parameters.values()
+        return [(p.name, p.default) for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+
+    ours, theirs = positional(gumbel_softmax), positional(torch.nn.functional.gumbel_softmax)
+    assert [name for name, _ in ours] == [name for name, _ in theirs]
+    assert [default for _, default in ours] == [default for _, default in theirs]
