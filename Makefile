@@ -28,6 +28,36 @@ $(BUILD_STAMP): $(PACKAGES_STAMP) $(SOURCES)
 	       "reference. To get them (Debian, Ubuntu): apt install g++; then: make clean build"
 	@touch $@
 
+.PHONY: demo
+demo: $(BUILD_STAMP)
+	$(VENV)/bin/python examples/train.py
+
+.PHONY: test
+test: $(BUILD_STAMP)
+	$(VENV)/bin/python tools/check.py
+
+.PHONY: bench
+bench: $(BUILD_STAMP)
+	$(VENV)/bin/python -m pytest bench
+
+.PHONY: lint
+lint: $(PACKAGES_STAMP)
+	$(VENV)/bin/python -m ruff check .
+	$(VENV)/bin/python -m ruff format --check .
+	$(VENV)/bin/python -m mypy
+
+# On a GPU machine: its own python3, torch and nvcc, no network. GPU_DRY=1: the same steps on the CPU.
+GPU_OUT ?= out/gpu
+COMMIT ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+.PHONY: gpu
+ifeq ($(GPU_DRY),1)
+gpu: $(BUILD_STAMP)
+	$(VENV)/bin/python tools/gpu.py --dry --out $(GPU_OUT) --commit $(COMMIT)
+else
+gpu:
+	$(PYTHON) tools/gpu.py --out $(GPU_OUT) --commit $(COMMIT)
+endif
+
 .PHONY: clean
 clean:
 	rm -rf build dist out *.egg-info dvae_kernels/*.so dvae_kernels/_build_info.json $(BUILD_STAMP)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import json
 import platform
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--quick", action="store_true", help="tiny shapes, few rounds, nothing compiled: does it run?")
     group.addoption("--seconds", type=float, default=4.0, help="for the rounds of one case (default 4)")
     group.addoption(
-        "--save-results", nargs="?", const=str(RESULTS), metavar="FOLDER", help="write JSON there (bench/results/)"
+        "--save-results", nargs="?", const="", metavar="FILE", help="write JSON (default: to bench/results/)"
     )
 
 
@@ -135,8 +136,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.line(line)
     terminalreporter.line("")
     terminalreporter.line(", ".join(f"{name} {value}" for name, value in facts.items()))
-    if folder := config.getoption("--save-results"):
-        terminalreporter.line(f"saved {save(Path(folder), facts, cases)}")
+    path = config.getoption("--save-results")
+    if path is not None:
+        terminalreporter.line(f"saved {save(path, facts, cases)}")
 
 
 def table(cases: list[Case]) -> Iterator[str]:
@@ -162,12 +164,11 @@ def table(cases: list[Case]) -> Iterator[str]:
     yield from failures
 
 
-def save(folder: Path, facts: dict[str, str], cases: list[Case]) -> Path:
+def save(path: str, facts: dict[str, str], cases: list[Case]) -> Path:
     """Write the run as one JSON file, whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
     now = datetime.datetime.now(datetime.timezone.utc)
-    kind = "_".join(facts["device"].split()[:4])
-    path = folder / f"{now:%Y%m%d-%H%M%S}-{''.join(c for c in kind if c.isalnum() or c in '_-')}.json"
+    kind = re.sub(r"\W+", "-", facts["device"])
+    target = Path(path) if path else RESULTS / f"{now:%Y%m%d-%H%M%S}-{kind}.json"
     rows = [
         {
             "case": case.name,
@@ -182,7 +183,8 @@ def save(folder: Path, facts: dict[str, str], cases: list[Case]) -> Path:
         }
         for case in cases
     ]
-    scratch = path.with_suffix(".tmp")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = target.with_suffix(".tmp")
     scratch.write_text(json.dumps({"date": now.isoformat(timespec="seconds"), **facts, "cases": rows}, indent=1) + "\n")
-    scratch.replace(path)
-    return path
+    scratch.replace(target)
+    return target
