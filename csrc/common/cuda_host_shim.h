@@ -30,6 +30,9 @@ struct Dim3 {
   std::abort();
 }
 
+// Shared memory that a block may use; tests lower it to make rows that do not fit.
+inline size_t shared_limit = 227 << 10;
+
 struct Barrier {
   unsigned arrived = 0, generation = 0;
 };

@@ -12,9 +12,13 @@
 #include <type_traits>
 
 #include "common/numerics.h"
+#include "common/rows.h"
 
 #ifdef __CUDACC__
 #include <cuda_runtime.h>
+
+#include <stdexcept>
+#include <string>
 #define DVAE_SHARED_MEMORY(name) extern __shared__ __align__(16) unsigned char name[]
 #else
 #include "common/cuda_host_shim.h"
@@ -120,9 +124,13 @@ struct RowPlace {
   }
 };
 
+#ifdef __CUDACC__
+using Bits128 = uint4;  // which the compiler moves as one
+#else
 struct alignas(16) Bits128 {
   uint32_t word[4];
 };
+#endif
 
 // One row of a tensor of T whose rows are contiguous, 16-byte aligned, and a multiple of kChunk long.
 template <class T, int kChunk>
@@ -200,6 +208,14 @@ struct ChunkCache {
   }
 };
 
+enum class Storage : int { kFloat, kDouble, kBFloat16, kHalf };
+
+// A tensor as the host knows it.
+struct RowTensor {
+  void* data;
+  Storage storage;
+};
+
 // A float tensor whose rows VectorRow can take.
 template <class T, int kChunk_>
 struct VectorTensor {
@@ -213,12 +229,13 @@ struct VectorTensor {
   void* data;
   int64_t outer, inner;
 
+  VectorTensor(const RowTensor& tensor, const RowStrides& strides)
+      : data(tensor.data), outer(strides.outer), inner(strides.inner) {}
+
   __device__ Row row(const RowPlace& place) const {
     return {static_cast<T*>(data) + place.outer_index * outer + place.inner_index * inner};
   }
 };
-
-enum class Storage : int { kFloat, kDouble, kBFloat16, kHalf };
 
 // One row of a tensor of any layout and type.
 template <class Acc>
@@ -294,6 +311,13 @@ struct StridedTensor {
   void* data;
   int64_t outer, category, inner;
   Storage storage;
+
+  StridedTensor(const RowTensor& tensor, const RowStrides& strides)
+      : data(tensor.data),
+        outer(strides.outer),
+        category(strides.category),
+        inner(strides.inner),
+        storage(tensor.storage) {}
 
   __device__ Row row(const RowPlace& place) const {
     const int64_t offset = place.outer_index * outer + place.inner_index * inner;
@@ -394,6 +418,7 @@ __device__ State reduce_row(
   const int block_rows = 1 << plan.rows_log2;
   const int begin = plan.interleaved ? block_rows : 1;
   const int end = plan.interleaved || place.lanes > kWarp ? kWarp : static_cast<int>(place.lanes);
+#pragma unroll 1
   for (int mask = begin; mask < end; mask *= 2) merge(state, shuffle_xor(state, mask));
   const int warps = 1 << (plan.lanes_log2 + plan.rows_log2 - 5);
   if (warps == 1 || (!plan.interleaved && place.lanes <= kWarp)) {
@@ -404,6 +429,7 @@ __device__ State reduce_row(
   if (static_cast<int>(threadIdx.x % kWarp) < block_rows) partial[threadIdx.x / kWarp * block_rows] = state;
   __syncthreads();
   state = partial[0];
+#pragma unroll 1
   for (int warp = 1; warp < warps; ++warp) merge(state, partial[warp * block_rows]);
   return state;
 }
@@ -421,5 +447,100 @@ struct RowShared {
     return memory + caches + (reduction ? count * 3 * sizeof(Acc) : 0);
   }
 };
+
+#ifdef __CUDACC__
+using Stream = cudaStream_t;
+
+inline void check_cuda(cudaError_t status) {
+  if (status != cudaSuccess) throw std::runtime_error(std::string("CUDA error: ") + cudaGetErrorString(status));
+}
+
+// Shared memory that a block may use on the current device.
+inline size_t shared_limit() {
+  int device, bytes;
+  check_cuda(cudaGetDevice(&device));
+  check_cuda(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  return bytes;
+}
+
+template <class... Parameters, class... Arguments>
+void launch(const RowPlan& plan, Stream stream, void (*kernel)(RowPlan, Parameters...), Arguments... arguments) {
+  if (plan.shared_bytes > 48 << 10) {
+    const auto bytes = static_cast<int>(plan.shared_bytes);
+    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+  }
+  kernel<<<dim3(plan.grid_x, plan.grid_y), plan.threads, plan.shared_bytes, stream>>>(plan, arguments...);
+  check_cuda(cudaGetLastError());
+}
+#else
+using Stream = void*;
+
+inline size_t shared_limit() { return shim::shared_limit; }
+
+template <class... Parameters, class... Arguments>
+void launch(const RowPlan& plan, Stream, void (*kernel)(RowPlan, Parameters...), Arguments... arguments) {
+  const shim::Dim3 grid{plan.grid_x, plan.grid_y};
+  shim::Block::current().launch(grid, plan.threads, plan.shared_bytes, [&] { kernel(plan, arguments...); });
+}
+#endif
+
+inline int64_t size_of(Storage storage) {
+  return storage == Storage::kDouble ? 8 : storage == Storage::kFloat ? 4 : 2;
+}
+
+// Whether neighbouring rows of the output (the last tensor) lie closer than its columns.
+template <int N>
+bool interleaved(const RowLayout<N>& layout) {
+  const RowStrides& strides = layout.strides[N - 1];
+  return layout.rows() > 1 && strides.category > (layout.inner > 1 ? strides.inner : strides.outer);
+}
+
+// Columns per chunk where every tensor can be read and written in 16-byte vectors, else 0.
+template <int N>
+int vector_chunk(const RowLayout<N>& layout, const RowTensor (&tensors)[N]) {
+  int64_t chunk = 4;
+  for (const RowTensor& tensor : tensors) {
+    if (tensor.storage == Storage::kDouble) return 0;
+    chunk = std::max(chunk, 16 / size_of(tensor.storage));
+  }
+  if (layout.categories % chunk || layout.categories > INT32_MAX) return 0;
+  for (int t = 0; t < N; ++t) {
+    const RowStrides& strides = layout.strides[t];
+    const int64_t size = size_of(tensors[t].storage);
+    const bool aligned = reinterpret_cast<uintptr_t>(tensors[t].data) % 16 == 0 &&
+                         (layout.outer == 1 || strides.outer * size % 16 == 0) &&
+                         (layout.inner == 1 || strides.inner * size % 16 == 0);
+    if (strides.category != 1 || !aligned) return 0;
+  }
+  return static_cast<int>(chunk);
+}
+
+// The tensor types that a call's kernel takes: Narrow for logits, Wide for samples.
+template <class Narrow_, class Wide_>
+struct TensorTypes {
+  using Narrow = Narrow_;
+  using Wide = Wide_;
+};
+
+// Calls call(TensorTypes) for storage types that are equal, or float for half logits; chunk as from vector_chunk.
+template <class Call>
+void with_tensor_types(int chunk, Storage narrow, Storage wide, const Call& call) {
+  using F = VectorTensor<float, 4>;
+  using WideF = VectorTensor<float, 8>;
+  using B = VectorTensor<BFloat16, 8>;
+  using H = VectorTensor<Half, 8>;
+  const bool same = narrow == wide;
+  if (chunk == 0 && narrow == Storage::kDouble) {
+    call(TensorTypes<StridedTensor<double>, StridedTensor<double>>{});
+  } else if (chunk == 0) {
+    call(TensorTypes<StridedTensor<float>, StridedTensor<float>>{});
+  } else if (narrow == Storage::kFloat) {
+    call(TensorTypes<F, F>{});
+  } else if (narrow == Storage::kBFloat16) {
+    same ? call(TensorTypes<B, B>{}) : call(TensorTypes<B, WideF>{});
+  } else {
+    same ? call(TensorTypes<H, H>{}) : call(TensorTypes<H, WideF>{});
+  }
+}
 
 }  // namespace dvae

@@ -1,9 +1,9 @@
 // The Gumbel-softmax kernels, written once over the SIMD layer. Included once per target by for_each_target.h.
 //
-// A row is worked on in chunks whose integers and exponents stay in the first-level cache. In log2 units the perturbed
-// logit is p = l * log2(e) - log2(E'), E' the exponential noise over ln 2 (a constant of the row cancels). Each chunk
-// has its own maximum, so that one sweep over the noise gives the weights 2^((p - top) / tau) and their sums; the
-// chunks are brought to a common scale when the row is written.
+// A row is worked on in chunks whose integers and exponents stay in the first-level cache. The perturbed logit is
+// p = l - ln(E'), E' the exponential noise over ln 2 (a constant of the row cancels). Each chunk has its own maximum, so
+// that one sweep over the noise gives the weights 2^z, z = (p - top) log2(e) / tau, and their sums; the chunks are
+// brought to a common scale when the row is written.
 
 #include "common/row_io.h"
 
@@ -27,7 +27,9 @@ class RowWeights {
       : categories_(categories),
         chunks_((categories + kChunk - 1) / kChunk),
         noise_(key.key, key.offset),
-        inverse_tau_(static_cast<Scalar>(inverse_tau)),
+        unit_tau_(inverse_tau == 1),
+        steepness_(static_cast<Scalar>(
+            std::min(inverse_tau * kLog2e<double>, double{std::numeric_limits<Scalar>::max()}))),
         weights_(allocate<Scalar>(chunks_ * kChunk)),
         sums_(chunks_),
         tops_(chunks_),
@@ -39,7 +41,7 @@ class RowWeights {
     noise_.set_row(row);
     // At tau = 1 the weight is e^l / E: no second logarithm. The gradient to tau needs the exponent anyway, and a single
     // category must come out as exactly 1.
-    const bool unit = inverse_tau_ == 1 && want != Want::grad_and_tau && categories_ > 1;
+    const bool unit = unit_tau_ && want != Want::grad_and_tau && categories_ > 1;
     for (int64_t c = 0; c < chunks_; ++c) {
       const int64_t first = c * kChunk;
       const int n = static_cast<int>(std::min<int64_t>(kChunk, categories_ - first));
@@ -53,7 +55,7 @@ class RowWeights {
         chunk<want, false>(c, xc, gc, whole);
       }
     }
-    return combine<want>();
+    return combine<want>(unit);
   }
 
   // Visits the row's weights vector by vector: visit(column, weight, scale of its chunk).
@@ -100,7 +102,7 @@ class RowWeights {
 
  private:
   F perturbed(const Functions<F>& f, const Scalar* x, int j) const {
-    return fma(F::load(x), F(kLog2e<Scalar>), F(0) - f.log2(f.exponential(bits_ + j)));
+    return fma(f.log2(f.exponential(bits_ + j)), F(-kLn2<Scalar>), F::load(x));
   }
 
   // The run itself where it is whole vectors, else a copy filled up with `fill`.
@@ -131,7 +133,7 @@ class RowWeights {
     tops_[c] = chunk_top;
     if (chunk_top == -std::numeric_limits<Scalar>::infinity()) chunk_top = 0;  // weights of 0, not of NaN
 
-    const F inverse_tau(inverse_tau_), shift(chunk_top);
+    const F steepness(steepness_), shift(chunk_top);
     Sums<F> sums{F(0), F(0), F(0), F(0)};
 #pragma GCC unroll 4
     for (int j = 0; j < n; j += F::lanes) {
@@ -139,7 +141,7 @@ class RowWeights {
       if constexpr (unit) {
         w = exp2(fma(F::load(x + j), F(kLog2e<Scalar>), F(0) - shift)) * F::load(work_ + j);
       } else {
-        z = (F::load(work_ + j) - shift) * inverse_tau;
+        z = (F::load(work_ + j) - shift) * steepness;
         w = exp2(z);
       }
       w.store(weights + j);
@@ -161,13 +163,13 @@ class RowWeights {
   // Brings the chunks to the scale of the row's largest. Afterwards weight * scale is the sample; a row of only -inf
   // gets scales of 0, one with NaN or +inf scales of NaN. The sums returned are of the sample, not of the weights.
   template <Want want>
-  Sums<double> combine() {
+  Sums<double> combine(bool unit) {
     constexpr double infinity = std::numeric_limits<double>::infinity();
     double top = -infinity;
     for (const Scalar t : tops_) top = std::max(top, double{t});
     Sums<double> row;
     for (int64_t c = 0; c < chunks_; ++c) {
-      const double lag = (double{tops_[c]} - top) * inverse_tau_;
+      const double lag = (double{tops_[c]} - top) * (unit ? 1 : steepness_);
       const double factor = tops_[c] == -infinity ? (std::isnan(sums_[c].weight) ? NAN : 0) : std::exp2(lag);
       scales_[c] = static_cast<Scalar>(factor);
       row.weight += factor * sums_[c].weight;
@@ -184,7 +186,8 @@ class RowWeights {
 
   int64_t categories_, chunks_;
   RowNoise noise_;
-  Scalar inverse_tau_;
+  bool unit_tau_;
+  Scalar steepness_;
   Allocation<Scalar> weights_;
   std::vector<Sums<Scalar>> sums_;
   std::vector<Scalar> tops_, scales_;
@@ -310,9 +313,11 @@ void backward_tiles(const BackwardArgs& args, int64_t begin, int64_t end) {
     dlogits.open(outer, inner, rows, false);
     for (int i = 0; i < rows; ++i) {
       const Scalar *g = grad.row(i), *y = sample.row(i);
-      const double dot = sum_by_chunks<F>(columns, [&](int64_t j) {
-        return load_upto<F>(y, j, columns) * load_upto<F>(g, j, columns);
-      });
+      // A sample rounded to half precision does not sum to one; the mean under it must be a mean all the same, or the
+      // gradient of a nearly one-hot row is lost in the difference.
+      const auto yg = [&](int64_t j) { return load_upto<F>(y, j, columns) * load_upto<F>(g, j, columns); };
+      const double total = sum_by_chunks<F>(columns, [&](int64_t j) { return load_upto<F>(y, j, columns); });
+      const double dot = total == 0 ? 0 : sum_by_chunks<F>(columns, yg) / total;
       const F mean(static_cast<Scalar>(dot));
       const auto gradient = [&](int64_t j, F yj) {
         return yj * (load_upto<F>(g, j, columns) - mean) * inverse_tau;

@@ -3,6 +3,8 @@
 // reduces, a second one writes. What does not fit is read, and its noise drawn, again.
 #pragma once
 
+#include <utility>
+
 #include "common/cuda_utils.cuh"
 #include "gumbel_softmax/formulas.h"
 
@@ -59,7 +61,7 @@ __global__ void __launch_bounds__(kMaxThreads) gumbel_softmax_fwd_kernel(
   const auto input = logits.row(place);
   const auto output = sample.row(place);
   const typename Input::Cache cache[1] = {{memory, 0, plan, place}};
-  unsigned char* states = RowShared{memory, plan}.template states<Acc>(hard ? 0 : 1, 0);
+  unsigned char* states = RowShared{memory, plan}.template states<Acc>(1, 0);
 
   Online<Acc, false> online;
   Best<Acc> best;
@@ -163,9 +165,9 @@ __global__ void __launch_bounds__(kMaxThreads) gumbel_softmax_bwd_kernel(
 }
 
 // The same with the relaxed sample made again.
-template <class Gradient, class Input, class Output>
+template <class Gradient, class Input>
 __global__ void __launch_bounds__(kMaxThreads) gumbel_softmax_recompute_bwd_kernel(
-    RowPlan plan, Gradient grad, Input logits, Output dlogits, NoiseArgument noise_argument,
+    RowPlan plan, Gradient grad, Input logits, Input dlogits, NoiseArgument noise_argument,
     TauArgument<typename Input::Acc> tau_argument, typename Input::Acc* dtau_rows) {
   using Acc = typename Input::Acc;
   constexpr int kChunk = Input::kChunk, kBatch = Input::kBatch;
@@ -226,6 +228,88 @@ __global__ void __launch_bounds__(kMaxThreads) gumbel_softmax_recompute_bwd_kern
   part = reduce_row(
       plan, place, part, shared.template states<Acc>(2, 1), [](Acc& a, Acc b) { a += b; });
   if (place.lane == 0 && place.chunks) dtau_rows[place.row] = -kLn2<Acc> * part;
+}
+
+// The host's side of a call. Tensors are in the order of the layouts; rows and categories are not empty.
+struct GumbelSoftmaxCall {
+  NoiseArgument noise{};
+  const void* tau = nullptr;  // in the compute type
+  double tau_value = 0;
+  void* dtau_rows = nullptr;  // in the compute type, or null
+  Stream stream{};
+
+  template <class Acc>
+  TauArgument<Acc> tau_argument() const {
+    return {static_cast<const Acc*>(tau), static_cast<Acc>(tau_value)};
+  }
+
+  // chunk as from vector_chunk; arrays: values cached per column
+  template <class Acc, int N>
+  RowPlan plan(const RowLayout<N>& layout, int chunk, int arrays) const {
+    const bool interleave = chunk == 0 && interleaved(layout);
+    return plan_rows<Acc>(
+        layout.rows(), layout.inner, layout.categories, chunk ? chunk : 4, interleave, arrays, shared_limit());
+  }
+};
+
+// A single outer index leaves the inner one to number the rows: no division, and no inner size of 2^32.
+template <int N>
+RowLayout<N> simplified(RowLayout<N> layout) {
+  if (layout.outer == 1) {
+    std::swap(layout.outer, layout.inner);
+    for (RowStrides& strides : layout.strides) std::swap(strides.outer, strides.inner);
+  }
+  return layout;
+}
+
+// tensors: logits, sample
+inline void gumbel_softmax_fwd(
+    const GumbelSoftmaxCall& call, const RowLayout<2>& any_layout, const RowTensor (&tensors)[2], bool hard) {
+  const RowLayout<2> layout = simplified(any_layout);
+  const auto& strides = layout.strides;
+  const int chunk = vector_chunk(layout, tensors);
+  with_tensor_types(chunk, tensors[0].storage, tensors[1].storage, [&](auto types) {
+    using Logits = typename decltype(types)::Narrow;
+    using Sample = typename decltype(types)::Wide;
+    using Acc = typename Logits::Acc;
+    launch(
+        call.plan<Acc>(layout, chunk, hard ? 0 : 1), call.stream, gumbel_softmax_fwd_kernel<Logits, Sample>,
+        Logits(tensors[0], strides[0]), Sample(tensors[1], strides[1]), call.noise, call.tau_argument<Acc>(), hard);
+  });
+}
+
+// tensors: grad, sample, dlogits
+inline void gumbel_softmax_bwd(
+    const GumbelSoftmaxCall& call, const RowLayout<3>& any_layout, const RowTensor (&tensors)[3]) {
+  const RowLayout<3> layout = simplified(any_layout);
+  const auto& strides = layout.strides;
+  const int chunk = vector_chunk(layout, tensors);
+  with_tensor_types(chunk, tensors[2].storage, tensors[1].storage, [&](auto types) {
+    using Logits = typename decltype(types)::Narrow;
+    using Sample = typename decltype(types)::Wide;
+    using Acc = typename Logits::Acc;
+    launch(
+        call.plan<Acc>(layout, chunk, 2), call.stream, gumbel_softmax_bwd_kernel<Sample, Logits>,
+        Sample(tensors[0], strides[0]), Sample(tensors[1], strides[1]), Logits(tensors[2], strides[2]),
+        call.tau_argument<Acc>(), static_cast<Acc*>(call.dtau_rows));
+  });
+}
+
+// tensors: grad, logits, dlogits
+inline void gumbel_softmax_recompute_bwd(
+    const GumbelSoftmaxCall& call, const RowLayout<3>& any_layout, const RowTensor (&tensors)[3]) {
+  const RowLayout<3> layout = simplified(any_layout);
+  const auto& strides = layout.strides;
+  const int chunk = vector_chunk(layout, tensors);
+  with_tensor_types(chunk, tensors[1].storage, tensors[0].storage, [&](auto types) {
+    using Logits = typename decltype(types)::Narrow;
+    using Sample = typename decltype(types)::Wide;
+    using Acc = typename Logits::Acc;
+    launch(
+        call.plan<Acc>(layout, chunk, 2), call.stream, gumbel_softmax_recompute_bwd_kernel<Sample, Logits>,
+        Sample(tensors[0], strides[0]), Logits(tensors[1], strides[1]), Logits(tensors[2], strides[2]), call.noise,
+        call.tau_argument<Acc>(), static_cast<Acc*>(call.dtau_rows));
+  });
 }
 
 }  // namespace dvae

@@ -46,9 +46,13 @@ def backward(grad: Tensor, y: Tensor, tau: Tensor | float, dim: int) -> tuple[Te
     """Gradients to the logits and to tau (a scalar) from the relaxed sample y: J_y grad / tau (Jang et al. 2017).
 
     With (logits + G) / tau = log y + const per row and rows of dlogits summing to zero, dtau = -sum(dlogits * log y).
+    A sample rounded to half precision does not sum to one; dividing by its sum keeps <y, grad> a mean, or the gradient
+    of a nearly one-hot row would be lost in the difference.
     """
     inverse = _inverse(tau, y)
-    dlogits = y * (grad - (y * grad).sum(dim, keepdim=True)) * inverse
+    total = y.sum(dim, keepdim=True)
+    mean = (y * grad).sum(dim, keepdim=True) / torch.where(total == 0, 1, total)
+    dlogits = y * (grad - mean) * inverse
     return dlogits, -(dlogits * _log_or_zero(y)).sum()
 
 

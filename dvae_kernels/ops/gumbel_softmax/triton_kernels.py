@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dvae_kernels._rng import compute_dtype
-from dvae_kernels._triton.philox import bits_to_gumbel, row_bits
+from dvae_kernels._triton.philox import bits_to_gumbel, log2, row_bits
 from dvae_kernels._triton.rows import Rows, launch, view_as_rows
 from dvae_kernels._triton.tiles import load_tile, row_tile, store_tile
 
@@ -71,7 +71,7 @@ def _log_or_zero(y, ACC: tl.constexpr):
     if ACC == tl.float64:
         log = tl.log(y)
     else:
-        log = tl.log2(y) * 0.6931471805599453
+        log = log2(y) * 0.6931471805599453
     return tl.where(y == 0, 0.0, log)
 
 
