@@ -11,6 +11,7 @@
 #include <limits>
 #include <type_traits>
 
+#include "common/buffers.h"
 #include "common/numerics.h"
 #include "common/rows.h"
 
@@ -208,14 +209,6 @@ struct ChunkCache {
   }
 };
 
-enum class Storage : int { kFloat, kDouble, kBFloat16, kHalf };
-
-// A tensor as the host knows it.
-struct RowTensor {
-  void* data;
-  Storage storage;
-};
-
 // A float tensor whose rows VectorRow can take.
 template <class T, int kChunk_>
 struct VectorTensor {
@@ -229,7 +222,7 @@ struct VectorTensor {
   void* data;
   int64_t outer, inner;
 
-  VectorTensor(const RowTensor& tensor, const RowStrides& strides)
+  VectorTensor(const Buffer& tensor, const RowStrides& strides)
       : data(tensor.data), outer(strides.outer), inner(strides.inner) {}
 
   __device__ Row row(const RowPlace& place) const {
@@ -249,9 +242,9 @@ struct StridedRow {
   __device__ void typed(const Use& use) const {
     if constexpr (sizeof(Acc) == 8) {
       use(static_cast<double*>(data));
-    } else if (storage == Storage::kFloat) {
+    } else if (storage == Storage::float32) {
       use(static_cast<float*>(data));
-    } else if (storage == Storage::kBFloat16) {
+    } else if (storage == Storage::bfloat16) {
       use(static_cast<BFloat16*>(data));
     } else {
       use(static_cast<Half*>(data));
@@ -312,16 +305,16 @@ struct StridedTensor {
   int64_t outer, category, inner;
   Storage storage;
 
-  StridedTensor(const RowTensor& tensor, const RowStrides& strides)
+  StridedTensor(const Buffer& tensor, const RowStrides& strides)
       : data(tensor.data),
         outer(strides.outer),
         category(strides.category),
         inner(strides.inner),
-        storage(tensor.storage) {}
+        storage(tensor.type) {}
 
   __device__ Row row(const RowPlace& place) const {
     const int64_t offset = place.outer_index * outer + place.inner_index * inner;
-    const int64_t size = sizeof(Acc) == 8 ? 8 : storage == Storage::kFloat ? 4 : 2;
+    const int64_t size = sizeof(Acc) == 8 ? 8 : storage == Storage::float32 ? 4 : 2;
     return {static_cast<char*>(data) + offset * size, category, place.columns, storage};
   }
 };
@@ -484,10 +477,6 @@ void launch(const RowPlan& plan, Stream, void (*kernel)(RowPlan, Parameters...),
 }
 #endif
 
-inline int64_t size_of(Storage storage) {
-  return storage == Storage::kDouble ? 8 : storage == Storage::kFloat ? 4 : 2;
-}
-
 // Whether neighbouring rows of the output (the last tensor) lie closer than its columns.
 template <int N>
 bool interleaved(const RowLayout<N>& layout) {
@@ -497,16 +486,16 @@ bool interleaved(const RowLayout<N>& layout) {
 
 // Columns per chunk where every tensor can be read and written in 16-byte vectors, else 0.
 template <int N>
-int vector_chunk(const RowLayout<N>& layout, const RowTensor (&tensors)[N]) {
+int vector_chunk(const RowLayout<N>& layout, const Buffer (&tensors)[N]) {
   int64_t chunk = 4;
-  for (const RowTensor& tensor : tensors) {
-    if (tensor.storage == Storage::kDouble) return 0;
-    chunk = std::max(chunk, 16 / size_of(tensor.storage));
+  for (const Buffer& tensor : tensors) {
+    if (tensor.type == Storage::float64) return 0;
+    chunk = std::max<int64_t>(chunk, 16 / size_of(tensor.type));
   }
   if (layout.categories % chunk || layout.categories > INT32_MAX) return 0;
   for (int t = 0; t < N; ++t) {
     const RowStrides& strides = layout.strides[t];
-    const int64_t size = size_of(tensors[t].storage);
+    const int64_t size = size_of(tensors[t].type);
     const bool aligned = reinterpret_cast<uintptr_t>(tensors[t].data) % 16 == 0 &&
                          (layout.outer == 1 || strides.outer * size % 16 == 0) &&
                          (layout.inner == 1 || strides.inner * size % 16 == 0);
@@ -530,13 +519,13 @@ void with_tensor_types(int chunk, Storage narrow, Storage wide, const Call& call
   using B = VectorTensor<BFloat16, 8>;
   using H = VectorTensor<Half, 8>;
   const bool same = narrow == wide;
-  if (chunk == 0 && narrow == Storage::kDouble) {
+  if (chunk == 0 && narrow == Storage::float64) {
     call(TensorTypes<StridedTensor<double>, StridedTensor<double>>{});
   } else if (chunk == 0) {
     call(TensorTypes<StridedTensor<float>, StridedTensor<float>>{});
-  } else if (narrow == Storage::kFloat) {
+  } else if (narrow == Storage::float32) {
     call(TensorTypes<F, F>{});
-  } else if (narrow == Storage::kBFloat16) {
+  } else if (narrow == Storage::bfloat16) {
     same ? call(TensorTypes<B, B>{}) : call(TensorTypes<B, WideF>{});
   } else {
     same ? call(TensorTypes<H, H>{}) : call(TensorTypes<H, WideF>{});

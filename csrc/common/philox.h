@@ -18,7 +18,7 @@ struct Philox4x32 {
 // The four words of counter (c0, c1, c2, c3) under a 64-bit key.
 DVAE_HD inline Philox4x32 philox4x32(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3) {
   uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
-#ifdef __CUDACC__
+#ifdef __CUDA_ARCH__
 #pragma unroll
 #endif
   for (int round = 0; round < 10; ++round) {

@@ -264,11 +264,11 @@ RowLayout<N> simplified(RowLayout<N> layout) {
 
 // tensors: logits, sample
 inline void gumbel_softmax_fwd(
-    const GumbelSoftmaxCall& call, const RowLayout<2>& any_layout, const RowTensor (&tensors)[2], bool hard) {
+    const GumbelSoftmaxCall& call, const RowLayout<2>& any_layout, const Buffer (&tensors)[2], bool hard) {
   const RowLayout<2> layout = simplified(any_layout);
   const auto& strides = layout.strides;
   const int chunk = vector_chunk(layout, tensors);
-  with_tensor_types(chunk, tensors[0].storage, tensors[1].storage, [&](auto types) {
+  with_tensor_types(chunk, tensors[0].type, tensors[1].type, [&](auto types) {
     using Logits = typename decltype(types)::Narrow;
     using Sample = typename decltype(types)::Wide;
     using Acc = typename Logits::Acc;
@@ -280,11 +280,11 @@ inline void gumbel_softmax_fwd(
 
 // tensors: grad, sample, dlogits
 inline void gumbel_softmax_bwd(
-    const GumbelSoftmaxCall& call, const RowLayout<3>& any_layout, const RowTensor (&tensors)[3]) {
+    const GumbelSoftmaxCall& call, const RowLayout<3>& any_layout, const Buffer (&tensors)[3]) {
   const RowLayout<3> layout = simplified(any_layout);
   const auto& strides = layout.strides;
   const int chunk = vector_chunk(layout, tensors);
-  with_tensor_types(chunk, tensors[2].storage, tensors[1].storage, [&](auto types) {
+  with_tensor_types(chunk, tensors[2].type, tensors[1].type, [&](auto types) {
     using Logits = typename decltype(types)::Narrow;
     using Sample = typename decltype(types)::Wide;
     using Acc = typename Logits::Acc;
@@ -297,11 +297,11 @@ inline void gumbel_softmax_bwd(
 
 // tensors: grad, logits, dlogits
 inline void gumbel_softmax_recompute_bwd(
-    const GumbelSoftmaxCall& call, const RowLayout<3>& any_layout, const RowTensor (&tensors)[3]) {
+    const GumbelSoftmaxCall& call, const RowLayout<3>& any_layout, const Buffer (&tensors)[3]) {
   const RowLayout<3> layout = simplified(any_layout);
   const auto& strides = layout.strides;
   const int chunk = vector_chunk(layout, tensors);
-  with_tensor_types(chunk, tensors[1].storage, tensors[0].storage, [&](auto types) {
+  with_tensor_types(chunk, tensors[1].type, tensors[0].type, [&](auto types) {
     using Logits = typename decltype(types)::Narrow;
     using Sample = typename decltype(types)::Wide;
     using Acc = typename Logits::Acc;
