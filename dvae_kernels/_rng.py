@@ -59,7 +59,7 @@ def row_bits(key: Tensor, outer: int, k: int, inner: int, *, row_offset: int = 0
     group = arange((k + 3) // 4)[:, None]  # [k/4, 1]
     words = philox(key[0], group, row, key[1] & _MASK, torch.full_like(key[1], draw))
     words = torch.broadcast_tensors(*words)  # 4 x [outer, k/4, inner]
-    return torch.stack(words, dim=2).reshape(outer, -1, inner)[:, :k]
+    return torch.stack(words, dim=2).flatten(1, 2)[:, :k]  # [outer, k, inner]
 
 
 def bits_to_exponential(bits: Tensor, dtype: torch.dtype) -> Tensor:

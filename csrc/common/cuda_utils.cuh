@@ -213,7 +213,7 @@ struct ChunkCache {
 template <class T, int kChunk_>
 struct VectorTensor {
   static constexpr int kChunk = kChunk_;
-  static constexpr int kBatch = 2;  // chunks whose loads are in flight together
+  static constexpr int kBatch = 8 / kChunk;  // chunks whose loads are in flight together
   using Acc = typename Compute<T>::type;
   using Row = VectorRow<T, kChunk>;
   using Cache = ChunkCache<Acc, kChunk>;

@@ -83,21 +83,19 @@ Tensor fwd(Tensor logits, Tensor key, std::optional<Tensor> tau, double tau_valu
   return sample;
 }
 
-std::tuple<Tensor, Tensor> bwd(Tensor grad, Tensor y, std::optional<Tensor> tau, double tau_value, int64_t dim,
-                               ScalarType dtype, bool tau_grad) {
-  Tensor dlogits = empty_like(y, dtype), dtau_rows = dtau_rows_of(y, dim, tau_grad);
-  if (y.numel() == 0) return {dlogits, dtau_rows};
+Tensor bwd(Tensor grad, Tensor y, std::optional<Tensor> tau, double tau_value, int64_t dim, ScalarType dtype) {
+  Tensor dlogits = empty_like(y, dtype);
+  if (y.numel() == 0) return dlogits;
   const Temperature temperature(tau, tau_value);
-  if (!temperature.valid()) return {fill(dlogits, NAN), fill(dtau_rows, NAN)};
-  if (temperature.zero()) return {fill(dlogits, 0), fill(dtau_rows, 0)};
+  if (!temperature.valid()) return fill(dlogits, NAN);
+  if (temperature.zero()) return fill(dlogits, 0);
   for_collapsed_rows<3>({grad, y, dlogits}, dim, [&](const RowLayout<3>& layout, const std::array<Tensor, 3>& t) {
     const BackwardArgs args{
         buffer_of(t[0]), buffer_of(t[1]), buffer_of(t[2]), layout.strides[0], layout.strides[1], layout.strides[2],
-        tiles_of(layout), temperature.inverse(compute_type(y.scalar_type())), is_large(t[2]),
-        optional_buffer(dtau_rows)};
+        tiles_of(layout), temperature.inverse(compute_type(y.scalar_type())), is_large(t[2])};
     parallel_for_tiles(args.tiles, DVAE_DISPATCH(gumbel_softmax_backward), args);
   });
-  return {dlogits, dtau_rows};
+  return dlogits;
 }
 
 std::tuple<Tensor, Tensor> recompute_bwd(Tensor grad, Tensor logits, Tensor key, std::optional<Tensor> tau,

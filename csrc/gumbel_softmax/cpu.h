@@ -37,7 +37,6 @@ struct BackwardArgs {
   RowTiles tiles;
   double inverse_tau;
   bool stream;
-  Buffer dtau_rows;  // null data where the gradient to tau is not needed
 };
 
 struct RecomputeBackwardArgs {
@@ -48,7 +47,7 @@ struct RecomputeBackwardArgs {
   int64_t row_offset;
   double inverse_tau;
   bool stream;
-  Buffer dtau_rows;
+  Buffer dtau_rows;  // null data where the gradient to tau is not needed
 };
 
 }  // namespace dvae

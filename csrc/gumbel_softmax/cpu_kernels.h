@@ -301,13 +301,11 @@ template <class F>
 void backward_tiles(const BackwardArgs& args, int64_t begin, int64_t end) {
   using Scalar = typename F::Scalar;
   const int64_t columns = args.tiles.categories;
-  const Functions<F> f;
   RowTensor<F> grad(args.grad, args.grad_strides, columns, args.tiles.tile_rows);
   RowTensor<F> sample(args.sample, args.sample_strides, columns, args.tiles.tile_rows);
   RowTensor<F> dlogits(args.dlogits, args.dlogits_strides, columns, args.tiles.tile_rows);
-  auto* dtau_rows = static_cast<Scalar*>(args.dtau_rows.data);
   const F inverse_tau(static_cast<Scalar>(args.inverse_tau));
-  for_tiles(args.tiles, begin, end, [&](int64_t row, int64_t outer, int64_t inner, int rows) {
+  for_tiles(args.tiles, begin, end, [&](int64_t, int64_t outer, int64_t inner, int rows) {
     grad.open(outer, inner, rows, true);
     sample.open(outer, inner, rows, true);
     dlogits.open(outer, inner, rows, false);
@@ -319,17 +317,10 @@ void backward_tiles(const BackwardArgs& args, int64_t begin, int64_t end) {
       const double total = sum_by_chunks<F>(columns, [&](int64_t j) { return load_upto<F>(y, j, columns); });
       const double dot = total == 0 ? 0 : sum_by_chunks<F>(columns, yg) / total;
       const F mean(static_cast<Scalar>(dot));
-      const auto gradient = [&](int64_t j, F yj) {
-        return yj * (load_upto<F>(g, j, columns) - mean) * inverse_tau;
-      };
-      if (dtau_rows != nullptr) {
-        dtau_rows[row + i] = static_cast<Scalar>(-kLn2<double> * sum_by_chunks<F>(columns, [&](int64_t j) {
-          const F yj = load_upto<F>(y, j, columns);
-          return gradient(j, yj) * select(yj == F(0), F(0), f.log2(yj));
-        }));
-      }
       const RowWriter<F> writer(dlogits.row(i), columns, args.stream && dlogits.in_place());
-      for (int64_t j = 0; j < columns; j += F::lanes) writer.put(j, gradient(j, load_upto<F>(y, j, columns)));
+      for (int64_t j = 0; j < columns; j += F::lanes) {
+        writer.put(j, load_upto<F>(y, j, columns) * (load_upto<F>(g, j, columns) - mean) * inverse_tau);
+      }
     }
     dlogits.close(rows);
   });

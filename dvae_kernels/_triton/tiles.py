@@ -10,16 +10,20 @@ from dvae_kernels._triton.philox import join4, split4
 def row_tile(rows, inner, ROWS: tl.constexpr, K_STRIDED: tl.constexpr, INT64: tl.constexpr):
     """(row, outer index, inner index, mask) of the rows of this program, each [ROWS, 1] or a scalar."""
     pid = tl.program_id(0)
-    if INT64:
-        pid = pid.to(tl.int64)
     lane = tl.arange(0, ROWS)[:, None]
     if K_STRIDED:
         # rows of one outer index, so that the compiler sees that they are neighbours in memory
-        blocks = tl.cdiv(inner, ROWS)
+        blocks = tl.cdiv(inner, ROWS).to(tl.int32)
         outer_index = pid // blocks
-        inner_index = (pid % blocks) * ROWS + lane
+        block = pid % blocks
+        if INT64:  # after the division, which is a subroutine in 64 bits
+            outer_index = outer_index.to(tl.int64)
+            block = block.to(tl.int64)
+        inner_index = block * ROWS + lane
         return outer_index * inner + inner_index, outer_index, inner_index, inner_index < inner
     else:
+        if INT64:
+            pid = pid.to(tl.int64)
         row = pid * ROWS + lane
         return row, row // inner, row % inner, row < rows
 

@@ -1,7 +1,8 @@
 """Schemas, autograd and the public function of Gumbel-softmax.
 
-The soft sample is saved for its own backward, as softmax does. The hard one saves the logits and the key, and its
-backward draws the same noise again: nothing that can be recomputed is stored.
+A soft sample is saved for its own backward, as softmax does. A hard one saves the logits and the key, and its backward
+draws the same noise again: nothing that can be recomputed is stored. So does a sample with a temperature that learns,
+whose gradient needs log y to more digits than a stored y has.
 """
 
 from __future__ import annotations
@@ -30,9 +31,8 @@ def _fwd_fake(logits: Tensor, key: Tensor, tau: Any, tau_value: float, dim: int,
     return torch.empty_like(logits, dtype=dtype)
 
 
-def _bwd_fake(grad: Tensor, y: Tensor, tau: Any, tau_value: float, dim: int, dtype: torch.dtype,
-              tau_grad: bool) -> tuple[Tensor, Tensor]:  # fmt: skip
-    return torch.empty_like(y, dtype=dtype), _tau_grad_rows(y, dim, tau_grad)
+def _bwd_fake(grad: Tensor, y: Tensor, tau: Any, tau_value: float, dim: int, dtype: torch.dtype) -> Tensor:
+    return torch.empty_like(y, dtype=dtype)
 
 
 def _recompute_bwd_fake(grad: Tensor, logits: Tensor, key: Tensor, tau: Any, tau_value: float, dim: int,
@@ -47,14 +47,13 @@ _FWD = define_op(
     triton=f"{_TRITON}:gumbel_softmax_fwd",
     fake=_fwd_fake,
 )
-# From the relaxed sample y: (dlogits in `dtype`, the rows' parts of dtau).
+# From the relaxed sample y: dlogits in `dtype`.
 _BWD = define_op(
-    "gumbel_softmax_bwd(Tensor grad, Tensor y, Tensor? tau, float tau_value, int dim, ScalarType dtype, "
-    "bool tau_grad) -> (Tensor, Tensor)",
+    "gumbel_softmax_bwd(Tensor grad, Tensor y, Tensor? tau, float tau_value, int dim, ScalarType dtype) -> Tensor",
     triton=f"{_TRITON}:gumbel_softmax_bwd",
     fake=_bwd_fake,
 )
-# The same with y made again from the logits and the key.
+# With y made again from the logits and the key: (dlogits, the rows' parts of dtau, empty unless tau_grad).
 _RECOMPUTE_BWD = define_op(
     "gumbel_softmax_recompute_bwd(Tensor grad, Tensor logits, Tensor key, Tensor? tau, float tau_value, int dim, "
     "SymInt row_offset, bool tau_grad) -> (Tensor, Tensor)",
@@ -70,33 +69,33 @@ class GumbelSoftmaxFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(logits: Tensor, key: Tensor, tau: Tensor | None, tau_value: float, dim: int, hard: bool,
-                row_offset: int, dtype: torch.dtype, backend: str) -> Tensor:  # fmt: skip
+                row_offset: int, dtype: torch.dtype, recompute: bool, backend: str) -> Tensor:  # fmt: skip
         return _FWD[backend](logits, key, tau, tau_value, dim, hard, row_offset, dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        logits, key, tau, ctx.tau_value, ctx.dim, ctx.hard, ctx.row_offset, _, ctx.backend = inputs
+        logits, key, tau, ctx.tau_value, ctx.dim, _, ctx.row_offset, _, ctx.recompute, ctx.backend = inputs
         ctx.logits_dtype = logits.dtype
-        ctx.save_for_backward(*((logits, key, tau) if ctx.hard else (output, tau)))
+        ctx.save_for_backward(*((logits, key, tau) if ctx.recompute else (output, tau)))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        tau = ctx.saved_tensors[-1]
-        tau_grad = tau is not None and ctx.needs_input_grad[2]
-        if ctx.hard:
-            logits, key, _ = ctx.saved_tensors
-            args = (grad, logits, key, tau, ctx.tau_value, ctx.dim, ctx.row_offset, tau_grad, ctx.backend)
-            function, op = _RecomputeBackward, _RECOMPUTE_BWD
-        else:
-            y, _ = ctx.saved_tensors
-            args = (grad, y, tau, ctx.tau_value, ctx.dim, ctx.logits_dtype, tau_grad, ctx.backend)
-            function, op = _SampleBackward, _BWD
         # dynamo cannot trace a Function inside a backward; compiled graphs do not differentiate twice anyway
-        if torch.compiler.is_compiling():
-            dlogits, dtau_rows = op[ctx.backend](*args[:-1])
+        compiling = torch.compiler.is_compiling()
+        dtau = None
+        if ctx.recompute:
+            logits, key, tau = ctx.saved_tensors
+            tau_grad = tau is not None and ctx.needs_input_grad[2]
+            args = (grad, logits, key, tau, ctx.tau_value, ctx.dim, ctx.row_offset, tau_grad)
+            dlogits, dtau_rows = (
+                _RECOMPUTE_BWD[ctx.backend](*args) if compiling else _RecomputeBackward.apply(*args, ctx.backend)
+            )
+            dtau = dtau_rows.sum() if tau_grad else None
         else:
-            dlogits, dtau_rows = function.apply(*args)
-        return (dlogits, None, dtau_rows.sum() if tau_grad else None) + (None,) * 6
+            y, tau = ctx.saved_tensors
+            args = (grad, y, tau, ctx.tau_value, ctx.dim, ctx.logits_dtype)
+            dlogits = _BWD[ctx.backend](*args) if compiling else _SampleBackward.apply(*args, ctx.backend)
+        return (dlogits, None, dtau) + (None,) * 7
 
 
 class _SampleBackward(torch.autograd.Function):
@@ -106,19 +105,19 @@ class _SampleBackward(torch.autograd.Function):
 
     @staticmethod
     def forward(grad: Tensor, y: Tensor, tau: Tensor | None, tau_value: float, dim: int, dtype: torch.dtype,
-                tau_grad: bool, backend: str) -> tuple[Tensor, Tensor]:  # fmt: skip
-        return _BWD[backend](grad, y, tau, tau_value, dim, dtype, tau_grad)
+                backend: str) -> Tensor:  # fmt: skip
+        return _BWD[backend](grad, y, tau, tau_value, dim, dtype)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        grad, y, tau, ctx.tau_value, ctx.dim, _, ctx.tau_grad, _ = inputs
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        grad, y, tau, ctx.tau_value, ctx.dim, _, _ = inputs
         ctx.save_for_backward(grad, y, tau)
 
     @staticmethod
-    def backward(ctx: Any, ddlogits: Tensor, ddtau_rows: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, ddlogits: Tensor) -> tuple[Tensor | None, ...]:
         grad, y, tau = ctx.saved_tensors
-        dgrad, dy, dtau = _double_backward(ctx, grad, y, tau, ddlogits, ddtau_rows)
-        return (dgrad, dy, dtau if tau is not None else None) + (None,) * 5
+        dgrad, dy, _ = _double_backward(grad, y, ctx.tau_value if tau is None else tau, ctx.dim, ddlogits, 0.0)
+        return (dgrad, dy) + (None,) * 5
 
 
 class _RecomputeBackward(torch.autograd.Function):
@@ -133,7 +132,7 @@ class _RecomputeBackward(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        grad, logits, key, tau, ctx.tau_value, ctx.dim, ctx.row_offset, ctx.tau_grad, _ = inputs
+        grad, logits, key, tau, ctx.tau_value, ctx.dim, ctx.row_offset, _, _ = inputs
         ctx.save_for_backward(grad, logits, key, tau)
 
     @staticmethod
@@ -141,20 +140,20 @@ class _RecomputeBackward(torch.autograd.Function):
         grad, logits, key, tau = ctx.saved_tensors
         temperature = ctx.tau_value if tau is None else tau
         y = reference.sample(logits, key, temperature, ctx.dim, False, ctx.row_offset, _rng.compute_dtype(logits.dtype))
-        dgrad, dy, dtau = _double_backward(ctx, grad, y, tau, ddlogits, ddtau_rows)
+        # every row's part of dtau gets the same cotangent, since backward sums them
+        ddtau = ddtau_rows[0] if ddtau_rows.numel() else 0.0
+        dgrad, dy, dtau = _double_backward(grad, y, temperature, ctx.dim, ddlogits, ddtau)
         dlogits, dtau_from_y = reference.backward(dy, y, temperature, ctx.dim)
         dtau = dtau + dtau_from_y if tau is not None else None
         return (dgrad, dlogits.to(logits.dtype), None, dtau) + (None,) * 5
 
 
 def _double_backward(
-    ctx: Any, grad: Tensor, y: Tensor, tau: Tensor | None, ddlogits: Tensor, ddtau_rows: Tensor
+    grad: Tensor, y: Tensor, tau: Tensor | float, dim: int, ddlogits: Tensor, ddtau: Tensor | float
 ) -> tuple[Tensor, Tensor, Tensor]:
     compute = _rng.compute_dtype(y.dtype)
-    # every row's part of dtau gets the same cotangent, since backward sums them
-    ddtau = ddtau_rows[0] if ctx.tau_grad and ddtau_rows.numel() else 0.0
     dgrad, dy, dtau = reference.double_backward(
-        grad.to(compute), y.to(compute), ctx.tau_value if tau is None else tau, ctx.dim, ddlogits.to(compute), ddtau
+        grad.to(compute), y.to(compute), tau, dim, ddlogits.to(compute), ddtau
     )
     return dgrad.to(grad.dtype), dy.to(y.dtype), dtau
 
@@ -250,17 +249,15 @@ def gumbel_softmax(
         tau_tensor = tau.to(_rng.compute_dtype(logits.dtype)).reshape(())
     else:
         tau_value = float(tau)
-    if not _needs_autograd(logits, tau_tensor):
+    # whether a transform of torch.func differentiates cannot be seen from requires_grad
+    transformed = torch._C._are_functorch_transforms_active()
+    tau_learns = tau_tensor is not None and (tau_tensor.requires_grad or transformed)
+    if not (torch.compiler.is_compiling() or transformed) and not (
+        torch.is_grad_enabled() and (logits.requires_grad or tau_learns)
+    ):  # saves the microseconds of Function.apply
         return _FWD[backend](logits, noise_key, tau_tensor, tau_value, dim, hard, row_offset, dtype)
     if key is not None:
         noise_key = key.clone()  # the caller may advance it before backward
     return GumbelSoftmaxFunction.apply(
-        logits, noise_key, tau_tensor, tau_value, dim, hard, row_offset, dtype, backend
+        logits, noise_key, tau_tensor, tau_value, dim, hard, row_offset, dtype, hard or tau_learns, backend
     )
-
-
-def _needs_autograd(logits: Tensor, tau: Tensor | None) -> bool:
-    """False where the raw op will do, which saves the microseconds of Function.apply."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return True
-    return torch.is_grad_enabled() and (logits.requires_grad or (tau is not None and tau.requires_grad))

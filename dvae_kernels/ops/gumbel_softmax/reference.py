@@ -15,6 +15,8 @@ def sample(
     logits: Tensor, key: Tensor, tau: Tensor | float, dim: int, hard: bool, row_offset: int, dtype: torch.dtype
 ) -> Tensor:
     """y = softmax((logits + G) / tau) along `dim` in `dtype`; `hard` gives onehot(argmax) with the gradient of y."""
+    if logits.numel() == 0:
+        return logits.to(dtype).clone()
     perturbed = logits.to(compute_dtype(logits.dtype)) + gumbel_like(logits, key, dim, row_offset=row_offset)
     soft, onehot = relax(perturbed, tau, dim)
     # the bracket is exactly zero (or NaN), so the sample stays exactly one-hot
