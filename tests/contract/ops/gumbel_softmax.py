@@ -75,19 +75,19 @@ def _cases() -> list[Case]:
         tau = "tensor" if hard else 1.0
         for k in WIDTHS:
             wide = k > 8192
-            rows, keys = (1 if k > 100_000 else 2 if wide else 3), (1 if k > 8192 else 3 if k > 1000 else 8)
-            cases.append(make((rows, k), hard, tau=tau, keys=keys, slow_interpreted=k > 30_000))
+            rows = 1 if k > 100_000 else 2 if wide else 3
+            cases.append(make((rows, k), hard, tau=tau, keys=4 if wide else 16, slow_interpreted=k > 30_000))
         cases += [make((rows, 33), hard, tau="tensor") for rows in (0, 1, 2, 17)]
         cases += [make((2, 0, 3), hard, dim=d) for d in (0, 1, 2)]
         cases += [make((), hard), make((), hard, dim=0), make((5,), hard)]
         cases += [
-            make((5, k), hard, dtype, tau="tensor", keys=4)
+            make((5, k), hard, dtype, tau="tensor")
             for k in (5, 64, 129, 1031)
             for dtype in (fp64, torch.float16, torch.bfloat16)
         ]
         cases += [make((4, 65), hard, tau=tau) for tau in (0.1, 0.5, 2.5, "tensor")]
         # tau of another layout of the work: columns
-        cases += [make((3, 37, 5, 7), hard, dtype, tau="tensor", dim=1, keys=4) for dtype in (fp64, *HALVES)]
+        cases += [make((3, 37, 5, 7), hard, dtype, tau="tensor", dim=1) for dtype in (fp64, *HALVES)]
         cases += [make((6, 100), hard, dtype, tau, scale=s)
                   for s in (30, 1e4) for dtype, tau in ((fp32, "tensor"), (fp64, 0.5))]  # fmt: skip
         # the model's layout, B x K x H x W around dim=1
@@ -127,7 +127,7 @@ def _cases() -> list[Case]:
         ]
         cases += [make((3, 4, 50), hard, tau="tensor", layout="expanded_second")]  # [B, 1, K] expanded
         # no two groups hold the other dimensions of these
-        cases += [make((2, 3, 4, 21), hard, tau="tensor", dim=d, layout="stepped", keys=4) for d in (0, 1, 2, 3)]
+        cases += [make((2, 3, 4, 21), hard, tau="tensor", dim=d, layout="stepped") for d in (0, 1, 2, 3)]
         cases += [make((4, 40), hard, dtype, tau="tensor", autocast=True) for dtype in HALVES]
     return cases
 
