@@ -19,6 +19,7 @@ LOGS = ROOT / "out" / "test"
 OUTCOMES = LOGS / "outcomes.jsonl"
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "outcomes", "--durations=5")
 NOTHING_COLLECTED = 5  # pytest's exit status
+SHOWN = 30_000  # characters of a failed part's log
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,9 @@ def run(part: Part) -> int:
     # one print, so that two parts do not mix
     print(f"{'failed' if status else 'ok':6} {part.name:16} {seconds:5.0f} s  {last}", flush=True)
     if status:
-        print(f"--- {part.name} ({log.relative_to(ROOT)})\n{output}\n---", flush=True)
+        if len(output) > SHOWN:
+            output = f"{output[: SHOWN // 2]}\n[...]\n{output[-SHOWN // 2 :]}"
+        print(f"--- {part.name}: {log.relative_to(ROOT)}\n{output}\n---", flush=True)
     return status
 
 
