@@ -133,6 +133,17 @@ struct alignas(16) Bits128 {
 };
 #endif
 
+// To global memory as one, where an assignment may be split.
+__device__ inline void store_128(Bits128* target, const Bits128& bits) {
+#ifdef __CUDA_ARCH__
+  asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};"
+               :
+               : "l"(__cvta_generic_to_global(target)), "r"(bits.x), "r"(bits.y), "r"(bits.z), "r"(bits.w));
+#else
+  *target = bits;
+#endif
+}
+
 // One row of a tensor of T whose rows are contiguous, 16-byte aligned, and a multiple of kChunk long.
 template <class T, int kChunk>
 struct VectorRow {
@@ -169,41 +180,37 @@ struct VectorRow {
       for (int i = 0; i < kPer; ++i) element[i] = store_from_compute<T>(x[v * kPer + i]);
       Bits128 bits;
       memcpy(&bits, element, sizeof(bits));
-      target[v] = bits;
+      store_128(target + v, bits);
     }
   }
 };
 
-// Values of a chunk cached by the thread that made them.
-template <class Acc, int kChunk_>
+// Values of a chunk cached by the thread that made them: four of every thread side by side, so without bank conflicts.
+template <class Acc, int kChunk>
 struct ChunkCache {
-  Acc* data;
-  const RowPlan& plan;
-  const RowPlace& place;
+  Acc* mine;
+  uint32_t lanes_log2, step;  // between quads of one thread
 
-  __device__ ChunkCache(unsigned char* shared, int index, const RowPlan& plan, const RowPlace& place)
-      : data(reinterpret_cast<Acc*>(shared) + (int64_t{index} * plan.cached << plan.rows_log2)),
-        plan(plan),
-        place(place) {}
+  __device__ ChunkCache(unsigned char* shared, int index, const RowPlan& plan, const RowPlace&)
+      : mine(reinterpret_cast<Acc*>(shared) + (int64_t{index} * plan.cached << plan.rows_log2) + threadIdx.x * 4),
+        lanes_log2(plan.lanes_log2),
+        step(4u << (plan.lanes_log2 + plan.rows_log2)) {}
 
-  // four values of every thread side by side: no bank conflicts
-  __device__ Acc* quad(uint32_t chunk, int q) const {
-    const uint32_t turn = (chunk >> plan.lanes_log2) * (kChunk_ / 4) + q;
-    const uint32_t thread = (place.slot << plan.lanes_log2) + place.lane;
-    return data + ((turn << (plan.lanes_log2 + plan.rows_log2)) + thread) * 4;
+  __device__ Bits128* quad(uint32_t chunk, int q) const {
+    return reinterpret_cast<Bits128*>(mine + ((chunk >> lanes_log2) * (kChunk / 4) + q) * step);
   }
-  __device__ void put(uint32_t chunk, const Acc (&x)[kChunk_]) const {
+  __device__ void put(uint32_t chunk, const Acc (&x)[kChunk]) const {
 #pragma unroll
-    for (int q = 0; q < kChunk_ / 4; ++q) {
+    for (int q = 0; q < kChunk / 4; ++q) {
       Bits128 bits;
       memcpy(&bits, x + q * 4, sizeof(bits));
-      *reinterpret_cast<Bits128*>(quad(chunk, q)) = bits;
+      *quad(chunk, q) = bits;
     }
   }
-  __device__ void get(uint32_t chunk, Acc (&x)[kChunk_]) const {
+  __device__ void get(uint32_t chunk, Acc (&x)[kChunk]) const {
 #pragma unroll
-    for (int q = 0; q < kChunk_ / 4; ++q) {
-      const Bits128 bits = *reinterpret_cast<const Bits128*>(quad(chunk, q));
+    for (int q = 0; q < kChunk / 4; ++q) {
+      const Bits128 bits = *quad(chunk, q);
       memcpy(x + q * 4, &bits, sizeof(bits));
     }
   }

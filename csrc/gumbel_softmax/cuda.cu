@@ -13,8 +13,8 @@ namespace {
 
 // The call's arguments as kernels take them, on the current stream of `like`'s device.
 GumbelSoftmaxCall make_call(
-    const Tensor& like, const std::optional<Tensor>& tau, double tau_value, const Tensor* key, int64_t row_offset,
-    const Tensor& dtau_rows) {
+    const Tensor& like, const std::optional<Tensor>& tau, double tau_value, const Tensor* key = nullptr,
+    int64_t row_offset = 0) {
   GumbelSoftmaxCall call;
   if (key != nullptr) {
     call.noise = {static_cast<const int64_t*>(key->const_data_ptr()), key->stride(0), static_cast<uint32_t>(row_offset)};
@@ -26,16 +26,10 @@ GumbelSoftmaxCall make_call(
     call.tau = tau->const_data_ptr();
   }
   call.tau_value = tau_value;
-  if (dtau_rows.numel() > 0) call.dtau_rows = dtau_rows.mutable_data_ptr();
   void* stream = nullptr;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(like.get_device_index(), &stream));
   call.stream = static_cast<Stream>(stream);
   return call;
-}
-
-Tensor dtau_rows_of(const Tensor& like, int64_t dim, bool needed) {
-  const int64_t rows = needed && like.numel() > 0 ? like.numel() / like.size(dim) : 0;
-  return new_vector(like, rows, compute_type(like.scalar_type()));
 }
 
 void check_types(const Tensor& narrow, const Tensor& wide) {
@@ -51,34 +45,36 @@ Tensor fwd(Tensor logits, Tensor key, std::optional<Tensor> tau, double tau_valu
   Tensor sample = empty_like(logits, dtype);
   if (sample.numel() == 0) return sample;
   check_types(logits, sample);
-  const auto call = make_call(logits, tau, tau_value, &key, row_offset, new_vector(logits, 0, dtype));
+  const auto call = make_call(logits, tau, tau_value, &key, row_offset);
   for_collapsed_rows<2>({logits, sample}, dim, [&](const RowLayout<2>& layout, const std::array<Tensor, 2>& t) {
     gumbel_softmax_fwd(call, layout, {buffer_of(t[0]), buffer_of(t[1])}, hard);
   });
   return sample;
 }
 
-std::tuple<Tensor, Tensor> bwd(Tensor grad, Tensor y, std::optional<Tensor> tau, double tau_value, int64_t dim,
-                               ScalarType dtype, bool tau_grad) {
+Tensor bwd(Tensor grad, Tensor y, std::optional<Tensor> tau, double tau_value, int64_t dim, ScalarType dtype) {
   const torch::stable::accelerator::DeviceGuard guard(y.get_device_index());
-  Tensor dlogits = empty_like(y, dtype), dtau_rows = dtau_rows_of(y, dim, tau_grad);
-  if (y.numel() == 0) return {dlogits, dtau_rows};
+  Tensor dlogits = empty_like(y, dtype);
+  if (y.numel() == 0) return dlogits;
   check_types(dlogits, y);
   STD_TORCH_CHECK(grad.scalar_type() == y.scalar_type(), "gumbel_softmax: expected grad of the sample's dtype");
-  const auto call = make_call(y, tau, tau_value, nullptr, 0, dtau_rows);
+  const auto call = make_call(y, tau, tau_value);
   for_collapsed_rows<3>({grad, y, dlogits}, dim, [&](const RowLayout<3>& layout, const std::array<Tensor, 3>& t) {
     gumbel_softmax_bwd(call, layout, {buffer_of(t[0]), buffer_of(t[1]), buffer_of(t[2])});
   });
-  return {dlogits, dtau_rows};
+  return dlogits;
 }
 
 std::tuple<Tensor, Tensor> recompute_bwd(Tensor grad, Tensor logits, Tensor key, std::optional<Tensor> tau,
                                          double tau_value, int64_t dim, int64_t row_offset, bool tau_grad) {
   const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
-  Tensor dlogits = empty_like(logits, logits.scalar_type()), dtau_rows = dtau_rows_of(logits, dim, tau_grad);
+  Tensor dlogits = empty_like(logits, logits.scalar_type());
+  const int64_t rows = tau_grad && logits.numel() > 0 ? logits.numel() / logits.size(dim) : 0;
+  Tensor dtau_rows = new_vector(logits, rows, compute_type(logits.scalar_type()));
   if (logits.numel() == 0) return {dlogits, dtau_rows};
   check_types(logits, grad);
-  const auto call = make_call(logits, tau, tau_value, &key, row_offset, dtau_rows);
+  auto call = make_call(logits, tau, tau_value, &key, row_offset);
+  if (tau_grad) call.dtau_rows = dtau_rows.mutable_data_ptr();
   for_collapsed_rows<3>({grad, logits, dlogits}, dim, [&](const RowLayout<3>& layout, const std::array<Tensor, 3>& t) {
     gumbel_softmax_recompute_bwd(call, layout, {buffer_of(t[0]), buffer_of(t[1]), buffer_of(t[2])});
   });

@@ -23,18 +23,6 @@ DVAE_HD inline float fast_reciprocal(float x) {
 }
 DVAE_HD inline double fast_reciprocal(double x) { return 1. / x; }
 
-// log2 as above, but of subnormal arguments too.
-DVAE_HD inline float log2_of_sample(float y) {
-#ifdef __CUDA_ARCH__
-  float result;
-  asm("lg2.approx.f32 %0, %1;" : "=f"(result) : "f"(y));
-  return result;
-#else
-  return std::log2(y);
-#endif
-}
-DVAE_HD inline double log2_of_sample(double y) { return log2(y); }
-
 // A product that is never fused into an addition, so that a * b + c * d is the same when its terms change places.
 DVAE_HD inline float unfused_product(float a, float b) {
 #ifdef __CUDA_ARCH__
@@ -149,9 +137,26 @@ struct Online {
   DVAE_HD T inverse_total() const { return total == 0 ? T(0) : fast_reciprocal(total); }
 };
 
+// <y, g> of a stored sample, over its sum: rounded to half precision it does not sum to one.
 template <class T>
-DVAE_HD inline T logit_gradient(T y, T g, T dot, T inverse_tau) {
-  return y * (g - dot) * inverse_tau;
+struct Mean {
+  T dot = 0;
+  T total = 0;
+
+  DVAE_HD void add(T y, T g) {
+    dot += y * g;
+    total += y;
+  }
+  DVAE_HD void merge(const Mean& other) {
+    dot += other.dot;
+    total += other.total;
+  }
+  DVAE_HD T value() const { return total == 0 ? dot : dot * fast_reciprocal(total); }
+};
+
+template <class T>
+DVAE_HD inline T logit_gradient(T y, T g, T mean, T inverse_tau) {
+  return y * (g - mean) * inverse_tau;
 }
 
 // An entry's part of dtau, up to the factor -ln 2; log2_y may miss a constant of the row, since dlogits sum to zero.

@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(kMaxThreads) gumbel_softmax_fwd_kernel(
   }
 
   if (onehot) {
-    best = reduce_row(plan, place, best, states, [](Best<Acc>& a, const Best<Acc>& b) { a.merge(b); });
+    best = reduce_row(plan, place, best, states, [](auto& a, const auto& b) { a.merge(b); });
     const bool poisoned = best.poisoned || tau.invalid();
     fill_row(place, output, [&](uint32_t column) {
       return poisoned ? kNaN<Acc> : column == best.index ? Acc(1) : Acc(0);
@@ -106,11 +106,10 @@ __global__ void __launch_bounds__(kMaxThreads) gumbel_softmax_fwd_kernel(
       [&](const Acc (&p)[1]) { return fast_exp2(exponent(p[0], online.top, tau.scale)) * inverse_total; });
 }
 
-// Gradients from the relaxed sample; dtau_rows may be null.
+// Gradients from the relaxed sample.
 template <class Input, class Output>
 __global__ void __launch_bounds__(kMaxThreads) gumbel_softmax_bwd_kernel(
-    RowPlan plan, Input grad, Input sample, Output dlogits, TauArgument<typename Input::Acc> tau_argument,
-    typename Input::Acc* dtau_rows) {
+    RowPlan plan, Input grad, Input sample, Output dlogits, TauArgument<typename Input::Acc> tau_argument) {
   using Acc = typename Input::Acc;
   constexpr int kChunk = Input::kChunk, kBatch = Input::kBatch;
   DVAE_SHARED_MEMORY(memory);
@@ -119,10 +118,9 @@ __global__ void __launch_bounds__(kMaxThreads) gumbel_softmax_bwd_kernel(
   const auto grad_row = grad.row(place), sample_row = sample.row(place);
   const auto output = dlogits.row(place);
   const typename Input::Cache cache[2] = {{memory, 0, plan, place}, {memory, 1, plan, place}};
-  const RowShared shared{memory, plan};
-  const auto add = [](Acc& a, Acc b) { a += b; };
+  unsigned char* states = RowShared{memory, plan}.template states<Acc>(2, 0);
 
-  Acc dot = 0;
+  Mean<Acc> mean;
   for (uint32_t first = place.lane; first < place.chunks; first += kBatch * place.lanes) {
     Acc y[kBatch][kChunk], g[kBatch][kChunk];
 #pragma unroll
@@ -137,34 +135,25 @@ __global__ void __launch_bounds__(kMaxThreads) gumbel_softmax_bwd_kernel(
       const uint32_t chunk = first + b * place.lanes;
       if (chunk >= place.chunks) break;
 #pragma unroll
-      for (int i = 0; i < kChunk; ++i) dot += y[b][i] * g[b][i];
+      for (int i = 0; i < kChunk; ++i) mean.add(y[b][i], g[b][i]);
       if (chunk < plan.cached / kChunk) {
         cache[0].put(chunk, y[b]);
         cache[1].put(chunk, g[b]);
       }
     }
   }
-  dot = reduce_row(plan, place, dot, shared.template states<Acc>(2, 0), add);
-
-  const bool tau_grad = dtau_rows != nullptr;
-  Acc part = 0;
+  mean = reduce_row(plan, place, mean, states, [](auto& a, const auto& b) { a.merge(b); });
+  const Acc average = mean.value();
   write_row(
       plan, place, output, cache,
       [&](uint32_t chunk, Acc (&x)[2][kChunk]) {
         sample_row.load(chunk, x[0], 0);
         grad_row.load(chunk, x[1], 0);
       },
-      [&](const Acc (&x)[2]) {
-        const Acc dlogit = logit_gradient(x[0], x[1], dot, tau.inverse);
-        if (tau_grad) part += tau_gradient_part(dlogit, x[0], log2_of_sample(x[0]));
-        return dlogit;
-      });
-  if (!tau_grad) return;
-  part = reduce_row(plan, place, part, shared.template states<Acc>(2, 1), add);
-  if (place.lane == 0 && place.chunks) dtau_rows[place.row] = -kLn2<Acc> * part;
+      [&](const Acc (&x)[2]) { return logit_gradient(x[0], x[1], average, tau.inverse); });
 }
 
-// The same with the relaxed sample made again.
+// The same with the relaxed sample made again; dtau_rows may be null.
 template <class Gradient, class Input>
 __global__ void __launch_bounds__(kMaxThreads) gumbel_softmax_recompute_bwd_kernel(
     RowPlan plan, Gradient grad, Input logits, Input dlogits, NoiseArgument noise_argument,
@@ -235,7 +224,7 @@ struct GumbelSoftmaxCall {
   NoiseArgument noise{};
   const void* tau = nullptr;  // in the compute type
   double tau_value = 0;
-  void* dtau_rows = nullptr;  // in the compute type, or null
+  void* dtau_rows = nullptr;  // of a recomputing backward: in the compute type, or null
   Stream stream{};
 
   template <class Acc>
@@ -291,7 +280,7 @@ inline void gumbel_softmax_bwd(
     launch(
         call.plan<Acc>(layout, chunk, 2), call.stream, gumbel_softmax_bwd_kernel<Sample, Logits>,
         Sample(tensors[0], strides[0]), Sample(tensors[1], strides[1]), Logits(tensors[2], strides[2]),
-        call.tau_argument<Acc>(), static_cast<Acc*>(call.dtau_rows));
+        call.tau_argument<Acc>());
   });
 }
 
