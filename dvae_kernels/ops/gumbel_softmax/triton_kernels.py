@@ -128,10 +128,11 @@ def _gumbel_softmax_fwd_kernel(
         z = _perturbed(x_rows, x_sk, key_ptr, stream_row, 0, mask, K, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
         if one_hot:
             z = _ranked(z)
-            top = tl.max(z, axis=1, keep_dims=True)
+        top = tl.max(z, axis=1, keep_dims=True)
+        if one_hot:
             y = _one_hot(_first(z, top, 0, K, BLOCK_K), top, 0, inverse, ROWS, BLOCK_K).to(ACC)
         else:
-            y = _exp(z - _or_zero(tl.max(z, axis=1, keep_dims=True)), inverse, ACC)
+            y = _exp(z - _or_zero(top), inverse, ACC)
             total = tl.sum(y, axis=1, keep_dims=True)
             y = y * tl.where(total == 0, 0.0, 1.0 / total)
         store_tile(y_rows, 0, y_sk, y, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
