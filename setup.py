@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parent
 TORCH_MINIMUM = (2, 11)
 DEFINES = ["-DTORCH_TARGET_VERSION=0x020b000000000000"]
 CXX_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
+CXX_FLAGS += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]  # GCC 12's own AVX-512 intrinsics set these off
 NVCC_FLAGS = ["-std=c++17", "-O3", "-DUSE_CUDA", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall"]
 
 
@@ -60,12 +61,13 @@ class Torch:
             raise CannotBuild(f"torch {torch.__version__} is older than 2.11")
         self.version, self.cuda = str(torch.__version__), torch.version.cuda
         home = Path(torch.__file__).parent
-        self.include = [f"-isystem{home / 'include'}", f"-I{ROOT / 'csrc'}"]
+        self.include = ["-isystem", str(home / "include"), f"-I{ROOT / 'csrc'}"]
         self.link = [f"-L{home / 'lib'}", "-Wl,--no-as-needed", "-ltorch_cpu", "-ltorch"]
 
 
 class CppToolchain:
-    module, sources, archs, cuda = "_C", ("module_cpu.cpp", "*/cpu.cpp"), [], None
+    module, sources = "_C", ("module_cpu.cpp", "*/cpu.cpp")
+    switch, archs, cuda = "DVAE_KERNELS_BUILD_CPP", [], None
 
     def __init__(self, torch: Torch):
         names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "c++"]
@@ -79,7 +81,7 @@ class CppToolchain:
 
 
 class CudaToolchain:
-    module, sources = "_C_cuda", ("module_cuda.cpp", "*/cuda.cu")
+    module, sources, switch = "_C_cuda", ("module_cuda.cpp", "*/cuda.cu"), "DVAE_KERNELS_BUILD_CUDA"
 
     def __init__(self, torch: Torch, forced: bool):
         # torch.utils.cpp_extension.CUDA_HOME is None beside a CPU torch, so nvcc is looked for here
@@ -136,7 +138,7 @@ class BuildExt(build_ext):
         with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)) as pool:
             list(pool.map(lambda job: compile_object(tools, *job), zip(ext.sources, objects)))
         library = work / f"{tools.module}.so"
-        run_if_stale(library, [*tools.link, *map(str, objects), "-o", str(library)], objects)
+        run_if_stale(tools, library, [*tools.link, *map(str, objects), "-o", str(library)], objects)
         target = Path(self.get_ext_fullpath(ext.name))
         self.mkpath(str(target.parent))
         self.copy_file(str(library), str(target))
@@ -175,12 +177,12 @@ def write_build_info(path: Path, built: dict[str, dict[str, object]]) -> None:
 def compile_object(tools: Toolchain, source: str, target: Path) -> None:
     depfile = target.with_suffix(".d")
     # the depfile reads `target: source header header \`
-    depends = depfile.read_text().replace("\\\n", " ").split()[1:] if depfile.exists() else []
+    depends = depfile.read_text().replace("\\\n", " ").partition(":")[2].split() if depfile.exists() else []
     command = [*tools.compile, "-MMD", "-MF", str(depfile), "-c", str(ROOT / source), "-o", str(target)]
-    run_if_stale(target, command, [Path(d) for d in depends])
+    run_if_stale(tools, target, command, [Path(d) for d in depends])
 
 
-def run_if_stale(target: Path, command: list[str], depends: list[Path]) -> None:
+def run_if_stale(tools: Toolchain, target: Path, command: list[str], depends: list[Path]) -> None:
     """Run `command` unless it made `target` before, from files that have not changed since."""
     stamp = target.with_name(target.name + ".command")
     line = shlex.join(command)
@@ -192,7 +194,7 @@ def run_if_stale(target: Path, command: list[str], depends: list[Path]) -> None:
     stamp.unlink(missing_ok=True)
     print(line, flush=True)
     if subprocess.run(command).returncode:
-        sys.exit(f"compiling failed: {line}\nto install without compiled modules, set DVAE_KERNELS_BUILD_CPP=0")
+        sys.exit(f"compiling failed: {line}\nto install without dvae_kernels.{tools.module}, set {tools.switch}=0")
     stamp.write_text(line)
 
 
