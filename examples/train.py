@@ -50,8 +50,8 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str, Any
     add = parser.add_argument
     add("--steps", type=positive(int), default=2000, help="optimiser steps (default %(default)s)")
     add("--batch-size", type=positive(int), default=100, help="images per step (default %(default)s)")
-    add("--tau-start", type=positive(float), default=0.6, help="first temperature (default %(default)s)")
-    add("--tau-end", type=positive(float), default=0.2, help="last temperature (default %(default)s)")
+    add("--tau-start", type=positive(float), default=0.5, help="first temperature (default %(default)s)")
+    add("--tau-end", type=positive(float), default=0.1, help="last temperature (default %(default)s)")
     estimator = parser.add_mutually_exclusive_group()
     estimator.add_argument("--soft", dest="hard", action="store_false", help="train on relaxed codes (default)")
     estimator.add_argument("--hard", dest="hard", action="store_true", help="train on one-hot codes, straight-through")
