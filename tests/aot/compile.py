@@ -1,4 +1,4 @@
-"""Compile Triton kernels for GPUs that are not here, exactly as a launcher would launch them, and read the machine code.
+"""Compile Triton kernels for GPUs that are not here, just as a launcher would launch them, and read the machine code.
 
 A launcher is called with meta tensors, and its launches are compiled instead of run, in a process of its own so that
 the pretended GPU stays there. Triton's disk cache, keyed by the hash of the source, makes the second run quick.

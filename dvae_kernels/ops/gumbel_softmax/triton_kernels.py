@@ -6,6 +6,7 @@ Rows are tiles [ROWS, BLOCK_K]; values are float32, float64 for float64 tensors.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -35,6 +36,7 @@ _K_STRIDED_LOOP = Config(32, 256, 8)
 _SECTOR = 32  # bytes that memory moves at least
 
 
+@lru_cache(maxsize=4096)
 def config(compute: torch.dtype, itemsize: int, k: int, inner: int, k_strided: bool) -> Config:
     """The committed configuration for rows of k columns: never measured at run time, so equal on every rank."""
     block_k = max(4, triton.next_power_of_2(k))
@@ -282,9 +284,7 @@ def gumbel_softmax_bwd(
         return dlogits, dtau_rows
     view = view_as_rows(y.shape, dim, y.stride(), grad.stride(), dlogits.stride())
     if view is None:
-        copied, dtau_rows = gumbel_softmax_bwd(
-            grad.contiguous(), y.contiguous(), tau, tau_value, dim, dtype, tau_grad
-        )
+        copied, dtau_rows = gumbel_softmax_bwd(grad.contiguous(), y.contiguous(), tau, tau_value, dim, dtype, tau_grad)
         return dlogits.copy_(copied), dtau_rows
     args = (y, grad, dlogits, dtau_rows if tau_grad else None, _tau_tensor(y, tau, tau_value), tau_value)
     _launch(_gumbel_softmax_bwd_kernel, view, y, *args)
@@ -324,16 +324,15 @@ def _tau_grad_rows(tensor: Tensor, dim: int, needed: bool) -> Tensor:
 
 
 def _launch(kernel: Any, view: Rows, tensor: Tensor, *args: Any) -> None:
-    double = tensor.dtype == torch.float64
     tile = config(compute_dtype(tensor.dtype), tensor.itemsize, view.k, view.inner, view.k_strided)
     # a grid beyond 2^31 - 1 would need a tile of one row, which is over 1024 wide, and so terabytes
     if view.k_strided:
-        programs = view.rows // view.inner * triton.cdiv(view.inner, tile.rows)
+        programs = view.rows // view.inner * -(-view.inner // tile.rows)
     else:
-        programs = triton.cdiv(view.rows, tile.rows)
+        programs = -(-view.rows // tile.rows)
     strides = (s for triple in view.strides for s in triple)
     launch(
         kernel, programs, *args, view.rows, view.k, view.inner, *strides,
-        ACC=tl.float64 if double else tl.float32, ROWS=tile.rows, BLOCK_K=tile.block_k, TILES=triton.cdiv(view.k, tile.block_k),
-        K_STRIDED=view.k_strided, INT64=view.int64, num_warps=tile.num_warps,
+        ACC=tl.float64 if tensor.dtype == torch.float64 else tl.float32, ROWS=tile.rows, BLOCK_K=tile.block_k,
+        TILES=-(-view.k // tile.block_k), K_STRIDED=view.k_strided, INT64=view.int64, num_warps=tile.num_warps,
     )  # fmt: skip
