@@ -18,9 +18,7 @@ _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 
 
-def make_key(
-    device: torch.device, key: Tensor | None, seed: int | None, generator: torch.Generator | None
-) -> Tensor:
+def make_key(device: torch.device, key: Tensor | None, seed: int | None, generator: torch.Generator | None) -> Tensor:
     """int64[2] on `device` from at most one (validated) source; from torch's default generator without any."""
     if key is not None:
         return key

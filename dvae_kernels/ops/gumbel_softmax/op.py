@@ -60,6 +60,9 @@ _RECOMPUTE_BWD = define_op(
     triton=f"{_TRITON}:gumbel_softmax_recompute_bwd",
     fake=_recompute_bwd_fake,
 )
+_FWD["reference"] = reference.gumbel_softmax_fwd
+_BWD["reference"] = reference.gumbel_softmax_bwd
+_RECOMPUTE_BWD["reference"] = reference.gumbel_softmax_recompute_bwd
 
 
 class GumbelSoftmaxFunction(torch.autograd.Function):
@@ -138,23 +141,23 @@ class _RecomputeBackward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, ddlogits: Tensor, ddtau_rows: Tensor) -> tuple[Tensor | None, ...]:
         grad, logits, key, tau = ctx.saved_tensors
-        temperature = ctx.tau_value if tau is None else tau
-        y = reference.sample(logits, key, temperature, ctx.dim, False, ctx.row_offset, _rng.compute_dtype(logits.dtype))
+        compute = _rng.compute_dtype(logits.dtype)
+        temperature = reference.temperature(tau, ctx.tau_value, logits)
+        y = reference.gumbel_softmax_fwd(logits, key, tau, ctx.tau_value, ctx.dim, False, ctx.row_offset, compute)
         # every row's part of dtau gets the same cotangent, since backward sums them
         ddtau = ddtau_rows[0] if ddtau_rows.numel() else 0.0
         dgrad, dy, dtau = _double_backward(grad, y, temperature, ctx.dim, ddlogits, ddtau)
-        dlogits, dtau_from_y = reference.backward(dy, y, temperature, ctx.dim)
-        dtau = dtau + dtau_from_y if tau is not None else None
-        return (dgrad, dlogits.to(logits.dtype), None, dtau) + (None,) * 5
+        dlogits = reference.dlogits_from_sample(dy, y, temperature, ctx.dim)
+        if tau is not None:
+            dtau = dtau + reference.dtau_from_sample(dlogits, y, ctx.dim).sum()
+        return (dgrad, dlogits.to(logits.dtype), None, dtau if tau is not None else None) + (None,) * 5
 
 
 def _double_backward(
     grad: Tensor, y: Tensor, tau: Tensor | float, dim: int, ddlogits: Tensor, ddtau: Tensor | float
 ) -> tuple[Tensor, Tensor, Tensor]:
     compute = _rng.compute_dtype(y.dtype)
-    dgrad, dy, dtau = reference.double_backward(
-        grad.to(compute), y.to(compute), tau, dim, ddlogits.to(compute), ddtau
-    )
+    dgrad, dy, dtau = reference.double_backward(grad.to(compute), y.to(compute), tau, dim, ddlogits.to(compute), ddtau)
     return dgrad.to(grad.dtype), dy.to(y.dtype), dtau
 
 
@@ -242,8 +245,6 @@ def gumbel_softmax(
     half = logits.dtype in (torch.float16, torch.bfloat16)
     dtype = torch.float32 if half and torch.is_autocast_enabled(device.type) else logits.dtype
     noise_key = _rng.make_key(device, key, seed, generator)
-    if backend == "reference":
-        return reference.sample(logits, noise_key, tau, dim, hard, row_offset, dtype)
     tau_tensor, tau_value = None, 0.0
     if isinstance(tau, Tensor):
         tau_tensor = tau.to(_rng.compute_dtype(logits.dtype)).reshape(())

@@ -1,6 +1,6 @@
 """Gumbel-softmax in plain torch: the definition that every backend is tested against.
 
-Traceable, differentiable through torch's own autograd, computed in float64 for float64 and in float32 otherwise.
+The three ops have the signatures of op.py's schemas. Traceable; computed in float64 for float64, in float32 otherwise.
 """
 
 from __future__ import annotations
@@ -11,58 +11,93 @@ from torch import Tensor
 from dvae_kernels._rng import compute_dtype, gumbel_like
 
 
-def sample(
-    logits: Tensor, key: Tensor, tau: Tensor | float, dim: int, hard: bool, row_offset: int, dtype: torch.dtype
+def gumbel_softmax_fwd(
+    logits: Tensor,
+    key: Tensor,
+    tau: Tensor | None,
+    tau_value: float,
+    dim: int,
+    hard: bool,
+    row_offset: int,
+    dtype: torch.dtype,
 ) -> Tensor:
-    """y = softmax((logits + G) / tau) along `dim` in `dtype`; `hard` gives onehot(argmax) with the gradient of y."""
+    """y = softmax((logits + G) / tau) along `dim`, or onehot(argmax(logits + G))."""
     if logits.numel() == 0:
         return logits.to(dtype).clone()
     perturbed = logits.to(compute_dtype(logits.dtype)) + gumbel_like(logits, key, dim, row_offset=row_offset)
-    soft, onehot = relax(perturbed, tau, dim)
-    # the bracket is exactly zero (or NaN), so the sample stays exactly one-hot
-    return (onehot + (soft - soft.detach()) if hard else soft).to(dtype)
+    return relax(perturbed, temperature(tau, tau_value, perturbed), dim, hard).to(dtype)
 
 
-def relax(perturbed: Tensor, tau: Tensor | float, dim: int) -> tuple[Tensor, Tensor]:
-    """(softmax(perturbed / tau), onehot(argmax)) with every special case defined; differentiable where tau > 0.
+def gumbel_softmax_bwd(
+    grad: Tensor, y: Tensor, tau: Tensor | None, tau_value: float, dim: int, dtype: torch.dtype
+) -> Tensor:
+    """dlogits from the relaxed sample."""
+    compute = compute_dtype(y.dtype)
+    grad, y = grad.to(compute), y.to(compute)
+    return dlogits_from_sample(grad, y, temperature(tau, tau_value, y), dim).to(dtype)
 
-    Both are zero in a row of only -inf and NaN in a row with NaN or +inf, or where tau is not a finite number >= 0.
-    tau = 0 gives the one-hot sample and no gradient.
+
+def gumbel_softmax_recompute_bwd(
+    grad: Tensor,
+    logits: Tensor,
+    key: Tensor,
+    tau: Tensor | None,
+    tau_value: float,
+    dim: int,
+    row_offset: int,
+    tau_grad: bool,
+) -> tuple[Tensor, Tensor]:
+    """(dlogits, the rows' parts of dtau) from the relaxed sample of the logits and the key."""
+    compute = compute_dtype(logits.dtype)
+    grad = grad.to(compute)
+    y = gumbel_softmax_fwd(logits, key, tau, tau_value, dim, False, row_offset, compute)
+    dlogits = dlogits_from_sample(grad, y, temperature(tau, tau_value, y), dim)
+    dtau_rows = dtau_from_sample(dlogits, y, dim).reshape(-1) if tau_grad else grad.new_empty((0,))
+    return dlogits.to(logits.dtype), dtau_rows
+
+
+def relax(perturbed: Tensor, tau: Tensor, dim: int, hard: bool) -> Tensor:
+    """softmax(perturbed / tau), or onehot(argmax), with every special case defined.
+
+    Zero in a row of only -inf; NaN in a row with NaN or +inf, or where tau is not a finite number >= 0. tau = 0 gives
+    the one-hot sample. Equal maxima go to the lowest index.
     """
-    tau = torch.as_tensor(tau, dtype=perturbed.dtype, device=perturbed.device)
-    top = perturbed.detach().amax(dim, keepdim=True)
-    masked = perturbed == -torch.inf
-    # masked entries leave the graph before they meet an infinity, whose derivative would be NaN
-    exponent = torch.where(masked, 0, perturbed - torch.where(top == -torch.inf, 0, top))
-    safe_tau = torch.where(tau == 0, 1, torch.where((tau > 0) & (tau < torch.inf), tau, torch.nan))
-    weight = torch.where(masked, 0 * safe_tau, torch.exp(exponent / safe_tau))
-    total = weight.sum(dim, keepdim=True)
-    soft = weight / torch.where(top == -torch.inf, 1, total)
-    index = perturbed.argmax(dim, keepdim=True)
-    onehot = torch.zeros_like(soft).scatter(dim, index, 1.0)
-    onehot = torch.where(top == -torch.inf, 0, onehot) + 0 * total.detach()  # + 0 * NaN: the row is NaN
-    return torch.where(tau == 0, onehot, soft), onehot
+    top = perturbed.amax(dim, keepdim=True)
+    onehot = torch.zeros_like(perturbed).scatter(dim, perturbed.argmax(dim, keepdim=True), 1.0)
+    if hard:
+        result = onehot
+    else:
+        # subtracted before it is divided, so that a tiny tau cannot overflow
+        weight = torch.exp((perturbed - top) / tau)
+        result = torch.where(tau == 0, onehot, weight / weight.sum(dim, keepdim=True))
+    result = torch.where(top == -torch.inf, 0, result)
+    return torch.where((top < torch.inf) & (tau >= 0) & (tau < torch.inf), result, torch.nan)
 
 
-def backward(grad: Tensor, y: Tensor, tau: Tensor | float, dim: int) -> tuple[Tensor, Tensor]:
-    """Gradients to the logits and to tau (a scalar) from the relaxed sample y: J_y grad / tau (Jang et al. 2017).
+def dlogits_from_sample(grad: Tensor, y: Tensor, tau: Tensor, dim: int) -> Tensor:
+    """J_y grad / tau, J_y the Jacobian of softmax (Jang et al. 2017); 0 for tau = 0.
 
-    With (logits + G) / tau = log y + const per row and rows of dlogits summing to zero, dtau = -sum(dlogits * log y).
     A sample rounded to half precision does not sum to one; dividing by its sum keeps <y, grad> a mean, or the gradient
     of a nearly one-hot row would be lost in the difference.
     """
-    inverse = _inverse(tau, y)
     total = y.sum(dim, keepdim=True)
     mean = (y * grad).sum(dim, keepdim=True) / torch.where(total == 0, 1, total)
-    dlogits = y * (grad - mean) * inverse
-    return dlogits, -(dlogits * _log_or_zero(y)).sum()
+    return torch.where(tau == 0, 0, y * (grad - mean) * _inverse(tau))
+
+
+def dtau_from_sample(dlogits: Tensor, y: Tensor, dim: int) -> Tensor:
+    """The rows' parts of the gradient to tau, -sum(dlogits * (logits + G)) / tau: reduced along `dim`.
+
+    (logits + G) / tau is log y up to a constant of the row, which drops out since the rows of dlogits sum to zero.
+    """
+    return -(dlogits * _log_or_zero(y)).sum(dim)
 
 
 def double_backward(
     grad: Tensor, y: Tensor, tau: Tensor | float, dim: int, ddlogits: Tensor, ddtau: Tensor | float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of `backward` to grad, y and tau, given those of its two results."""
-    inverse = _inverse(tau, y)
+    """Gradients to grad, y and tau of (dlogits_from_sample, the sum of dtau_from_sample), given those of the two."""
+    inverse = _inverse(torch.as_tensor(tau, dtype=y.dtype, device=y.device))
     centred = grad - (y * grad).sum(dim, keepdim=True)
     cotangent = ddlogits - ddtau * _log_or_zero(y)
     dgrad = y * (cotangent - (y * cotangent).sum(dim, keepdim=True)) * inverse
@@ -71,10 +106,14 @@ def double_backward(
     return dgrad, dy, dtau
 
 
-def _inverse(tau: Tensor | float, like: Tensor) -> Tensor:
-    """1 / tau, kept finite; 0 for tau = 0 and NaN where tau is not a finite number >= 0."""
-    tau = torch.as_tensor(tau, dtype=like.dtype, device=like.device)
-    inverse = (1 / tau).clamp(max=torch.finfo(like.dtype).max)
+def temperature(tau: Tensor | None, tau_value: float, like: Tensor) -> Tensor:
+    """tau as a scalar tensor of the compute dtype."""
+    return torch.full((), tau_value, dtype=compute_dtype(like.dtype), device=like.device) if tau is None else tau
+
+
+def _inverse(tau: Tensor) -> Tensor:
+    """1 / tau, finite for every tau >= 0 (0 for 0), NaN where tau is not a temperature."""
+    inverse = (1 / tau).clamp(max=torch.finfo(tau.dtype).max)
     return torch.where(tau == 0, 0, torch.where((tau > 0) & (tau < torch.inf), inverse, torch.nan))
 
 
