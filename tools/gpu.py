@@ -116,6 +116,13 @@ def build_command(dry: bool, out: Path) -> tuple[list[str], dict[str, str]]:
 
 def run_all(run: Run, scratch: Path) -> None:
     dry, device = run.dry, "cpu" if run.dry else "cuda"
+    if not dry:
+        run.step(
+            Step("GPU", [PYTHON, "-c", "import torch; print(torch.cuda.get_device_name(), torch.__version__)"], 60)
+        )
+        if run.results["GPU"].status != "ok":
+            print(f"{PYTHON} has no torch that sees an NVIDIA GPU; make gpu GPU_DRY=1 runs the same steps on the CPU")
+            return
     compiled = "cpp" if dry else "cuda"
     interpreter = {"TRITON_INTERPRET": "1"} if dry else {}
     site = scratch / "site"
