@@ -11,26 +11,29 @@ import torch
 _LIBRARY = torch.library.Library("dvae_kernels", "DEF")
 
 
-def define_op(schema: str, *, triton: str, fake: Callable[..., Any]) -> dict[str, torch._ops.OpOverload]:
-    """Define `dvae_kernels::<name>.{cpp,triton,cuda}` and return the overloads by backend.
+def define_op(
+    schema: str, *, reference: Callable[..., Any], triton: str, fake: Callable[..., Any]
+) -> dict[str, Callable[..., Any]]:
+    """Define `dvae_kernels::<name>.{cpp,triton,cuda}` and return what to call by backend.
 
-    schema: `name(arguments) -> returns`. `cpp` and `cuda` get their kernels when their module is loaded;
-    `triton` is the launcher `"module:function"`, imported at the first call. `fake` gives shapes, dtypes and
-    strides to torch.compile and is the same for every backend, so all of them must allocate alike.
+    schema: `name(arguments) -> returns`. `reference` is a function of plain torch with those arguments, which stays
+    one, so that torch.compile sees into it. `cpp` and `cuda` get their kernels when their module is loaded; `triton`
+    is the launcher `"module:function"`, imported at the first call. `fake` gives shapes, dtypes and strides to
+    torch.compile and is the same for every backend, so all of them must allocate alike.
     """
     name, signature = schema.split("(", 1)
-    overloads = {}
+    implementations: dict[str, Callable[..., Any]] = {"reference": reference}
     for backend in ("cpp", "triton", "cuda"):
         _LIBRARY.define(f"{name}.{backend}({signature}", tags=(torch.Tag.pt2_compliant_tag,))
         qualified = f"dvae_kernels::{name}.{backend}"
         overload = getattr(getattr(torch.ops.dvae_kernels, name), backend)
         torch.library.register_fake(qualified, fake, lib=_LIBRARY)
         torch.library.register_vmap(qualified, _looped(overload), lib=_LIBRARY)
-        overloads[backend] = overload
+        implementations[backend] = overload
     launcher = _Lazy(triton)
     for key in ("CPU", "CUDA"):  # CPU: under the interpreter
         _LIBRARY.impl(f"{name}.triton", launcher, key)
-    return overloads
+    return implementations
 
 
 class _Lazy:

@@ -44,12 +44,14 @@ def _recompute_bwd_fake(grad: Tensor, logits: Tensor, key: Tensor, tau: Any, tau
 _FWD = define_op(
     "gumbel_softmax_fwd(Tensor logits, Tensor key, Tensor? tau, float tau_value, int dim, bool hard, "
     "SymInt row_offset, ScalarType dtype) -> Tensor",
+    reference=reference.gumbel_softmax_fwd,
     triton=f"{_TRITON}:gumbel_softmax_fwd",
     fake=_fwd_fake,
 )
 # From the relaxed sample y: dlogits in `dtype`.
 _BWD = define_op(
     "gumbel_softmax_bwd(Tensor grad, Tensor y, Tensor? tau, float tau_value, int dim, ScalarType dtype) -> Tensor",
+    reference=reference.gumbel_softmax_bwd,
     triton=f"{_TRITON}:gumbel_softmax_bwd",
     fake=_bwd_fake,
 )
@@ -57,12 +59,10 @@ _BWD = define_op(
 _RECOMPUTE_BWD = define_op(
     "gumbel_softmax_recompute_bwd(Tensor grad, Tensor logits, Tensor key, Tensor? tau, float tau_value, int dim, "
     "SymInt row_offset, bool tau_grad) -> (Tensor, Tensor)",
+    reference=reference.gumbel_softmax_recompute_bwd,
     triton=f"{_TRITON}:gumbel_softmax_recompute_bwd",
     fake=_recompute_bwd_fake,
 )
-_FWD["reference"] = reference.gumbel_softmax_fwd
-_BWD["reference"] = reference.gumbel_softmax_bwd
-_RECOMPUTE_BWD["reference"] = reference.gumbel_softmax_recompute_bwd
 
 
 class GumbelSoftmaxFunction(torch.autograd.Function):
@@ -96,8 +96,8 @@ class GumbelSoftmaxFunction(torch.autograd.Function):
             dtau = dtau_rows.sum() if tau_grad else None
         else:
             y, tau = ctx.saved_tensors
-            args = (grad, y, tau, ctx.tau_value, ctx.dim, ctx.logits_dtype)
-            dlogits = _BWD[ctx.backend](*args) if compiling else _SampleBackward.apply(*args, ctx.backend)
+            sample_args = (grad, y, tau, ctx.tau_value, ctx.dim, ctx.logits_dtype)
+            dlogits = _BWD[ctx.backend](*sample_args) if compiling else _SampleBackward.apply(*sample_args, ctx.backend)
         return (dlogits, None, dtau) + (None,) * 7
 
 
