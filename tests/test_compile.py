@@ -62,7 +62,7 @@ def test_the_reference_compiles() -> None:
 
 
 @soft_and_hard
-def test_dynamic_shapes_compile_once(kernel: Target, hard: bool) -> None:
+def test_other_shapes_do_not_recompile(kernel: Target, hard: bool) -> None:
     graphs = 0
 
     def count(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> object:
@@ -74,8 +74,10 @@ def test_dynamic_shapes_compile_once(kernel: Target, hard: bool) -> None:
         return gumbel_softmax(logits, tau, hard, seed=4, backend=kernel.backend)
 
     compiled = torch.compile(sample, fullgraph=True, dynamic=True, backend=count)
-    compare(compiled, sample, kernel, (4, 9), (5, 33), (17, 6))
-    assert graphs == 1
+    compare(compiled, sample, kernel, (4, 9))
+    first = graphs
+    compare(compiled, sample, kernel, (5, 33), (17, 6), (300, 1000))
+    assert first and graphs == first, "another shape compiled again"
 
 
 def test_a_float_tau_compiles(kernel: Target) -> None:

@@ -1,0 +1,159 @@
+"""Peak memory: the output, the gradient and O(1) per row; and nothing written outside."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from conftest import Target
+from dvae_kernels import gumbel_softmax
+
+ROWS, K = 256, 4096
+TENSOR = ROWS * K * 4  # bytes
+
+
+def peak_and_final(events: list[int]) -> tuple[int, int]:
+    total = peak = 0
+    for size in events:
+        total += size
+        peak = max(peak, total)
+    return peak, total
+
+
+def allocations(run: object) -> list[int]:
+    """Sizes of torch's CPU allocations (positive) and releases (negative), in order."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()  # type: ignore[operator]
+    return [event.nbytes() for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+
+
+def training_step(backend: str, hard: bool, tau: Tensor | float, device: str = "cpu") -> object:
+    logits = torch.randn(ROWS, K, device=device, requires_grad=True)
+    key = torch.tensor([1, 2], device=device)
+    grad = torch.randn(ROWS, K, device=device)
+
+    def run() -> None:
+        y = gumbel_softmax(logits, tau, hard, key=key, backend=backend)
+        torch.autograd.grad(y, logits, grad)
+
+    return run
+
+
+@pytest.mark.parametrize("hard", [False, True], ids=["soft", "hard"])
+def test_torch_allocates_output_and_gradient_only(hard: bool) -> None:
+    target = Target("cpp", "cpu")
+    if reason := target.why_not():
+        pytest.skip(f"{target}: {reason}")
+    run = training_step("cpp", hard, torch.tensor(0.5, requires_grad=True))
+    run()  # type: ignore[operator]
+    peak, final = peak_and_final(allocations(run))
+    assert final == 0, "something stays allocated"
+    assert 2 * TENSOR <= peak <= 2 * TENSOR + 16 * ROWS + 4096
+    # the instrument sees what plain torch needs
+    reference, _ = peak_and_final(allocations(training_step("reference", hard, 0.5)))
+    assert reference > 6 * TENSOR
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("overload", ["triton", "cuda"])
+def test_gpu_peak_memory(overload: str) -> None:
+    target = Target(overload, "cuda")
+    if reason := target.why_not():
+        pytest.skip(f"{target}: {reason}")
+    run = training_step(overload, True, 0.5, "cuda")
+    run()  # type: ignore[operator]
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    run()  # type: ignore[operator]
+    extra = torch.cuda.max_memory_allocated() - before
+    assert 2 * TENSOR <= extra <= 2 * TENSOR + 16 * ROWS + 65536
+
+
+def run_script(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_process_peak_memory() -> None:
+    """The kernels' own scratch, which torch's allocator does not see: the high-water mark of the whole process."""
+    target = Target("cpp", "cpu")
+    if reason := target.why_not():
+        pytest.skip(f"{target}: {reason}")
+    script = """
+        import resource, torch
+        from dvae_kernels import gumbel_softmax
+        key = torch.tensor([1, 2])
+
+        def step(rows, k):
+            logits = torch.zeros(rows, k, requires_grad=True)
+            grad = torch.zeros(rows, k)
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            y = gumbel_softmax(logits, 0.5, True, key=key, backend="cpp")
+            torch.autograd.grad(y, logits, grad)
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+
+        torch.set_num_threads(2)
+        step(8, 8192)
+        logits = torch.zeros(4096, 8192)
+        logits.add_(1)
+        del logits
+        print(step(4096, 8192))
+    """
+    result = run_script(script)
+    assert result.returncode == 0, result.stderr
+    extra = int(result.stdout) * 1024
+    tensor = 4096 * 8192 * 4  # 128 MiB
+    # torch.zeros leaves the pages of `logits` and `grad` unwritten; output and gradient are written
+    assert extra <= 2.1 * tensor
+
+
+HEAP_CHECKED = """
+    import ctypes, itertools, sys, torch
+    from dvae_kernels import gumbel_softmax
+
+    key = torch.tensor([1, 2])
+    if sys.argv[1:] == ["overrun"]:
+        x = torch.zeros(100)
+        ctypes.memset(x.data_ptr() + x.nbytes, 1, 1)
+        del x
+        torch.zeros(100)
+        sys.exit(0)
+    dtypes = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+    for k, dtype, hard in itertools.product((1, 2, 3, 7, 8, 15, 17, 31, 33, 65, 129, 1031), dtypes, (False, True)):
+        for shape, dim in (((3, k), 1), ((k, 3), 0), ((2, k, 5), 1)):
+            logits = torch.randn(shape).to(dtype).requires_grad_()
+            tau = torch.tensor(0.5, requires_grad=True)
+            y = gumbel_softmax(logits, tau, hard, dim=dim, key=key, backend="cpp")
+            y.sum().backward()
+"""
+
+
+def test_nothing_is_written_outside() -> None:
+    """Under the C library's checking allocator, which aborts when a byte after an allocation was overwritten."""
+    target = Target("cpp", "cpu")
+    if reason := target.why_not():
+        pytest.skip(f"{target}: {reason}")
+    library = "libc_malloc_debug.so.0"
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        pytest.skip(f"{library} is not installed")
+    checked = {"LD_PRELOAD": library, "MALLOC_CHECK_": "3"}
+    overrun = HEAP_CHECKED.replace("sys.argv[1:]", '["overrun"]')
+    assert run_script(overrun, **checked).returncode < 0, "the check itself does not work"
+    result = run_script(HEAP_CHECKED, **checked)
+    assert result.returncode == 0, result.stderr

@@ -1,0 +1,70 @@
+"""Samples follow their distribution: fixed seeds, thresholds with a false alarm in a million."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from conftest import Target
+from dvae_kernels import gumbel_softmax
+
+ALARM = 1e-6
+
+
+def rows_for(target: Target, rows: int) -> int:
+    return rows // 50 if target.interpreted else rows
+
+
+@pytest.mark.parametrize("k", [2, 5, 64, 1000])
+@pytest.mark.parametrize("dim", [0, 1])
+def test_hard_samples_follow_softmax(target: Target, k: int, dim: int) -> None:
+    """Chi-square of the counts against softmax(logits), rare categories pooled."""
+    rows = rows_for(target, 1_000_000 // k)
+    values = 1.5 * torch.randn(k, generator=torch.Generator().manual_seed(k))
+    logits = (values.expand(rows, k) if dim else values[:, None].expand(k, rows)).to(target.device)
+    y = gumbel_softmax(logits, hard=True, dim=dim, seed=123 + k, backend=target.backend)
+    counts = y.sum(1 - dim, dtype=torch.float64).cpu().numpy()
+    assert counts.sum() == rows
+    expected = rows * torch.softmax(values.double(), 0).numpy()
+    order = np.argsort(expected)
+    pools = np.cumsum(expected[order]) // 20  # at least about 20 expected in a pool
+    observed = np.bincount(np.unique(pools, return_inverse=True)[1], weights=counts[order])
+    expected = np.bincount(np.unique(pools, return_inverse=True)[1], weights=expected[order])
+    assert len(observed) > 1
+    assert stats.chisquare(observed, expected).pvalue > ALARM
+
+
+def test_noise_follows_the_gumbel_distribution(target: Target) -> None:
+    """The logarithm of the odds of two categories is logistic: Kolmogorov-Smirnov, and the moments."""
+    rows = rows_for(target, 200_000)
+    logits = torch.zeros(rows, 2, dtype=torch.float64, device=target.device)
+    y = gumbel_softmax(logits, seed=77, backend=target.backend).cpu()
+    odds = (y[:, 0] / y[:, 1]).log().numpy()
+    assert stats.kstest(odds, "logistic").pvalue > ALARM
+    deviation = np.pi / 3**0.5  # of the logistic distribution; its kurtosis is 4.2
+    assert abs(odds.mean()) < 5 * deviation / rows**0.5
+    assert abs(odds.var() / deviation**2 - 1) < 5 * (3.2 / rows) ** 0.5
+
+
+@pytest.mark.parametrize("tau", [0.3, 1.0, 3.0])
+def test_soft_samples_follow_the_concrete_distribution(target: Target, tau: float) -> None:
+    """Of two categories, logit(y) * tau - (l0 - l1) is logistic (Maddison et al. 2017, section 3.2)."""
+    rows = rows_for(target, 50_000)
+    logits = torch.tensor([0.8, -0.5], dtype=torch.float64, device=target.device).expand(rows, 2)
+    y = gumbel_softmax(logits, tau, seed=5, backend=target.backend).cpu().log()
+    assert stats.kstest((tau * (y[:, 0] - y[:, 1]) - 1.3).numpy(), "logistic").pvalue > ALARM
+
+
+def test_columns_and_rows_are_uncorrelated(target: Target) -> None:
+    rows = rows_for(target, 100_000)
+    logits = torch.zeros(rows, 8, dtype=torch.float64, device=target.device)
+    y = gumbel_softmax(logits, seed=3, backend=target.backend).cpu().log()
+    noise = (y - y.mean(1, keepdim=True)).numpy()  # each with correlation -1/7 to the others of its row
+    limit = 5.5 / rows**0.5
+    correlation = np.corrcoef(noise.T)
+    assert np.abs(correlation[~np.eye(8, dtype=bool)] + 1 / 7).max() < limit
+    for lag in (1, 2, 4, 32):
+        shifted = np.corrcoef(noise[:-lag].T, noise[lag:].T)[:8, 8:]
+        assert np.abs(shifted).max() < limit
