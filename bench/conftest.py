@@ -62,6 +62,15 @@ class Replay:
 
 REPLAY = Replay()
 CASES = pytest.StashKey[list[Case]]()
+TARGET = pytest.StashKey["Path | None"]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    path = config.getoption("--save-results")
+    if path == "":
+        device = re.sub(r"\W+", "-", machine(torch.device(config.getoption("--device")))["device"])
+        path = RESULTS / f"{datetime.datetime.now(datetime.timezone.utc):%Y%m%d-%H%M%S}-{device}.json"
+    config.stash[TARGET] = path and Path(path)
 
 
 @pytest.fixture
@@ -92,7 +101,10 @@ def compare(
         budget, most = (0.1, 3) if quick else (request.config.getoption("--seconds"), 200)
         measured = timing.interleave(working, device, budget=budget, most=most)
         case = Case(name, note, ours, {label: measured.get(label) or broken[label] for label in functions})
-        request.config.stash.setdefault(CASES, []).append(case)
+        cases = request.config.stash.setdefault(CASES, [])
+        cases.append(case)
+        if target := request.config.stash[TARGET]:  # after each, so that a run that is cut short keeps what it has
+            save(target, machine(device), cases)
 
         REPLAY.durations = list(measured[ours].seconds)
         benchmark.extra_info["peers"] = {label: s.median for label, s in measured.items() if label != ours}
@@ -136,9 +148,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.line(line)
     terminalreporter.line("")
     terminalreporter.line(", ".join(f"{name} {value}" for name, value in facts.items()))
-    path = config.getoption("--save-results")
-    if path is not None:
-        terminalreporter.line(f"saved {save(path, facts, cases)}")
+    if target := config.stash[TARGET]:
+        terminalreporter.line(f"saved {target}")
 
 
 def table(cases: list[Case]) -> Iterator[str]:
@@ -164,11 +175,8 @@ def table(cases: list[Case]) -> Iterator[str]:
     yield from failures
 
 
-def save(path: str, facts: dict[str, str], cases: list[Case]) -> Path:
+def save(target: Path, facts: dict[str, str], cases: list[Case]) -> None:
     """Write the run as one JSON file, whole or not at all."""
-    now = datetime.datetime.now(datetime.timezone.utc)
-    kind = re.sub(r"\W+", "-", facts["device"])
-    target = Path(path) if path else RESULTS / f"{now:%Y%m%d-%H%M%S}-{kind}.json"
     rows = [
         {
             "case": case.name,
@@ -183,8 +191,8 @@ def save(path: str, facts: dict[str, str], cases: list[Case]) -> Path:
         }
         for case in cases
     ]
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = target.with_suffix(".tmp")
-    scratch.write_text(json.dumps({"date": now.isoformat(timespec="seconds"), **facts, "cases": rows}, indent=1) + "\n")
+    scratch.write_text(json.dumps({"date": now, **facts, "cases": rows}, indent=1) + "\n")
     scratch.replace(target)
-    return target

@@ -84,3 +84,25 @@ def test_proofs_replace_older_ones_of_the_same_kernel_and_device(
     entries = json.loads((a_run.out / "proven.json").read_text())
     ours = [e for e in entries if e["device"] == "NVIDIA H100" and e["torch"] == "2.11.0"]
     assert [(e["kernel"], e["backend"], e["commit"]) for e in ours] == [("gumbel_softmax_fwd", "triton", "new")]
+
+
+@pytest.mark.parametrize("carried", [True, False])
+def test_the_plan_for_a_gpu(gpu: ModuleType, a_run: Any, tmp_path: Path, carried: bool) -> None:
+    """All steps are asked for, with programs that exist, and both backends are tested and watched."""
+    steps: dict[str, Any] = {}
+
+    def record(step: Any) -> None:
+        steps[step.name] = step
+        a_run.results[step.name] = gpu.Result("ok" if step.name != gpu.CARRIED or carried else "failed")
+
+    a_run.step = record
+    gpu.run_all(a_run, tmp_path)
+    for backend in ("triton", "cuda"):
+        for name in ("small", "graph", "tests", "memcheck", "racecheck"):
+            assert f"{name}, {backend}" in steps
+    assert ("build" in steps) is not carried
+    for step in steps.values():
+        assert step.command[0] in (sys.executable, "compute-sanitizer") or Path(step.command[0]).exists()
+        assert not step.needs or step.needs in steps
+        assert all(Path(ROOT, part).exists() for part in step.command if part.endswith(".py"))
+    assert "--dry" not in str(steps) and "interpret" not in str(steps).lower()

@@ -150,7 +150,9 @@ def run_all(run: Run, scratch: Path) -> None:
         run.step(Step(f"graph, {backend}", ours("graph", backend), 40, env, needs))
     pytest = [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     if installed("pytest", site) and installed("hypothesis", site):
-        tests = [*pytest, "-m", "gpu", "--maxfail=20", "tests"]
+        # most of the time is compiling Triton kernels, on one core each
+        workers = ["-n", "4"] if installed("xdist", site) and not dry else []
+        tests = [*pytest, *workers, "-m", "gpu", "--maxfail=20", "tests"]
         run.step(Step("tests, cuda", [*tests, "-k", "cuda-cuda"], 120, must_pass=True))
         run.step(Step("tests, triton", [*tests, "-k", "not cuda-cuda"], 150, must_pass=True))
     else:
@@ -165,7 +167,7 @@ def run_all(run: Run, scratch: Path) -> None:
             "--save-results",
             str(run.out / "bench.json"),
         ]
-        run.step(Step("benchmarks", [*bench, *(["--quick"] if dry else ["--seconds", "1"])], 150))
+        run.step(Step("benchmarks", [*bench, *(["--quick"] if dry else ["--seconds", "0.5"])], 150))
     else:
         run.skip("benchmarks", "pytest-benchmark is missing: carry its wheel in .whl/")
     sanitizer = [PYTHON, STEPS, "stub"] if dry else [shutil.which("compute-sanitizer") or "compute-sanitizer"]
