@@ -133,12 +133,24 @@ struct alignas(16) Bits128 {
 };
 #endif
 
-// To global memory as one, where an assignment may be split.
-__device__ inline void store_128(Bits128* target, const Bits128& bits) {
+// As one instruction, where an assignment may be split.
+__device__ inline void store_global(Bits128* target, const Bits128& bits) {
 #ifdef __CUDA_ARCH__
   asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};"
                :
-               : "l"(__cvta_generic_to_global(target)), "r"(bits.x), "r"(bits.y), "r"(bits.z), "r"(bits.w));
+               : "l"(__cvta_generic_to_global(target)), "r"(bits.x), "r"(bits.y), "r"(bits.z), "r"(bits.w)
+               : "memory");
+#else
+  *target = bits;
+#endif
+}
+__device__ inline void store_shared(Bits128* target, const Bits128& bits) {
+#ifdef __CUDA_ARCH__
+  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};"
+               :
+               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(target))), "r"(bits.x), "r"(bits.y), "r"(bits.z),
+                 "r"(bits.w)
+               : "memory");
 #else
   *target = bits;
 #endif
@@ -180,7 +192,7 @@ struct VectorRow {
       for (int i = 0; i < kPer; ++i) element[i] = store_from_compute<T>(x[v * kPer + i]);
       Bits128 bits;
       memcpy(&bits, element, sizeof(bits));
-      store_128(target + v, bits);
+      store_global(target + v, bits);
     }
   }
 };
@@ -204,7 +216,7 @@ struct ChunkCache {
     for (int q = 0; q < kChunk / 4; ++q) {
       Bits128 bits;
       memcpy(&bits, x + q * 4, sizeof(bits));
-      *quad(chunk, q) = bits;
+      store_shared(quad(chunk, q), bits);
     }
   }
   __device__ void get(uint32_t chunk, Acc (&x)[kChunk]) const {

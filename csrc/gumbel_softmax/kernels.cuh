@@ -10,6 +10,10 @@
 
 namespace dvae {
 
+// Blocks of the largest size that fit on a multiprocessor: two leave 64 registers a thread, one leaves 128.
+template <class Acc>
+constexpr int kMinBlocks = sizeof(Acc) == 4 ? 2 : 1;
+
 // The temperature is a scalar in device memory, or `value` without one.
 template <class Acc>
 struct TauArgument {
@@ -48,7 +52,7 @@ struct RowNoise {
 
 // The sample: relaxed, or one-hot where `hard` or tau is zero.
 template <class Input, class Output>
-__global__ void __launch_bounds__(kMaxThreads) gumbel_softmax_fwd_kernel(
+__global__ void __launch_bounds__(kMaxThreads, kMinBlocks<typename Input::Acc>) gumbel_softmax_fwd_kernel(
     RowPlan plan, Input logits, Output sample, NoiseArgument noise_argument,
     TauArgument<typename Input::Acc> tau_argument, bool hard) {
   using Acc = typename Input::Acc;
@@ -57,37 +61,35 @@ __global__ void __launch_bounds__(kMaxThreads) gumbel_softmax_fwd_kernel(
   const RowPlace place(plan);
   const RowNoise noise(noise_argument, place.row);
   const Temperature<Acc> tau = tau_argument.temperature();
-  const bool onehot = hard || tau.zero;
   const auto input = logits.row(place);
   const auto output = sample.row(place);
-  const typename Input::Cache cache[1] = {{memory, 0, plan, place}};
   unsigned char* states = RowShared{memory, plan}.template states<Acc>(1, 0);
 
-  Online<Acc, false> online;
-  Best<Acc> best;
-  for (uint32_t first = place.lane; first < place.chunks; first += kBatch * place.lanes) {
-    Acc x[kBatch][kChunk];
+  // calls consume(chunk, values of logits + G) for the thread's chunks
+  const auto draw = [&](const auto& consume) {
+    for (uint32_t first = place.lane; first < place.chunks; first += kBatch * place.lanes) {
+      Acc x[kBatch][kChunk];
 #pragma unroll
-    for (int b = 0; b < kBatch; ++b) {
-      const uint32_t chunk = first + b * place.lanes;
-      if (chunk < place.chunks) input.load(chunk, x[b], kMinusInfinity<Acc>);
-    }
+      for (int b = 0; b < kBatch; ++b) {
+        const uint32_t chunk = first + b * place.lanes;
+        if (chunk < place.chunks) input.load(chunk, x[b], kMinusInfinity<Acc>);
+      }
 #pragma unroll
-    for (int b = 0; b < kBatch; ++b) {
-      const uint32_t chunk = first + b * place.lanes;
-      if (chunk >= place.chunks) break;
-      noise.add_gumbel(chunk, x[b]);
-      if (onehot) {
-#pragma unroll
-        for (int i = 0; i < kChunk; ++i) best.add(x[b][i], chunk * kChunk + i);
-      } else {
-        online.add(x[b], x[b], tau.scale);
-        if (chunk < plan.cached / kChunk) cache[0].put(chunk, x[b]);
+      for (int b = 0; b < kBatch; ++b) {
+        const uint32_t chunk = first + b * place.lanes;
+        if (chunk >= place.chunks) break;
+        noise.add_gumbel(chunk, x[b]);
+        consume(chunk, x[b]);
       }
     }
-  }
+  };
 
-  if (onehot) {
+  if (hard || tau.zero) {
+    Best<Acc> best;
+    draw([&](uint32_t chunk, const Acc (&x)[kChunk]) {
+#pragma unroll
+      for (int i = 0; i < kChunk; ++i) best.add(x[i], chunk * kChunk + i);
+    });
     best = reduce_row(plan, place, best, states, [](auto& a, const auto& b) { a.merge(b); });
     const bool poisoned = best.poisoned || tau.invalid();
     fill_row(place, output, [&](uint32_t column) {
@@ -95,6 +97,13 @@ __global__ void __launch_bounds__(kMaxThreads) gumbel_softmax_fwd_kernel(
     });
     return;
   }
+
+  Online<Acc, false> online;
+  const typename Input::Cache cache[1] = {{memory, 0, plan, place}};
+  draw([&](uint32_t chunk, const Acc (&x)[kChunk]) {
+    online.add(x, x, tau.scale);
+    if (chunk < plan.cached / kChunk) cache[0].put(chunk, x);
+  });
   online = reduce_row(plan, place, online, states, [&](auto& a, const auto& b) { a.merge(b, tau.scale); });
   const Acc inverse_total = online.inverse_total();
   write_row(
@@ -108,7 +117,7 @@ __global__ void __launch_bounds__(kMaxThreads) gumbel_softmax_fwd_kernel(
 
 // Gradients from the relaxed sample.
 template <class Input, class Output>
-__global__ void __launch_bounds__(kMaxThreads) gumbel_softmax_bwd_kernel(
+__global__ void __launch_bounds__(kMaxThreads, kMinBlocks<typename Input::Acc>) gumbel_softmax_bwd_kernel(
     RowPlan plan, Input grad, Input sample, Output dlogits, TauArgument<typename Input::Acc> tau_argument) {
   using Acc = typename Input::Acc;
   constexpr int kChunk = Input::kChunk, kBatch = Input::kBatch;
@@ -155,7 +164,7 @@ __global__ void __launch_bounds__(kMaxThreads) gumbel_softmax_bwd_kernel(
 
 // The same with the relaxed sample made again; dtau_rows may be null.
 template <class Gradient, class Input>
-__global__ void __launch_bounds__(kMaxThreads) gumbel_softmax_recompute_bwd_kernel(
+__global__ void __launch_bounds__(kMaxThreads, 1) gumbel_softmax_recompute_bwd_kernel(
     RowPlan plan, Gradient grad, Input logits, Input dlogits, NoiseArgument noise_argument,
     TauArgument<typename Input::Acc> tau_argument, typename Input::Acc* dtau_rows) {
   using Acc = typename Input::Acc;
