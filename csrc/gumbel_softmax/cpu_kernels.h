@@ -35,97 +35,121 @@ class RowWeights {
         tops_(chunks_),
         scales_(chunks_) {}
 
-  // The weights of a row and what is wanted of their sums; gives the weights' scales and the row's total.
+  // The weights of a row and their scales; weight * scale is the sample. Gives the wanted sums over the sample.
   template <Want want>
   Sums<double> compute(const Scalar* x, const Scalar* g, uint32_t row) {
     noise_.set_row(row);
     // At tau = 1 the weight is e^l / E: no second logarithm. The gradient to tau needs the exponent anyway, and a single
     // category must come out as exactly 1.
     const bool unit = unit_tau_ && want != Want::grad_and_tau && categories_ > 1;
-    for (int64_t c = 0; c < chunks_; ++c) {
-      const int64_t first = c * kChunk;
-      const int n = static_cast<int>(std::min<int64_t>(kChunk, categories_ - first));
-      const Scalar* xc = padded(x + first, n, -std::numeric_limits<Scalar>::infinity(), x_tail_);
-      const Scalar* gc = want == Want::weights ? nullptr : padded(g + first, n, 0, g_tail_);
-      const int whole = (n + F::lanes - 1) / F::lanes * F::lanes;
-      noise_.fill(static_cast<uint32_t>(first / 4), bits_, whole);
-      if (unit) {
-        chunk<want, true>(c, xc, gc, whole);
-      } else {
-        chunk<want, false>(c, xc, gc, whole);
-      }
-    }
+    for_chunks([&](int64_t c) { unit ? weigh<want, true>(c, x, g) : weigh<want, false>(c, x, g); });
     return combine<want>(unit);
   }
 
   // Visits the row's weights vector by vector: visit(column, weight, scale of its chunk).
   template <class Visit>
   void for_each(const Visit& visit) const {
-    for (int64_t c = 0; c < chunks_; ++c) {
-      const int64_t first = c * kChunk, end = std::min<int64_t>(first + kChunk, categories_);
+    for_chunks([&](int64_t c) {
       const F scale(scales_[c]);
+      const int64_t first = c * kChunk, end = first + size_of_chunk(c);
       for (int64_t j = first; j < end; j += F::lanes) visit(j, F::load(weights_.get() + j), scale);
-    }
+    });
   }
 
-  // The category of the largest perturbed logit, the lowest of equals; -1 where all are -inf, -2 for NaN or +inf.
+  static constexpr int64_t kNone = -1, kNan = -2;
+
+  // The category of the largest perturbed logit, the lowest of equals; kNone where all are -inf, kNan in a row with
+  // NaN or +inf.
   int64_t argmax(const Scalar* x, uint32_t row) {
     constexpr Scalar infinity = std::numeric_limits<Scalar>::infinity();
     noise_.set_row(row);
+    winners_.resize(chunks_);
+    for_chunks([&](int64_t c) { winners_[c] = find_winner(c, x); });
     Scalar best = -infinity;
-    int64_t index = -1;
-    bool nan = false;
+    int64_t index = kNone;
     for (int64_t c = 0; c < chunks_; ++c) {
-      const int64_t first = c * kChunk;
-      const int n = static_cast<int>(std::min<int64_t>(kChunk, categories_ - first));
-      const Scalar* xc = padded(x + first, n, -infinity, x_tail_);
-      noise_.fill(static_cast<uint32_t>(first / 4), bits_, (n + F::lanes - 1) / F::lanes * F::lanes);
-      const Functions<F> f;
-      F top(-infinity);
-      auto unordered = is_nan(top);
-#pragma GCC unroll 4
-      for (int j = 0; j < n; j += F::lanes) {
-        const F p = perturbed(f, xc + j, j);
-        p.store(work_ + j);
-        unordered = unordered | is_nan(p);
-        top = max(top, p);
-      }
-      nan = nan || unordered.any();
-      const Scalar chunk_top = reduce_max(top);
-      if (chunk_top > best) {
-        best = chunk_top;
-        index = first + (std::find(work_, work_ + n, chunk_top) - work_);
+      if (winners_[c] == kNan || tops_[c] == infinity) return kNan;
+      if (tops_[c] > best) {
+        best = tops_[c];
+        index = winners_[c];
       }
     }
-    return nan || best == infinity ? -2 : index;
+    return index;
   }
 
  private:
-  F perturbed(const Functions<F>& f, const Scalar* x, int j) const {
-    return fma(f.log2(f.exponential(bits_ + j)), F(-kLn2<Scalar>), F::load(x));
+  // A wide row is shared out to threads where rows are too few to go round; inside a parallel region this is a loop.
+  template <class Run>
+  void for_chunks(const Run& run) const {
+    constexpr int64_t grain = 16;
+    if (chunks_ < 2 * grain) {
+      for (int64_t c = 0; c < chunks_; ++c) run(c);
+    } else {
+      torch::stable::parallel_for(0, chunks_, grain, [&](int64_t begin, int64_t end) {
+        for (int64_t c = begin; c < end; ++c) run(c);
+      });
+    }
   }
 
-  // The run itself where it is whole vectors, else a copy filled up with `fill`.
-  static const Scalar* padded(const Scalar* run, int n, Scalar fill, Scalar* copy) {
-    if (n % F::lanes == 0) return run;
-    std::memcpy(copy, run, n * sizeof(Scalar));
-    std::fill(copy + n, copy + n + F::lanes - 1, fill);
-    return copy;
+  int size_of_chunk(int64_t c) const {
+    return static_cast<int>(std::min<int64_t>(kChunk, categories_ - c * kChunk));
+  }
+
+  // A chunk of a tensor's row: the run itself where it is whole vectors, else a copy filled up with `fill`.
+  struct Run {
+    alignas(64) Scalar copy[kChunk];
+    const Scalar* data;
+
+    Run(const Scalar* run, int n, Scalar fill) : data(run) {
+      for (int j = 0; j < n; j += 64 / sizeof(Scalar)) prefetch(run + j);
+      if (n % F::lanes == 0) return;
+      std::memcpy(copy, run, n * sizeof(Scalar));
+      std::fill(copy + n, copy + (n + F::lanes - 1) / F::lanes * F::lanes, fill);
+      data = copy;
+    }
+  };
+
+  F perturbed(const Functions<F>& f, const Scalar* x, const uint32_t* bits) const {
+    return fma(f.log2(f.exponential(bits)), F(-kLn2<Scalar>), F::load(x));
+  }
+
+  int64_t find_winner(int64_t c, const Scalar* row) {
+    const int n = size_of_chunk(c);
+    const Run x(row + c * kChunk, n, -std::numeric_limits<Scalar>::infinity());
+    alignas(64) uint32_t bits[kChunk];
+    alignas(64) Scalar p[kChunk];
+    noise_.fill(static_cast<uint32_t>(c * kChunk / 4), bits, n);
+    const Functions<F> f;
+    F top(-std::numeric_limits<Scalar>::infinity());
+    auto unordered = is_nan(top);
+#pragma GCC unroll 4
+    for (int j = 0; j < n; j += F::lanes) {
+      const F pj = perturbed(f, x.data + j, bits + j);
+      pj.store(p + j);
+      unordered = unordered | is_nan(pj);
+      top = max(top, pj);
+    }
+    tops_[c] = reduce_max(top);
+    return unordered.any() ? kNan : c * kChunk + (std::find(p, p + n, tops_[c]) - p);
   }
 
   template <Want want, bool unit>
-  void chunk(int64_t c, const Scalar* x, const Scalar* g, int n) {
+  void weigh(int64_t c, const Scalar* row, const Scalar* grad) {
+    const int n = size_of_chunk(c);
+    const Run x(row + c * kChunk, n, -std::numeric_limits<Scalar>::infinity());
+    alignas(64) uint32_t bits[kChunk];
+    alignas(64) Scalar work[kChunk];  // 1 / E' at tau = 1, else the perturbed logits
+    noise_.fill(static_cast<uint32_t>(c * kChunk / 4), bits, n);
     const Functions<F> f;
-    Scalar* weights = weights_.get() + c * kChunk;
     F top(-std::numeric_limits<Scalar>::infinity());
 #pragma GCC unroll 4
     for (int j = 0; j < n; j += F::lanes) {
       if constexpr (unit) {
-        reciprocal(f.exponential(bits_ + j)).store(work_ + j);
-        top = max(top, F::load(x + j));
+        reciprocal(f.exponential(bits + j)).store(work + j);
+        top = max(top, F::load(x.data + j));
       } else {
-        const F p = perturbed(f, x + j, j);
-        p.store(work_ + j);
+        const F p = perturbed(f, x.data + j, bits + j);
+        p.store(work + j);
         top = max(top, p);
       }
     }
@@ -133,15 +157,21 @@ class RowWeights {
     tops_[c] = chunk_top;
     if (chunk_top == -std::numeric_limits<Scalar>::infinity()) chunk_top = 0;  // weights of 0, not of NaN
 
-    const F steepness(steepness_), shift(chunk_top);
+    const Run g(want == Want::weights ? row + c * kChunk : grad + c * kChunk, n, 0);
+    sums_[c] = weigh_out<want, unit>(n, x.data, g.data, work, chunk_top, weights_.get() + c * kChunk);
+  }
+
+  template <Want want, bool unit>
+  Sums<Scalar> weigh_out(int n, const Scalar* x, const Scalar* g, const Scalar* work, Scalar top, Scalar* weights) {
+    const F steepness(steepness_), shift(top);
     Sums<F> sums{F(0), F(0), F(0), F(0)};
 #pragma GCC unroll 4
     for (int j = 0; j < n; j += F::lanes) {
       F z, w;
       if constexpr (unit) {
-        w = exp2(fma(F::load(x + j), F(kLog2e<Scalar>), F(0) - shift)) * F::load(work_ + j);
+        w = exp2(fma(F::load(x + j), F(kLog2e<Scalar>), F(0) - shift)) * F::load(work + j);
       } else {
-        z = (F::load(work_ + j) - shift) * steepness;
+        z = (F::load(work + j) - shift) * steepness;
         w = exp2(z);
       }
       w.store(weights + j);
@@ -156,12 +186,12 @@ class RowWeights {
         }
       }
     }
-    sums_[c] = {reduce_add(sums.weight), reduce_add(sums.grad), reduce_add(sums.exponent),
-                reduce_add(sums.grad_exponent)};
+    return {reduce_add(sums.weight), reduce_add(sums.grad), reduce_add(sums.exponent),
+            reduce_add(sums.grad_exponent)};
   }
 
-  // Brings the chunks to the scale of the row's largest. Afterwards weight * scale is the sample; a row of only -inf
-  // gets scales of 0, one with NaN or +inf scales of NaN. The sums returned are of the sample, not of the weights.
+  // Brings the chunks to the scale of the row's largest. A row of only -inf gets scales of 0, one with NaN or +inf
+  // scales of NaN.
   template <Want want>
   Sums<double> combine(bool unit) {
     constexpr double infinity = std::numeric_limits<double>::infinity();
@@ -189,10 +219,10 @@ class RowWeights {
   bool unit_tau_;
   Scalar steepness_;
   Allocation<Scalar> weights_;
+  // by chunk
   std::vector<Sums<Scalar>> sums_;
   std::vector<Scalar> tops_, scales_;
-  alignas(64) uint32_t bits_[kChunk];
-  alignas(64) Scalar work_[kChunk], x_tail_[kChunk + F::lanes], g_tail_[kChunk + F::lanes];
+  std::vector<int64_t> winners_;
 };
 
 // Writes the vectors of a row: whole ones directly, past the caches where asked, the last one in part.
@@ -246,7 +276,7 @@ void sample_tiles(const SampleArgs& args, int64_t begin, int64_t end) {
       const RowWriter<F> writer(sample.row(i), columns, args.stream && sample.in_place());
       if (args.hard) {
         const int64_t index = weights.argmax(logits.row(i), number);
-        const F rest(index == -2 ? std::numeric_limits<Scalar>::quiet_NaN() : 0);
+        const F rest(index == RowWeights<F>::kNan ? std::numeric_limits<Scalar>::quiet_NaN() : 0);
         Scalar one[F::lanes] = {};
         if (index >= 0) one[index % F::lanes] = 1;
         const int64_t one_at = index >= 0 ? index - index % F::lanes : -1;
