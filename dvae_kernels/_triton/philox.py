@@ -82,13 +82,12 @@ def bits_to_exponential(bits, dtype: tl.constexpr):
         # one conversion serves both ends: v itself below 1/4, else 1 - v, formed from the complemented integer
         low = bits < 0x40000000
         x = tl.where(low, bits, bits ^ 0xFFFFFFFF).to(tl.float32) * 2.3283064365386963e-10 + 1.1641532182693481e-10
-        series = x * 0.1111111111111111 + 0.125
-        series = series * x + 0.14285714285714285
-        series = series * x + 0.16666666666666666
-        series = series * x + 0.2
-        series = series * x + 0.25
-        series = series * x + 0.3333333333333333
-        series = series * x + 0.5
+        # minimax polynomial of -log(1 - x) / x on [0, 1/4], relative error 2^-28 before rounding
+        series = x * 0.333775282 + 0.0896207020
+        series = series * x + 0.214224264
+        series = series * x + 0.248693839
+        series = series * x + 0.333389550
+        series = series * x + 0.499999106
         series = series * x + 1.0
         return tl.where(low, series * x, log2(x) * -0.6931471805599453)
 

@@ -78,7 +78,7 @@ def launch_all(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     key = torch.empty(2, dtype=torch.int64, device="meta")
     tau = torch.empty((), dtype=torch.float32, device="meta")
     ops.gumbel_softmax_fwd(x, key, tau, 0.0, 1, False, 0, dtype)
-    ops.gumbel_softmax_bwd(x, x, tau, 0.0, 1, dtype, True)
+    ops.gumbel_softmax_bwd(x, x, tau, 0.0, 1, dtype)
     ops.gumbel_softmax_recompute_bwd(x, x, key, tau, 0.0, 1, 0, True)
 
 

@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dvae_kernels._rng import compute_dtype
-from dvae_kernels._triton.philox import bits_to_gumbel, log2, row_bits
+from dvae_kernels._triton.philox import bits_to_gumbel, row_bits
 from dvae_kernels._triton.rows import Rows, launch, view_as_rows
 from dvae_kernels._triton.tiles import load_tile, row_tile, store_tile
 
@@ -69,12 +69,9 @@ def _exp(x, scale, ACC: tl.constexpr):
 
 
 @triton.jit
-def _log_or_zero(y, ACC: tl.constexpr):
-    if ACC == tl.float64:
-        log = tl.log(y)
-    else:
-        log = log2(y) * 0.6931471805599453
-    return tl.where(y == 0, 0.0, log)
+def _inverse_or_zero(total):
+    """1 / total, and 0 for a row of only -inf, whose total is 0."""
+    return tl.where(total == 0, 0.0, 1.0 / total)
 
 
 @triton.jit
@@ -136,7 +133,7 @@ def _gumbel_softmax_fwd_kernel(
         else:
             y = _exp(z - _or_zero(top), inverse, ACC)
             total = tl.sum(y, axis=1, keep_dims=True)
-            y = y * tl.where(total == 0, 0.0, 1.0 / total)
+            y = y * _inverse_or_zero(total)
         store_tile(y_rows, 0, y_sk, y, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
     else:
         top = tl.full([ROWS, 1], float("-inf"), ACC)
@@ -159,7 +156,7 @@ def _gumbel_softmax_fwd_kernel(
                 total *= _exp(top - _or_zero(new_top), inverse, ACC)
                 total += tl.sum(_exp(z - _or_zero(new_top), inverse, ACC), axis=1, keep_dims=True)
                 top = new_top
-            norm = tl.where(total == 0, 0.0, 1.0 / total)
+            norm = _inverse_or_zero(total)
             for start in range(0, TILES * BLOCK_K, BLOCK_K):
                 z = _perturbed(x_rows, x_sk, key_ptr, stream_row, start, mask, K, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
                 y = _exp(z - _or_zero(top), inverse, ACC) * norm
@@ -168,39 +165,37 @@ def _gumbel_softmax_fwd_kernel(
 
 @triton.jit
 def _gumbel_softmax_bwd_kernel(
-    y_ptr, grad_ptr, dx_ptr, dtau_ptr, tau_ptr, tau_value, rows, K, inner,
+    y_ptr, grad_ptr, dx_ptr, tau_ptr, tau_value, rows, K, inner,
     y_so, y_sk, y_si, g_so, g_sk, g_si, d_so, d_sk, d_si,
     ACC: tl.constexpr, ROWS: tl.constexpr, BLOCK_K: tl.constexpr, TILES: tl.constexpr, K_STRIDED: tl.constexpr,
     INT64: tl.constexpr,
 ):  # fmt: skip
-    row, outer_index, inner_index, mask = row_tile(rows, inner, ROWS, K_STRIDED, INT64)
+    _, outer_index, inner_index, mask = row_tile(rows, inner, ROWS, K_STRIDED, INT64)
     y_rows = y_ptr + outer_index * y_so + inner_index * y_si
     g_rows = grad_ptr + outer_index * g_so + inner_index * g_si
     d_rows = dx_ptr + outer_index * d_so + inner_index * d_si
-    inverse = _temperature(tau_ptr, tau_value, ACC)[1]
-    dtau = tl.zeros([ROWS, 1], ACC)
+    tau, inverse = _temperature(tau_ptr, tau_value, ACC)
     if TILES == 1:
         y = load_tile(y_rows, 0, y_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
         g = load_tile(g_rows, 0, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
-        dx = y * (g - tl.sum(y * g, axis=1, keep_dims=True)) * inverse
+        # a sample rounded to half precision does not sum to one: its sum keeps <y, grad> a mean
+        mean = tl.sum(y * g, axis=1, keep_dims=True) * _inverse_or_zero(tl.sum(y, axis=1, keep_dims=True))
+        dx = tl.where(tau == 0, 0.0, y * (g - mean) * inverse)
         store_tile(d_rows, 0, d_sk, dx, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
-        if dtau_ptr is not None:
-            dtau = -tl.sum(dx * _log_or_zero(y, ACC), axis=1, keep_dims=True)
     else:
-        dot = tl.zeros([ROWS, 1], ACC)
+        mean = tl.zeros([ROWS, 1], ACC)
+        total = tl.zeros([ROWS, 1], ACC)
         for start in range(0, TILES * BLOCK_K, BLOCK_K):
             y = load_tile(y_rows, start, y_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
             g = load_tile(g_rows, start, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
-            dot += tl.sum(y * g, axis=1, keep_dims=True)
+            mean += tl.sum(y * g, axis=1, keep_dims=True)
+            total += tl.sum(y, axis=1, keep_dims=True)
+        mean *= _inverse_or_zero(total)
         for start in range(0, TILES * BLOCK_K, BLOCK_K):
             y = load_tile(y_rows, start, y_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
             g = load_tile(g_rows, start, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
-            dx = y * (g - dot) * inverse
+            dx = tl.where(tau == 0, 0.0, y * (g - mean) * inverse)
             store_tile(d_rows, start, d_sk, dx, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
-            if dtau_ptr is not None:
-                dtau -= tl.sum(dx * _log_or_zero(y, ACC), axis=1, keep_dims=True)
-    if dtau_ptr is not None:
-        tl.store(dtau_ptr + row, dtau, mask=mask)
 
 
 @triton.jit(do_not_specialize=["row_offset"])
@@ -225,9 +220,9 @@ def _gumbel_softmax_recompute_bwd_kernel(
         z -= _or_zero(tl.max(z, axis=1, keep_dims=True))
         w = _exp(z, scale, ACC)
         total = tl.sum(w, axis=1, keep_dims=True)
-        norm = tl.where(total == 0, 0.0, 1.0 / total)
-        dot = tl.sum(w * g, axis=1, keep_dims=True) * norm
-        dx = w * (g - dot) * (norm * inverse)
+        norm = _inverse_or_zero(total)
+        mean = tl.sum(w * g, axis=1, keep_dims=True) * norm
+        dx = tl.where(tau == 0, 0.0, w * (g - mean) * (norm * inverse))
         store_tile(d_rows, 0, d_sk, dx, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
         if dtau_ptr is not None:
             # log y = z * scale + const, and the rows of dx sum to zero
@@ -235,7 +230,7 @@ def _gumbel_softmax_recompute_bwd_kernel(
     else:
         top = tl.full([ROWS, 1], float("-inf"), ACC)
         total = tl.zeros([ROWS, 1], ACC)
-        dot = tl.zeros([ROWS, 1], ACC)
+        mean = tl.zeros([ROWS, 1], ACC)
         for start in range(0, TILES * BLOCK_K, BLOCK_K):
             z = _perturbed(x_rows, x_sk, key_ptr, stream_row, start, mask, K, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
             g = load_tile(g_rows, start, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
@@ -243,16 +238,16 @@ def _gumbel_softmax_recompute_bwd_kernel(
             shrink = _exp(top - _or_zero(new_top), scale, ACC)
             w = _exp(z - _or_zero(new_top), scale, ACC)
             total = total * shrink + tl.sum(w, axis=1, keep_dims=True)
-            dot = dot * shrink + tl.sum(w * g, axis=1, keep_dims=True)
+            mean = mean * shrink + tl.sum(w * g, axis=1, keep_dims=True)
             top = new_top
-        norm = tl.where(total == 0, 0.0, 1.0 / total)
-        dot *= norm
+        norm = _inverse_or_zero(total)
+        mean *= norm
         for start in range(0, TILES * BLOCK_K, BLOCK_K):
             z = _perturbed(x_rows, x_sk, key_ptr, stream_row, start, mask, K, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
             g = load_tile(g_rows, start, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
             z -= _or_zero(top)
             w = _exp(z, scale, ACC)
-            dx = w * (g - dot) * (norm * inverse)
+            dx = tl.where(tau == 0, 0.0, w * (g - mean) * (norm * inverse))
             store_tile(d_rows, start, d_sk, dx, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
             if dtau_ptr is not None:
                 dtau -= tl.sum(dx * tl.where(w == 0, 0.0, z * scale), axis=1, keep_dims=True)
@@ -276,19 +271,16 @@ def gumbel_softmax_fwd(
 
 
 def gumbel_softmax_bwd(
-    grad: Tensor, y: Tensor, tau: Tensor | None, tau_value: float, dim: int, dtype: torch.dtype, tau_grad: bool
-) -> tuple[Tensor, Tensor]:
+    grad: Tensor, y: Tensor, tau: Tensor | None, tau_value: float, dim: int, dtype: torch.dtype
+) -> Tensor:
     dlogits = torch.empty_like(y, dtype=dtype)
-    dtau_rows = _tau_grad_rows(y, dim, tau_grad)
     if y.numel() == 0:
-        return dlogits, dtau_rows
+        return dlogits
     view = view_as_rows(y.shape, dim, y.stride(), grad.stride(), dlogits.stride())
     if view is None:
-        copied, dtau_rows = gumbel_softmax_bwd(grad.contiguous(), y.contiguous(), tau, tau_value, dim, dtype, tau_grad)
-        return dlogits.copy_(copied), dtau_rows
-    args = (y, grad, dlogits, dtau_rows if tau_grad else None, _tau_tensor(y, tau, tau_value), tau_value)
-    _launch(_gumbel_softmax_bwd_kernel, view, y, *args)
-    return dlogits, dtau_rows
+        return dlogits.copy_(gumbel_softmax_bwd(grad.contiguous(), y.contiguous(), tau, tau_value, dim, dtype))
+    _launch(_gumbel_softmax_bwd_kernel, view, y, y, grad, dlogits, _tau_tensor(y, tau, tau_value), tau_value)
+    return dlogits
 
 
 def gumbel_softmax_recompute_bwd(
@@ -296,7 +288,8 @@ def gumbel_softmax_recompute_bwd(
     tau_grad: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     dlogits = torch.empty_like(logits)
-    dtau_rows = _tau_grad_rows(logits, dim, tau_grad)
+    rows = logits.numel() // logits.shape[dim] if tau_grad and logits.numel() else 0
+    dtau_rows = logits.new_empty((rows,), dtype=compute_dtype(logits.dtype))
     if logits.numel() == 0:
         return dlogits, dtau_rows
     view = view_as_rows(logits.shape, dim, logits.stride(), grad.stride(), dlogits.stride())
@@ -316,11 +309,6 @@ def _tau_tensor(tensor: Tensor, tau: Tensor | None, tau_value: float) -> Tensor 
     if tau is None and tensor.dtype == torch.float64:
         return torch.full((), tau_value, dtype=torch.float64, device=tensor.device)
     return tau
-
-
-def _tau_grad_rows(tensor: Tensor, dim: int, needed: bool) -> Tensor:
-    rows = tensor.numel() // tensor.shape[dim] if needed and tensor.numel() else 0
-    return tensor.new_empty((rows,), dtype=compute_dtype(tensor.dtype))
 
 
 def _launch(kernel: Any, view: Rows, tensor: Tensor, *args: Any) -> None:
