@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / "out" / "test"
 OUTCOMES = LOGS / "outcomes.jsonl"
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "outcomes", "--durations=5")
-NOTHING_COLLECTED = 5  # pytest's exit status
+TESTS_FAILED = 1  # pytest's exit status, with every failure in OUTCOMES
 SHOWN = 30_000  # characters of a failed part's log
 
 
@@ -96,7 +96,7 @@ def main() -> int:
     for part, status in zip(PARTS, statuses):
         if part.command[: len(PYTEST)] != PYTEST:
             outcomes[part.name] = "failed" if status else "passed"
-        elif status and (status == NOTHING_COLLECTED or "failed" not in outcomes.values()):
+        elif status not in (0, TESTS_FAILED):
             outcomes[part.name] = "failed"  # it died, or found no test
     print_skipped(reasons)
     counts = {kind: sum(outcome == kind for outcome in outcomes.values()) for kind in ("passed", "failed", "skipped")}
