@@ -43,30 +43,31 @@ _CASES += [Case(arch, torch.float32, name) for arch in (80, 100) for name in _EL
 
 
 class Budget(NamedTuple):
-    """Ceilings per element, of all instructions in the code and by pipe; how often the code reads and writes it."""
+    """Ceilings per element, of all instructions in the code and by pipe; how often it is drawn, read and written."""
 
     total: float
     mufu: float  # MUFU: lg2, ex2, rcp
     imad: float  # 32-bit integer multiplications
     imad_wide: float  # those of double cost: IMAD.WIDE, IMAD.HI
+    draws: int
     reads: int
     writes: int
 
 
 # By kernel and whether it loops over tiles. The forward holds the soft and the one-hot path, of which one runs.
 _BUDGETS = {
-    ("fwd", False): Budget(76, 3.5, 11, 5.5, 1, 1),
-    ("fwd", True): Budget(152, 8.7, 32, 15.5, 3, 2),
-    ("bwd", False): Budget(29, 1.2, 2, 0.5, 2, 1),
-    ("bwd", True): Budget(35, 1.2, 3, 0.5, 4, 1),
-    ("recompute_bwd", False): Budget(79, 3.5, 12, 5.5, 2, 1),
-    ("recompute_bwd", True): Budget(116, 6.6, 23, 10.5, 4, 1),
+    ("fwd", False): Budget(64, 3.4, 6.2, 5.2, 1, 1, 1),
+    ("fwd", True): Budget(134, 8.6, 15.6, 13.9, 3, 3, 2),
+    ("bwd", False): Budget(25, 0.35, 2, 1, 0, 2, 1),
+    ("bwd", True): Budget(32, 0.35, 4.2, 0.7, 0, 4, 1),
+    ("recompute_bwd", False): Budget(73, 3.4, 6.4, 5.4, 1, 2, 1),
+    ("recompute_bwd", True): Budget(105, 6.7, 10.2, 9.4, 2, 4, 1),
 }
 # By kernel and whether the categories are strided: (registers, bytes of shared memory).
 _CEILINGS = {
-    ("fwd", False): (80, 2048), ("fwd", True): (168, 2048),
-    ("bwd", False): (128, 2048), ("bwd", True): (128, 2048),
-    ("recompute_bwd", False): (128, 2048), ("recompute_bwd", True): (208, 2048),
+    ("fwd", False): (100, 16384), ("fwd", True): (176, 16384),
+    ("bwd", False): (100, 512), ("bwd", True): (112, 1024),
+    ("recompute_bwd", False): (128, 16384), ("recompute_bwd", True): (224, 16384),
 }  # fmt: skip
 
 
@@ -120,7 +121,9 @@ def test_machine_code(case: Case, compiled: dict[Case, Future[list[Binary]]]) ->
         assert binary.per_element("MUFU") <= budget.mufu, f"{what}: {binary.per_element('MUFU')}"
         assert binary.per_element("IMAD(?!.MOV|.IADD|.SHL)") <= budget.imad, what
         assert binary.per_element("IMAD.(WIDE|HI)") <= budget.imad_wide, what
-        assert binary.count("I2F(?!P)|F2I") <= 2, what  # these share the pipe of MUFU
+        # I2F shares the pipe of MUFU; sm_80 has no other, later ones convert on the integer pipe (I2FP)
+        slow_conversions = budget.draws * binary.per_thread if case.arch == 80 else 0
+        assert binary.count("I2F(?!P)|F2I") <= slow_conversions + 2, what
 
         # memory in 16-byte pieces, every element exactly as often as planned
         if case.shape != "k1001":

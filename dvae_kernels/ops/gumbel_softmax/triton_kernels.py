@@ -180,7 +180,7 @@ def _gumbel_softmax_bwd_kernel(
         g = load_tile(g_rows, 0, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
         # a sample rounded to half precision does not sum to one: its sum keeps <y, grad> a mean
         mean = tl.sum(y * g, axis=1, keep_dims=True) * _inverse_or_zero(tl.sum(y, axis=1, keep_dims=True))
-        dx = tl.where(tau == 0, 0.0, y * (g - mean) * inverse)
+        dx = tl.where(tau == 0, 0.0, (y * inverse) * (g - mean))
         store_tile(d_rows, 0, d_sk, dx, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
     else:
         mean = tl.zeros([ROWS, 1], ACC)
@@ -194,7 +194,7 @@ def _gumbel_softmax_bwd_kernel(
         for start in range(0, TILES * BLOCK_K, BLOCK_K):
             y = load_tile(y_rows, start, y_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
             g = load_tile(g_rows, start, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
-            dx = tl.where(tau == 0, 0.0, y * (g - mean) * inverse)
+            dx = tl.where(tau == 0, 0.0, (y * inverse) * (g - mean))
             store_tile(d_rows, start, d_sk, dx, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
 
 
