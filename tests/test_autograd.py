@@ -32,6 +32,8 @@ def tau_on(target: Target, value: float = 0.7, dtype: torch.dtype = torch.float6
 @pytest.mark.parametrize("dim", [0, 1])
 @pytest.mark.parametrize("tau", ["tensor", 0.7])
 def test_gradcheck_of_the_soft_sample(backend: Target, dim: int, tau: str | float) -> None:
+    if backend.interpreted and (dim == 0 or tau != "tensor"):
+        pytest.skip("too slow in the interpreter; one case runs")
     key = key_on(backend)
     inputs = [logits_on(backend, 3, 4)] + ([tau_on(backend)] if tau == "tensor" else [])
 
