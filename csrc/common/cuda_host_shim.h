@@ -52,7 +52,8 @@ class Block {
     block_dim = {threads, 1};
     kernel_ = &kernel;
     shared_.resize(shared_bytes + kFence + 16);
-    shared_begin_ = reinterpret_cast<unsigned char*>((reinterpret_cast<uintptr_t>(shared_.data()) + 15) & ~uintptr_t{15});
+    const uintptr_t begin = (reinterpret_cast<uintptr_t>(shared_.data()) + 15) & ~uintptr_t{15};
+    shared_begin_ = reinterpret_cast<unsigned char*>(begin);
     while (stacks_.size() < threads) stacks_.emplace_back(new unsigned char[kStack]);
     for (block_index.y = 0; block_index.y < grid.y; ++block_index.y) {
       for (block_index.x = 0; block_index.x < grid.x; ++block_index.x) {

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <stdexcept>
 #include <type_traits>
 
 #include "common/buffers.h"
@@ -18,7 +19,6 @@
 #ifdef __CUDACC__
 #include <cuda_runtime.h>
 
-#include <stdexcept>
 #include <string>
 #define DVAE_SHARED_MEMORY(name) extern __shared__ __align__(16) unsigned char name[]
 #else
@@ -29,7 +29,7 @@
 namespace dvae {
 
 constexpr int kWarp = 32, kMaxThreads = 512;
-constexpr int64_t kInterleavedShared = 64 << 10;  // narrower blocks rather than more shared memory than this
+constexpr size_t kInterleavedShared = 64 << 10;  // for three blocks on a multiprocessor
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t power_of_two_above(int64_t n) {
@@ -59,6 +59,7 @@ struct RowPlan {
 template <class T>
 RowPlan plan_rows(
     int64_t rows, int64_t inner, int64_t columns, int chunk, bool interleaved, int arrays, size_t shared_limit) {
+  if (columns >= UINT32_MAX) throw std::length_error("rows of 2^32 - 1 elements or more are not supported on CUDA");
   RowPlan plan{};
   plan.rows = rows;
   plan.inner = static_cast<uint32_t>(inner);
@@ -68,8 +69,10 @@ RowPlan plan_rows(
   const int64_t column_bytes = arrays * sizeof(T);
   int64_t lanes, block_rows;
   if (interleaved) {
+    shared_limit = std::min(shared_limit, kInterleavedShared);
+    const auto budget = static_cast<int64_t>(shared_limit);
     block_rows = std::min<int64_t>(kWarp, power_of_two_above(rows));
-    while (block_rows > 8 && block_rows * columns * column_bytes > kInterleavedShared) block_rows /= 2;
+    while (block_rows > 8 && block_rows * columns * column_bytes > budget) block_rows /= 2;
     lanes = std::min(256 / block_rows, power_of_two_above(plan.chunks));
     lanes = std::max(lanes, kWarp / block_rows);
   } else if (columns <= 1024) {

@@ -37,16 +37,17 @@ DVAE_HD inline float fast_exp2(float x) {
 }
 DVAE_HD inline double fast_exp2(double x) { return exp2(x); }
 
-// Both sides are computed: on the device a branch around either costs a warp more than it saves.
-DVAE_HD inline float select(bool condition, float yes, float no) {
+// `upper` where the top bit of `bits` is set. Both sides are computed: on the device a branch around either costs a warp
+// more than it saves.
+DVAE_HD inline float select_by_top_bit(uint32_t bits, float upper, float lower) {
 #ifdef __CUDA_ARCH__
   float chosen;
-  asm("{ .reg .pred p; setp.ne.u32 p, %3, 0; selp.f32 %0, %1, %2, p; }"
+  asm("{ .reg .pred p; setp.lt.s32 p, %3, 0; selp.f32 %0, %1, %2, p; }"
       : "=f"(chosen)
-      : "f"(yes), "f"(no), "r"(static_cast<uint32_t>(condition)));
+      : "f"(upper), "f"(lower), "r"(bits));
   return chosen;
 #else
-  return condition ? yes : no;
+  return bits >> 31 ? upper : lower;
 #endif
 }
 
@@ -55,26 +56,28 @@ constexpr T kLn2 = T(0.693147180559945309417232121458);
 template <typename T>
 constexpr T kLog2e = T(1.44269504088896340735992468100);
 
-// Standard exponential noise E = -log(1 - v), v = (bits + 1/2) / 2^32, with full relative accuracy at both ends:
-// float takes a series in v below 1/4, else the logarithm of 1 - v formed from the complemented integer.
+// Standard exponential noise E = -log(1 - v), v = (bits + 1/2) / 2^32, with full relative accuracy at both ends.
 template <typename T>
 DVAE_HD inline T exponential_from_bits(uint32_t bits);
 
+// Below v = 1/2 a minimax polynomial for -log(1 - v) / v (relative error 2e-8), above it the logarithm of 1 - v, formed
+// from the complemented integer. The reference changes over at 1/4; at 1/2, |log2(1 - v)| >= 1 hides the absolute error
+// of the device's log2.
 template <>
 DVAE_HD inline float exponential_from_bits<float>(uint32_t bits) {
-  const bool small = bits < 0x40000000u;
-  // x is v where it is small, else 1 - v: one conversion serves both
-  const float x = fmaf(static_cast<float>(small ? bits : ~bits), 0x1p-32f, 0x1p-33f);
-  float series = 1.f / 9;
-  series = fmaf(series, x, 1.f / 8);
-  series = fmaf(series, x, 1.f / 7);
-  series = fmaf(series, x, 1.f / 6);
-  series = fmaf(series, x, 1.f / 5);
-  series = fmaf(series, x, 1.f / 4);
-  series = fmaf(series, x, 1.f / 3);
-  series = fmaf(series, x, 1.f / 2);
-  series = fmaf(series, x, 1.f);
-  return select(small, series * x, -kLn2<float> * fast_log2(x));
+  // x is the smaller of v and 1 - v: one conversion serves both
+  const uint32_t smaller = bits < ~bits ? bits : ~bits;
+  const float x = fmaf(static_cast<float>(smaller), 0x1p-32f, 0x1p-33f);
+  float ratio = 0x1.70ec6ep+0f;
+  ratio = fmaf(ratio, x, -0x1.b220b4p+0f);
+  ratio = fmaf(ratio, x, 0x1.41f69ep+0f);
+  ratio = fmaf(ratio, x, -0x1.a0d8f2p-3f);
+  ratio = fmaf(ratio, x, 0x1.14155cp-2f);
+  ratio = fmaf(ratio, x, 0x1.f143cap-3f);
+  ratio = fmaf(ratio, x, 0x1.55b59ep-2f);
+  ratio = fmaf(ratio, x, 0x1.fffe2p-2f);
+  ratio = fmaf(ratio, x, 1.f);
+  return select_by_top_bit(bits, -kLn2<float> * fast_log2(x), ratio * x);
 }
 
 template <>

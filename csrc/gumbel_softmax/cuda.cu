@@ -17,7 +17,8 @@ GumbelSoftmaxCall make_call(
     int64_t row_offset = 0) {
   GumbelSoftmaxCall call;
   if (key != nullptr) {
-    call.noise = {static_cast<const int64_t*>(key->const_data_ptr()), key->stride(0), static_cast<uint32_t>(row_offset)};
+    const auto* words = static_cast<const int64_t*>(key->const_data_ptr());
+    call.noise = {words, key->stride(0), static_cast<uint32_t>(row_offset)};
   }
   if (tau.has_value()) {
     STD_TORCH_CHECK(
@@ -26,8 +27,10 @@ GumbelSoftmaxCall make_call(
     call.tau = tau->const_data_ptr();
   }
   call.tau_value = tau_value;
+  const auto device = like.get_device_index();
+  check_cuda(cudaSetDevice(device));  // torch's guard did so in torch's copy of the CUDA runtime; this module has its own
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(like.get_device_index(), &stream));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
   call.stream = static_cast<Stream>(stream);
   return call;
 }

@@ -52,7 +52,8 @@ bool shim_run(const ShimCall* c, int op, bool hard) {
   const Geometry geometry{c->ndim, c->dim, c->sizes};
   if (op == 0) {
     const Buffer tensors[2] = {tensor(0), tensor(1)};
-    return with_layout<2>(geometry, c->strides, [&](const RowLayout<2>& l) { gumbel_softmax_fwd(call, l, tensors, hard); });
+    return with_layout<2>(
+        geometry, c->strides, [&](const RowLayout<2>& l) { gumbel_softmax_fwd(call, l, tensors, hard); });
   }
   const Buffer tensors[3] = {tensor(0), tensor(1), tensor(2)};
   return with_layout<3>(geometry, c->strides, [&](const RowLayout<3>& l) {
