@@ -45,6 +45,7 @@ struct F32 {
 inline F32 operator+(F32 a, F32 b) { return _mm256_add_ps(a.v, b.v); }
 inline F32 operator-(F32 a, F32 b) { return _mm256_sub_ps(a.v, b.v); }
 inline F32 operator*(F32 a, F32 b) { return _mm256_mul_ps(a.v, b.v); }
+inline F32 operator/(F32 a, F32 b) { return _mm256_div_ps(a.v, b.v); }
 inline F32 fma(F32 a, F32 b, F32 c) { return _mm256_fmadd_ps(a.v, b.v, c.v); }
 inline F32 max(F32 a, F32 b) { return _mm256_max_ps(a.v, b.v); }
 inline Mask operator>(F32 a, F32 b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_GT_OQ)}; }
@@ -93,7 +94,15 @@ struct W64 {
   static W64 counters(uint32_t first) {
     return {_mm256_add_epi64(_mm256_setr_epi64x(0, 2, 1, 3), _mm256_set1_epi64x(first))};
   }
+  static constexpr int per_vector = 2;
+  static W64 rows(uint32_t first, int part) {
+    return {_mm256_add_epi64(_mm256_setr_epi64x(0, 2, 4, 6), _mm256_set1_epi64x(first + part))};
+  }
 };
+inline void store_rows(const W64 (&w)[W64::per_vector], uint32_t* p) {
+  const __m256i odd = _mm256_slli_epi64(w[1].v, 32);
+  _mm256_store_si256(reinterpret_cast<__m256i*>(p), _mm256_blend_epi32(w[0].v, odd, 0xAA));
+}
 inline W64 multiply(W64 a, W64 b) { return {_mm256_mul_epu32(a.v, b.v)}; }
 inline W64 high(W64 a) { return {_mm256_srli_epi64(a.v, 32)}; }
 inline W64 xor2(W64 a, W64 b) { return {_mm256_xor_si256(a.v, b.v)}; }

@@ -44,6 +44,7 @@ struct F32 {
 inline F32 operator+(F32 a, F32 b) { return _mm512_add_ps(a.v, b.v); }
 inline F32 operator-(F32 a, F32 b) { return _mm512_sub_ps(a.v, b.v); }
 inline F32 operator*(F32 a, F32 b) { return _mm512_mul_ps(a.v, b.v); }
+inline F32 operator/(F32 a, F32 b) { return _mm512_div_ps(a.v, b.v); }
 inline F32 fma(F32 a, F32 b, F32 c) { return _mm512_fmadd_ps(a.v, b.v, c.v); }
 inline F32 max(F32 a, F32 b) { return _mm512_max_ps(a.v, b.v); }
 inline Mask operator>(F32 a, F32 b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ)}; }
@@ -127,7 +128,15 @@ struct W64 {
   static W64 counters(uint32_t first) {
     return {_mm512_add_epi64(_mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), _mm512_set1_epi64(first))};
   }
+  // Rows from `first`, every second one; store_rows puts the even and the odd ones together.
+  static constexpr int per_vector = 2;
+  static W64 rows(uint32_t first, int part) {
+    return {_mm512_add_epi64(_mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14), _mm512_set1_epi64(first + part))};
+  }
 };
+inline void store_rows(const W64 (&w)[W64::per_vector], uint32_t* p) {
+  _mm512_store_si512(p, _mm512_mask_mov_epi32(w[0].v, 0xAAAA, _mm512_slli_epi64(w[1].v, 32)));
+}
 inline W64 multiply(W64 a, W64 b) { return {_mm512_mul_epu32(a.v, b.v)}; }
 inline W64 high(W64 a) { return {_mm512_srli_epi64(a.v, 32)}; }
 inline W64 xor2(W64 a, W64 b) { return {_mm512_xor_si512(a.v, b.v)}; }

@@ -42,6 +42,7 @@ struct F32 {
 inline F32 operator+(F32 a, F32 b) { return a.v + b.v; }
 inline F32 operator-(F32 a, F32 b) { return a.v - b.v; }
 inline F32 operator*(F32 a, F32 b) { return a.v * b.v; }
+inline F32 operator/(F32 a, F32 b) { return a.v / b.v; }
 inline F32 fma(F32 a, F32 b, F32 c) { return a.v * b.v + c.v; }
 inline Mask operator>(F32 a, F32 b) { return {a.v > b.v}; }
 inline Mask operator==(F32 a, F32 b) { return {a.v == b.v}; }
@@ -84,7 +85,13 @@ struct W64 {
   uint64_t v;
   static W64 set(uint32_t x) { return {x}; }
   static W64 counters(uint32_t first) { return {first}; }  // consecutive, in the lane order that store_words undoes
+  // F32::lanes consecutive rows from `first` take per_vector of these; store_rows stores their low words in row order.
+  static constexpr int per_vector = 4;
+  static W64 rows(uint32_t first, int part) { return {first + part}; }
 };
+inline void store_rows(const W64 (&w)[W64::per_vector], uint32_t* p) {
+  for (int i = 0; i < W64::per_vector; ++i) p[i] = static_cast<uint32_t>(w[i].v);
+}
 inline W64 multiply(W64 a, W64 b) { return {(a.v & 0xFFFFFFFF) * (b.v & 0xFFFFFFFF)}; }
 inline W64 high(W64 a) { return {a.v >> 32}; }
 inline W64 xor2(W64 a, W64 b) { return {a.v ^ b.v}; }

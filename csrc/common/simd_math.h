@@ -21,7 +21,7 @@ struct Logarithm {
     const F32 m = mantissa(x);
     const Mask upper = m > F32(1.41421356f);
     const F32 r = select(upper, fma(m, F32(0.5f), F32(-1.0f)), m - F32(1.0f));
-    return log2_1p(r) + exponent(x) + select(upper, F32(1.0f), F32(0.0f));
+    return log2_1p(r) + (exponent(x) + select(upper, F32(1.0f), F32(0.0f)));
   }
 
   // Exponential noise over ln 2: -log2(1 - u), u = (bits + 1/2) / 2^32, with full relative accuracy at both ends.
@@ -92,6 +92,23 @@ struct Functions {
 template <>
 struct Functions<F64> : Logarithm64 {};
 
+inline uint32_t low_word(uint64_t x) { return static_cast<uint32_t>(x); }
+inline uint32_t high_word(uint64_t x) { return static_cast<uint32_t>(x >> 32); }
+
+// Philox's round keys.
+struct KeySchedule {
+  static constexpr uint32_t m0 = 0xD2511F53, m1 = 0xCD9E8D57;
+  uint32_t k0[10], k1[10];
+
+  explicit KeySchedule(uint64_t key) {
+    uint32_t a = low_word(key), b = high_word(key);
+    for (int round = 0; round < 10; ++round, a += 0x9E3779B9, b += 0xBB67AE85) {
+      k0[round] = a;
+      k1[round] = b;
+    }
+  }
+};
+
 // The noise integers of a row (see _rng.py), counters (group, row, offset, 0). Counter words that do not vary along the
 // row are folded into per-row constants, so that the first two rounds cost one multiplication each instead of two.
 class RowNoise {
@@ -99,22 +116,13 @@ class RowNoise {
   // fill() writes whole blocks of this many columns
   static constexpr int block = 4 * W64::lanes;
 
-  RowNoise(uint64_t key, uint32_t offset) {
-    uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
-    for (int round = 0; round < 10; ++round, k0 += 0x9E3779B9, k1 += 0xBB67AE85) {
-      k0_[round] = k0;
-      k1_[round] = k1;
-    }
-    offset_product_ = uint64_t{kM1} * offset;
-  }
+  RowNoise(uint64_t key, uint32_t offset) : keys_(key), offset_product_(uint64_t{KeySchedule::m1} * offset) {}
 
   void set_row(uint32_t row) {
-    const uint32_t first = static_cast<uint32_t>(offset_product_ >> 32) ^ row ^ k0_[0];
-    const uint64_t product = uint64_t{kM0} * first;
-    round1_high_ = k1_[0];  // ^ draw, which is 0
-    round2_high_ = static_cast<uint32_t>(offset_product_) ^ k0_[1];
-    round2_low_ = static_cast<uint32_t>(product >> 32) ^ k1_[1];
-    round3_low_ = static_cast<uint32_t>(product) ^ k1_[2];
+    const uint64_t product = uint64_t{KeySchedule::m0} * (high_word(offset_product_) ^ row ^ keys_.k0[0]);
+    round2_high_ = low_word(offset_product_) ^ keys_.k0[1];
+    round2_low_ = high_word(product) ^ keys_.k1[1];
+    round3_low_ = low_word(product) ^ keys_.k1[2];
   }
 
   // Words of columns 4 * group onwards; `count` is rounded up to whole blocks, `words` is aligned to 64 bytes.
@@ -128,25 +136,23 @@ class RowNoise {
   }
 
  private:
-  static constexpr uint32_t kM0 = 0xD2511F53, kM1 = 0xCD9E8D57;
-
   template <int N>
   void blocks(uint32_t group, uint32_t* words) const {
-    const W64 m0 = W64::set(kM0), m1 = W64::set(kM1);
+    const W64 m0 = W64::set(KeySchedule::m0), m1 = W64::set(KeySchedule::m1);
     W64 c0[N], c1[N], c2[N], c3[N];
 #pragma GCC unroll 4
     for (int b = 0; b < N; ++b) {
       const W64 p0 = multiply(W64::counters(group + b * W64::lanes), m0);
-      const W64 p1 = multiply(xor2(high(p0), W64::set(round1_high_)), m1);
+      const W64 p1 = multiply(xor2(high(p0), W64::set(keys_.k1[0])), m1);
       const W64 q0 = multiply(xor2(high(p1), W64::set(round2_high_)), m0);
       const W64 q1 = multiply(xor2(p0, W64::set(round2_low_)), m1);
-      c0[b] = xor3(high(q1), p1, W64::set(k0_[2]));
+      c0[b] = xor3(high(q1), p1, W64::set(keys_.k0[2]));
       c1[b] = q1;
       c2[b] = xor2(high(q0), W64::set(round3_low_));
       c3[b] = q0;
     }
     for (int round = 3; round < 9; ++round) {
-      const W64 k0 = W64::set(k0_[round]), k1 = W64::set(k1_[round]);
+      const W64 k0 = W64::set(keys_.k0[round]), k1 = W64::set(keys_.k1[round]);
 #pragma GCC unroll 4
       for (int b = 0; b < N; ++b) {
         const W64 p0 = multiply(c0[b], m0), p1 = multiply(c2[b], m1);
@@ -156,7 +162,7 @@ class RowNoise {
         c3[b] = p0;
       }
     }
-    const W64 k0 = W64::set(k0_[9]), k1 = W64::set(k1_[9]);
+    const W64 k0 = W64::set(keys_.k0[9]), k1 = W64::set(keys_.k1[9]);
 #pragma GCC unroll 4
     for (int b = 0; b < N; ++b) {
       const W64 p0 = multiply(c0[b], m0), p1 = multiply(c2[b], m1);
@@ -164,7 +170,56 @@ class RowNoise {
     }
   }
 
-  uint32_t k0_[10], k1_[10];
+  KeySchedule keys_;
   uint64_t offset_product_;
-  uint32_t round1_high_ = 0, round2_high_ = 0, round2_low_ = 0, round3_low_ = 0;
+  uint32_t round2_high_ = 0, round2_low_ = 0, round3_low_ = 0;
+};
+
+// The same integers for F32::lanes consecutive rows side by side, one row a lane.
+class ColumnNoise {
+ public:
+  ColumnNoise(uint64_t key, uint32_t offset) : keys_(key), offset_product_(uint64_t{KeySchedule::m1} * offset) {}
+
+  void set_rows(uint32_t first) {
+    const W64 mask = W64::set(high_word(offset_product_) ^ keys_.k0[0]);
+    for (int i = 0; i < W64::per_vector; ++i) {
+      round2_[i] = multiply(xor2(W64::rows(first, i), mask), W64::set(KeySchedule::m0));
+    }
+  }
+
+  // Words of columns 4 * group .. 4 * group + 3, each as F32::lanes rows; `words` is aligned to 64 bytes.
+  void fill(uint32_t group, uint32_t* words) const {
+    constexpr int n = W64::per_vector;
+    const W64 m0 = W64::set(KeySchedule::m0), m1 = W64::set(KeySchedule::m1);
+    // What depends on the group alone of the first three rounds; round2_ is what depends on the row alone.
+    const uint64_t first = uint64_t{KeySchedule::m0} * group;
+    const uint64_t second = uint64_t{KeySchedule::m1} * (high_word(first) ^ keys_.k1[0]);
+    const uint64_t third = uint64_t{KeySchedule::m0} * (high_word(second) ^ low_word(offset_product_) ^ keys_.k0[1]);
+    W64 c0[n], c1[n], c2[n], c3[n];
+    for (int i = 0; i < n; ++i) {
+      c1[i] = multiply(xor2(high(round2_[i]), W64::set(low_word(first) ^ keys_.k1[1])), m1);
+      c0[i] = xor2(high(c1[i]), W64::set(low_word(second) ^ keys_.k0[2]));
+      c2[i] = xor2(round2_[i], W64::set(high_word(third) ^ keys_.k1[2]));
+      c3[i] = W64::set(low_word(third));
+    }
+    for (int round = 3; round < 10; ++round) {
+      const W64 k0 = W64::set(keys_.k0[round]), k1 = W64::set(keys_.k1[round]);
+      for (int i = 0; i < n; ++i) {
+        const W64 a = multiply(c0[i], m0), b = multiply(c2[i], m1);
+        c0[i] = xor3(high(b), c1[i], k0);
+        c2[i] = xor3(high(a), c3[i], k1);
+        c1[i] = b;
+        c3[i] = a;
+      }
+    }
+    store_rows(c0, words);
+    store_rows(c1, words + F32::lanes);
+    store_rows(c2, words + 2 * F32::lanes);
+    store_rows(c3, words + 3 * F32::lanes);
+  }
+
+ private:
+  KeySchedule keys_;
+  uint64_t offset_product_;
+  W64 round2_[W64::per_vector];
 };

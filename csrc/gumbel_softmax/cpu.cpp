@@ -42,13 +42,17 @@ NoiseKey noise_key(const Tensor& key) {
 }
 
 template <int N>
-RowTiles tiles_of(const RowLayout<N>& layout) {
-  // Strided rows are gathered and scattered; a cache line of neighbours at a time keeps that within whole lines.
-  constexpr int line = 16;
+RowTiles tiles_of(const RowLayout<N>& layout, ScalarType compute) {
+  constexpr int line = 16;  // floats in a cache line, and rows that are handled together
+  // Narrow rows would leave most of a vector empty; strided ones would be gathered. Both go side by side, if a tile of
+  // them stays in the second-level cache.
+  constexpr int64_t narrow = 48, longest = 2048;
   bool strided = false;
   for (const RowStrides& s : layout.strides) strided = strided || s.category != 1;
+  const bool columns = compute == ScalarType::Float && layout.categories <= (strided ? longest : narrow);
+  if (columns) return {layout.outer, layout.categories, layout.inner, DVAE_DISPATCH(F32::lanes), true};
   const auto rows = static_cast<int>(strided ? std::min<int64_t>(line, layout.inner) : 1);
-  return {layout.outer, layout.categories, layout.inner, rows};
+  return {layout.outer, layout.categories, layout.inner, rows, false};
 }
 
 Tensor fill(Tensor tensor, double value) { return torch::stable::fill_(tensor, value); }
@@ -75,7 +79,7 @@ Tensor fwd(Tensor logits, Tensor key, std::optional<Tensor> tau, double tau_valu
   if (!temperature.valid()) return fill(sample, NAN);
   for_collapsed_rows<2>({logits, sample}, dim, [&](const RowLayout<2>& layout, const std::array<Tensor, 2>& t) {
     const SampleArgs args{
-        buffer_of(t[0]), buffer_of(t[1]), layout.strides[0], layout.strides[1], tiles_of(layout), noise_key(key),
+        buffer_of(t[0]), buffer_of(t[1]), layout.strides[0], layout.strides[1], tiles_of(layout, compute_type(logits.scalar_type())), noise_key(key),
         row_offset, temperature.inverse(compute_type(logits.scalar_type())), hard || temperature.zero(),
         is_large(t[1])};
     parallel_for_tiles(args.tiles, DVAE_DISPATCH(gumbel_softmax_sample), args);
@@ -92,7 +96,7 @@ Tensor bwd(Tensor grad, Tensor y, std::optional<Tensor> tau, double tau_value, i
   for_collapsed_rows<3>({grad, y, dlogits}, dim, [&](const RowLayout<3>& layout, const std::array<Tensor, 3>& t) {
     const BackwardArgs args{
         buffer_of(t[0]), buffer_of(t[1]), buffer_of(t[2]), layout.strides[0], layout.strides[1], layout.strides[2],
-        tiles_of(layout), temperature.inverse(compute_type(y.scalar_type())), is_large(t[2])};
+        tiles_of(layout, compute_type(y.scalar_type())), temperature.inverse(compute_type(y.scalar_type())), is_large(t[2])};
     parallel_for_tiles(args.tiles, DVAE_DISPATCH(gumbel_softmax_backward), args);
   });
   return dlogits;
@@ -108,7 +112,8 @@ std::tuple<Tensor, Tensor> recompute_bwd(Tensor grad, Tensor logits, Tensor key,
   for_collapsed_rows<3>({grad, logits, dlogits}, dim, [&](const RowLayout<3>& layout, const std::array<Tensor, 3>& t) {
     const RecomputeBackwardArgs args{
         buffer_of(t[0]), buffer_of(t[1]), buffer_of(t[2]), layout.strides[0], layout.strides[1], layout.strides[2],
-        tiles_of(layout), noise_key(key), row_offset, temperature.inverse(compute_type(logits.scalar_type())),
+        tiles_of(layout, compute_type(logits.scalar_type())), noise_key(key), row_offset,
+        temperature.inverse(compute_type(logits.scalar_type())),
         is_large(t[2]), optional_buffer(dtau_rows)};
     parallel_for_tiles(args.tiles, DVAE_DISPATCH(gumbel_softmax_recompute_backward), args);
   });

@@ -11,13 +11,15 @@ struct NoiseKey {
   uint32_t offset;
 };
 
-// Rows of a call are processed in tiles of tile_rows rows that differ in the inner index only.
+// Rows of a call are processed in tiles: along the row (tile_rows rows that differ in the inner index only, one after
+// the other), or by columns (consecutive rows side by side, one a lane of the vectors).
 struct RowTiles {
   int64_t outer, categories, inner;
   int tile_rows;
+  bool columns;
 
   int64_t per_outer() const { return (inner + tile_rows - 1) / tile_rows; }
-  int64_t count() const { return outer * per_outer(); }
+  int64_t count() const { return columns ? (outer * inner + tile_rows - 1) / tile_rows : outer * per_outer(); }
 };
 
 struct SampleArgs {

@@ -357,15 +357,19 @@ void backward_tiles(const BackwardArgs& args, int64_t begin, int64_t end) {
   if (args.stream) fence_streams();
 }
 
+#include "gumbel_softmax/cpu_columns.h"
+
 void gumbel_softmax_sample(const SampleArgs& args, int64_t begin, int64_t end) {
-  args.logits.type == Storage::float64 ? sample_tiles<F64>(args, begin, end) : sample_tiles<F32>(args, begin, end);
+  if (args.logits.type == Storage::float64) return sample_tiles<F64>(args, begin, end);
+  args.tiles.columns ? sample_columns(args, begin, end) : sample_tiles<F32>(args, begin, end);
 }
 
 void gumbel_softmax_backward(const BackwardArgs& args, int64_t begin, int64_t end) {
-  args.sample.type == Storage::float64 ? backward_tiles<F64>(args, begin, end) : backward_tiles<F32>(args, begin, end);
+  if (args.sample.type == Storage::float64) return backward_tiles<F64>(args, begin, end);
+  args.tiles.columns ? backward_columns(args, begin, end) : backward_tiles<F32>(args, begin, end);
 }
 
 void gumbel_softmax_recompute_backward(const RecomputeBackwardArgs& args, int64_t begin, int64_t end) {
-  args.logits.type == Storage::float64 ? recompute_backward_tiles<F64>(args, begin, end)
-                                       : recompute_backward_tiles<F32>(args, begin, end);
+  if (args.logits.type == Storage::float64) return recompute_backward_tiles<F64>(args, begin, end);
+  args.tiles.columns ? recompute_backward_columns(args, begin, end) : recompute_backward_tiles<F32>(args, begin, end);
 }

@@ -1,0 +1,171 @@
+// The same kernels for narrow or strided rows: a tile of F32::lanes rows side by side, so that nothing is reduced
+// across lanes and [B, K, H, W] is read as it lies.
+
+#include "common/column_io.h"
+
+// Four chains of additions are shorter than one, and so more exact.
+inline F32 sum_of(const Sums<F32> (&sums)[4], F32 Sums<F32>::*member) {
+  return (sums[0].*member + sums[1].*member) + (sums[2].*member + sums[3].*member);
+}
+
+class ColumnWeights {
+ public:
+  ColumnWeights(const RowTiles& tiles, NoiseKey key, int64_t row_offset, double inverse_tau)
+      : categories_(tiles.categories),
+        row_offset_(row_offset),
+        noise_(key.key, key.offset),
+        steepness_(static_cast<float>(
+            std::min(inverse_tau * kLog2e<double>, double{std::numeric_limits<float>::max()}))),
+        weights_(allocate<float>(tiles.categories * F32::lanes)) {}
+
+  // The weights of the opened rows and their common scale; weight * scale is the sample. Gives the wanted sums over it.
+  template <Want want>
+  Sums<F32> compute(const ColumnTensor& x, const ColumnTensor* g, int64_t row) {
+    F32 top(-kInfinity);
+    perturb(x, row, [&](int64_t j, F32 p) {
+      p.store(weights(j));
+      top = max(top, p);
+    });
+    top = select(top == F32(-kInfinity), F32(0), top);  // weights of 0, not of NaN
+    const F32 steepness(steepness_);
+    Sums<F32> sums[4];
+    for (int64_t first = 0; first < categories_; first += 4) {
+      for (int i = 0; i < std::min<int64_t>(4, categories_ - first); ++i) {
+        const int64_t j = first + i;
+        F32 z = (F32::load(weights(j)) - top) * steepness;
+        const F32 w = exp2(z);
+        w.store(weights(j));
+        sums[i].weight = sums[i].weight + w;
+        if constexpr (want != Want::weights) {
+          const F32 wg = w * g->load(j);
+          sums[i].grad = sums[i].grad + wg;
+          if constexpr (want == Want::grad_and_tau) {
+            z = select(w == F32(0), F32(0), z);
+            sums[i].exponent = fma(w, z, sums[i].exponent);
+            sums[i].grad_exponent = fma(wg, z, sums[i].grad_exponent);
+          }
+        }
+      }
+    }
+    const F32 weight = sum_of(sums, &Sums<F32>::weight);
+    scale_ = select(weight == F32(0), F32(0), F32(1) / weight);
+    return {weight, sum_of(sums, &Sums<F32>::grad) * scale_, sum_of(sums, &Sums<F32>::exponent) * scale_,
+            sum_of(sums, &Sums<F32>::grad_exponent) * scale_};
+  }
+
+  F32 sample(int64_t column) const { return F32::load(weights(column)) * scale_; }
+
+  // The category of the largest perturbed logit of each row, the lowest of equals, -1 where all are -inf; `nan` is 0,
+  // or NaN in a row with NaN or +inf.
+  F32 argmax(const ColumnTensor& x, int64_t row, F32* nan) {
+    F32 best(-kInfinity), index(-1.0f), unordered(0);
+    perturb(x, row, [&](int64_t j, F32 p) {
+      const Mask better = p > best;
+      best = select(better, p, best);
+      index = select(better, F32(static_cast<float>(j)), index);
+      unordered = select(is_nan(p), p, unordered);
+    });
+    *nan = select(best == F32(kInfinity), F32(NAN), unordered);
+    return index;
+  }
+
+ private:
+  static constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+  float* weights(int64_t column) const { return weights_.get() + column * F32::lanes; }
+
+  // Calls visit(column, perturbed logits of the rows).
+  template <class Visit>
+  void perturb(const ColumnTensor& x, int64_t row, const Visit& visit) {
+    noise_.set_rows(static_cast<uint32_t>(row_offset_ + row));
+    const Functions<F32> f;
+    alignas(64) uint32_t words[4 * F32::lanes];
+    for (int64_t first = 0; first < categories_; first += 4) {
+      noise_.fill(static_cast<uint32_t>(first / 4), words);
+      for (int i = 0; i < std::min<int64_t>(4, categories_ - first); ++i) {
+        const F32 noise = f.log2(f.exponential(words + i * F32::lanes));
+        visit(first + i, fma(noise, F32(-kLn2<float>), x.load(first + i)));
+      }
+    }
+  }
+
+  int64_t categories_, row_offset_;
+  ColumnNoise noise_;
+  float steepness_;
+  Allocation<float> weights_;
+  F32 scale_;
+};
+
+void sample_columns(const SampleArgs& args, int64_t begin, int64_t end) {
+  ColumnWeights weights(args.tiles, args.noise, args.row_offset, args.inverse_tau);
+  ColumnTensor logits(args.logits, args.logits_strides, args.tiles);
+  ColumnTensor sample(args.sample, args.sample_strides, args.tiles);
+  for (int64_t row = begin * F32::lanes; row < end * F32::lanes; row += F32::lanes) {
+    logits.open(row, true);
+    sample.open(row, false);
+    if (args.hard) {
+      F32 nan(0);
+      const F32 index = weights.argmax(logits, row, &nan);
+      for (int64_t j = 0; j < args.tiles.categories; ++j) {
+        sample.store(j, select(index == F32(static_cast<float>(j)), F32(1), F32(0)) + nan);
+      }
+    } else {
+      weights.compute<Want::weights>(logits, nullptr, row);
+      for (int64_t j = 0; j < args.tiles.categories; ++j) sample.store(j, weights.sample(j));
+    }
+    sample.close();
+  }
+}
+
+void recompute_backward_columns(const RecomputeBackwardArgs& args, int64_t begin, int64_t end) {
+  ColumnWeights weights(args.tiles, args.noise, args.row_offset, args.inverse_tau);
+  ColumnTensor grad(args.grad, args.grad_strides, args.tiles);
+  ColumnTensor logits(args.logits, args.logits_strides, args.tiles);
+  ColumnTensor dlogits(args.dlogits, args.dlogits_strides, args.tiles);
+  auto* dtau_rows = static_cast<float*>(args.dtau_rows.data);
+  const F32 inverse_tau(static_cast<float>(args.inverse_tau));
+  for (int64_t row = begin * F32::lanes; row < end * F32::lanes; row += F32::lanes) {
+    grad.open(row, true);
+    logits.open(row, true);
+    dlogits.open(row, false);
+    Sums<F32> sums;
+    if (dtau_rows != nullptr) {
+      sums = weights.compute<Want::grad_and_tau>(logits, &grad, row);
+      // -sum(dlogits * log y) with log y = z ln 2 up to a constant of the row
+      const F32 covariance = sums.grad_exponent - sums.grad * sums.exponent;
+      float dtau[F32::lanes];
+      (covariance * F32(-kLn2<float>) * inverse_tau).store(dtau);
+      std::copy(dtau, dtau + logits.rows(), dtau_rows + row);
+    } else {
+      sums = weights.compute<Want::grad>(logits, &grad, row);
+    }
+    for (int64_t j = 0; j < args.tiles.categories; ++j) {
+      dlogits.store(j, weights.sample(j) * (grad.load(j) - sums.grad) * inverse_tau);
+    }
+    dlogits.close();
+  }
+}
+
+void backward_columns(const BackwardArgs& args, int64_t begin, int64_t end) {
+  ColumnTensor grad(args.grad, args.grad_strides, args.tiles);
+  ColumnTensor sample(args.sample, args.sample_strides, args.tiles);
+  ColumnTensor dlogits(args.dlogits, args.dlogits_strides, args.tiles);
+  const F32 inverse_tau(static_cast<float>(args.inverse_tau));
+  for (int64_t row = begin * F32::lanes; row < end * F32::lanes; row += F32::lanes) {
+    grad.open(row, true);
+    sample.open(row, true);
+    dlogits.open(row, false);
+    Sums<F32> sums[4];
+    for (int64_t j = 0; j < args.tiles.categories; ++j) {
+      const F32 y = sample.load(j);
+      sums[j % 4].weight = sums[j % 4].weight + y;
+      sums[j % 4].grad = fma(y, grad.load(j), sums[j % 4].grad);
+    }
+    const F32 total = sum_of(sums, &Sums<F32>::weight), dot = sum_of(sums, &Sums<F32>::grad);
+    const F32 mean = select(total == F32(0), F32(0), dot / total);
+    for (int64_t j = 0; j < args.tiles.categories; ++j) {
+      dlogits.store(j, sample.load(j) * (grad.load(j) - mean) * inverse_tau);
+    }
+    dlogits.close();
+  }
+}
