@@ -76,7 +76,7 @@ def test_other_shapes_do_not_recompile(kernel: Target, hard: bool) -> None:
     compiled = torch.compile(sample, fullgraph=True, dynamic=True, backend=count)
     compare(compiled, sample, kernel, (4, 9))
     first = graphs
-    compare(compiled, sample, kernel, (5, 33), (17, 6), (300, 1000))
+    compare(compiled, sample, kernel, (5, 33), (17, 6))
     assert first and graphs == first, "another shape compiled again"
 
 
