@@ -28,7 +28,7 @@ GumbelSoftmaxCall make_call(
   }
   call.tau_value = tau_value;
   const auto device = like.get_device_index();
-  check_cuda(cudaSetDevice(device));  // torch's guard did so in torch's copy of the CUDA runtime; this module has its own
+  check_cuda(cudaSetDevice(device));  // as torch's guard did in its own copy of the CUDA runtime
   void* stream = nullptr;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
   call.stream = static_cast<Stream>(stream);
