@@ -83,21 +83,22 @@ class GumbelSoftmaxFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        # dynamo cannot trace a Function inside a backward; compiled graphs do not differentiate twice anyway
-        compiling = torch.compiler.is_compiling()
+        # The raw op will do unless backward itself is differentiated, which compiled graphs never do (and dynamo cannot
+        # trace a Function inside a backward).
+        twice = torch.is_grad_enabled() and not torch.compiler.is_compiling()
         dtau = None
         if ctx.recompute:
             logits, key, tau = ctx.saved_tensors
             tau_grad = tau is not None and ctx.needs_input_grad[2]
             args = (grad, logits, key, tau, ctx.tau_value, ctx.dim, ctx.row_offset, tau_grad)
             dlogits, dtau_rows = (
-                _RECOMPUTE_BWD[ctx.backend](*args) if compiling else _RecomputeBackward.apply(*args, ctx.backend)
+                _RecomputeBackward.apply(*args, ctx.backend) if twice else _RECOMPUTE_BWD[ctx.backend](*args)
             )
             dtau = dtau_rows.sum() if tau_grad else None
         else:
             y, tau = ctx.saved_tensors
             sample_args = (grad, y, tau, ctx.tau_value, ctx.dim, ctx.logits_dtype)
-            dlogits = _BWD[ctx.backend](*sample_args) if compiling else _SampleBackward.apply(*sample_args, ctx.backend)
+            dlogits = _SampleBackward.apply(*sample_args, ctx.backend) if twice else _BWD[ctx.backend](*sample_args)
         return (dlogits, None, dtau) + (None,) * 7
 
 
