@@ -48,8 +48,8 @@ F load_upto(const typename F::Scalar* row, int64_t j, int64_t columns) {
 
 // Sum of term(column) over the vectors of a row, in double between short runs so that long rows lose nothing.
 template <class F, class Term>
-double sum_by_chunks(int64_t columns, const Term& term) {
-  constexpr int64_t run = 1024;
+double sum_by_runs(int64_t columns, const Term& term) {
+  constexpr int64_t run = 64 * F::lanes;
   double total = 0;
   for (int64_t first = 0; first < columns; first += run) {
     F sum(0);

@@ -44,6 +44,11 @@ inline F32 operator-(F32 a, F32 b) { return a.v - b.v; }
 inline F32 operator*(F32 a, F32 b) { return a.v * b.v; }
 inline F32 operator/(F32 a, F32 b) { return a.v / b.v; }
 inline F32 fma(F32 a, F32 b, F32 c) { return a.v * b.v + c.v; }
+inline F32 fma_exact(F32 a, F32 b, F32 c) {  // rounded once, where a second rounding would show
+  typedef double Wide __attribute__((vector_size(32)));
+  const Wide product = __builtin_convertvector(a.v, Wide) * __builtin_convertvector(b.v, Wide);
+  return F32(__builtin_convertvector(product + __builtin_convertvector(c.v, Wide), F32::Vector));
+}
 inline Mask operator>(F32 a, F32 b) { return {a.v > b.v}; }
 inline Mask operator==(F32 a, F32 b) { return {a.v == b.v}; }
 inline Mask is_nan(F32 a) { return {a.v != a.v}; }

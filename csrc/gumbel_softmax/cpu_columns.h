@@ -3,11 +3,6 @@
 
 #include "common/column_io.h"
 
-// Four chains of additions are shorter than one, and so more exact.
-inline F32 sum_of(const Sums<F32> (&sums)[4], F32 Sums<F32>::*member) {
-  return (sums[0].*member + sums[1].*member) + (sums[2].*member + sums[3].*member);
-}
-
 class ColumnWeights {
  public:
   ColumnWeights(const RowTiles& tiles, NoiseKey key, int64_t row_offset, double inverse_tau)
@@ -32,19 +27,10 @@ class ColumnWeights {
     for (int64_t first = 0; first < categories_; first += 4) {
       for (int i = 0; i < std::min<int64_t>(4, categories_ - first); ++i) {
         const int64_t j = first + i;
-        F32 z = (F32::load(weights(j)) - top) * steepness;
+        const F32 z = (F32::load(weights(j)) - top) * steepness;
         const F32 w = exp2(z);
         w.store(weights(j));
-        sums[i].weight = sums[i].weight + w;
-        if constexpr (want != Want::weights) {
-          const F32 wg = w * g->load(j);
-          sums[i].grad = sums[i].grad + wg;
-          if constexpr (want == Want::grad_and_tau) {
-            z = select(w == F32(0), F32(0), z);
-            sums[i].exponent = fma(w, z, sums[i].exponent);
-            sums[i].grad_exponent = fma(wg, z, sums[i].grad_exponent);
-          }
-        }
+        add<want>(w, z, want == Want::weights ? w : g->load(j), &sums[i]);
       }
     }
     const F32 weight = sum_of(sums, &Sums<F32>::weight);
@@ -84,7 +70,7 @@ class ColumnWeights {
       noise_.fill(static_cast<uint32_t>(first / 4), words);
       for (int i = 0; i < std::min<int64_t>(4, categories_ - first); ++i) {
         const F32 noise = f.log2(f.exponential(words + i * F32::lanes));
-        visit(first + i, fma(noise, F32(-kLn2<float>), x.load(first + i)));
+        visit(first + i, fma_exact(noise, F32(-kLn2<float>), x.load(first + i)));
       }
     }
   }
