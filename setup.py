@@ -28,8 +28,7 @@ ROOT = Path(__file__).resolve().parent
 TORCH_MINIMUM = (2, 11)
 DEFINES = ["-DTORCH_TARGET_VERSION=0x020b000000000000"]
 CXX_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
-CXX_FLAGS += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]  # GCC 12's own AVX-512 intrinsics set these off
-NVCC_FLAGS = ["-std=c++17", "-O3", "-DUSE_CUDA", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall"]
+NVCC_FLAGS = ["-std=c++17", "-O3", "-DUSE_CUDA", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra"]
 
 
 class CannotBuild(Exception):
@@ -81,7 +80,7 @@ class CppToolchain:
 
 
 class CudaToolchain:
-    module, sources, switch = "_C_cuda", ("module_cuda.cpp", "*/cuda.cu"), "DVAE_KERNELS_BUILD_CUDA"
+    module, sources, switch = "_C_cuda", ("*/cuda.cu",), "DVAE_KERNELS_BUILD_CUDA"
 
     def __init__(self, torch: Torch, forced: bool):
         # torch.utils.cpp_extension.CUDA_HOME is None beside a CPU torch, so nvcc is looked for here
@@ -200,7 +199,7 @@ def run_if_stale(tools: Toolchain, target: Path, command: list[str], depends: li
 
 def extension(tools: Toolchain) -> Extension:
     sources = [str(p.relative_to(ROOT)) for pattern in tools.sources for p in sorted((ROOT / "csrc").glob(pattern))]
-    headers = [str(p.relative_to(ROOT)) for p in sorted((ROOT / "csrc").rglob("*.h"))]
+    headers = [str(p.relative_to(ROOT)) for p in sorted((ROOT / "csrc").rglob("*.*h"))]
     ext = Extension(f"dvae_kernels.{tools.module}", sources, depends=headers, py_limited_api=True)
     ext.toolchain = tools
     return ext

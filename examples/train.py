@@ -26,11 +26,12 @@ from dvae_kernels._backend import resolve
 from dvae_kernels.losses import bernoulli_log_likelihood, categorical_kl
 
 try:
+    from tqdm import tqdm
+
     from dvae import checkpoint
     from dvae.data import Digits, load_digits
     from dvae.model import DiscreteVAE
     from dvae.picture import draw
-    from tqdm import tqdm
 except ModuleNotFoundError as error:
     package = str(error.name).partition(".")[0]
     raise SystemExit(f"The demo needs {package}; install it with: pip install 'dvae_kernels[demo]'") from error

@@ -10,12 +10,9 @@
 #include <memory>
 #include <vector>
 
+#include "common/intrinsics.h"
 #include "common/numerics.h"
 #include "common/tables.h"
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
 #if defined(__clang__)
 #define DVAE_TARGET_BEGIN(features) \

@@ -2,6 +2,8 @@
 
 #include "gumbel_softmax/cpu.h"
 
+#include "common/intrinsics.h"
+
 #include <algorithm>
 #include <cmath>
 #include <limits>

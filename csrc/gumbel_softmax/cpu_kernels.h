@@ -60,8 +60,9 @@ class RowWeights {
     noise_.set_row(row);
     // At tau = 1 the weight is e^l / E: no second logarithm. The gradient to tau needs the exponent anyway, and a single
     // category must come out as exactly 1.
-    const bool unit = unit_tau_ && want != Want::grad_and_tau && categories_ > 1;
-    for_chunks([&](int64_t c) { unit ? weigh<want, true>(c, x, g) : weigh<want, false>(c, x, g); });
+    constexpr bool may_be_unit = want != Want::grad_and_tau;
+    const bool unit = may_be_unit && unit_tau_ && categories_ > 1;
+    for_chunks([&](int64_t c) { unit ? weigh<want, may_be_unit>(c, x, g) : weigh<want, false>(c, x, g); });
     return combine<want>(unit);
   }
 
@@ -198,7 +199,7 @@ class RowWeights {
 #pragma GCC unroll 4
       for (int i = 0; i < 4; ++i) {
         const int j = first + i * F::lanes;
-        F z, w;
+        F z(0), w;
         if constexpr (unit) {
           w = exp2(fma(F::load(x + j), F(kLog2e<Scalar>), F(0) - shift)) * F::load(work + j);
         } else {

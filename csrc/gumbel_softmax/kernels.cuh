@@ -159,7 +159,7 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks<typename Input::Acc>) 
         sample_row.load(chunk, x[0], 0);
         grad_row.load(chunk, x[1], 0);
       },
-      [&](const Acc (&x)[2]) { return logit_gradient(x[0], x[1], average, tau.inverse); });
+      [&](const Acc (&x)[2]) { return logit_gradient(x[0], x[1], average, tau); });
 }
 
 // The same with the relaxed sample made again; dtau_rows may be null.
@@ -218,8 +218,8 @@ __global__ void __launch_bounds__(kMaxThreads, 1) gumbel_softmax_recompute_bwd_k
       [&](const Acc (&x)[2]) {
         const Acc log2_y = exponent(x[0], online.top, tau.scale);
         const Acc y = fast_exp2(log2_y) * inverse_total;
-        const Acc dlogit = logit_gradient(y, x[1], dot, tau.inverse);
-        if (tau_grad) part += tau_gradient_part(dlogit, y, log2_y);
+        const Acc dlogit = logit_gradient(y, x[1], dot, tau);
+        if (tau_grad && !tau.zero) part += tau_gradient_part(dlogit, y, log2_y);
         return dlogit;
       });
   if (!tau_grad) return;
