@@ -7,6 +7,7 @@ whose gradient needs log y to more digits than a stored y has.
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from typing import Any
 
@@ -100,6 +101,10 @@ class GumbelSoftmaxFunction(torch.autograd.Function):
             sample_args = (grad, y, tau, ctx.tau_value, ctx.dim, ctx.logits_dtype)
             dlogits = _SampleBackward.apply(*sample_args, ctx.backend) if twice else _BWD[ctx.backend](*sample_args)
         return (dlogits, None, dtau) + (None,) * 7
+
+
+# Function.apply looks at the signature of forward in every call, which takes 10 us unless there is a ready one.
+GumbelSoftmaxFunction.forward.__signature__ = inspect.signature(GumbelSoftmaxFunction.forward)  # type: ignore[attr-defined]
 
 
 class _SampleBackward(torch.autograd.Function):
