@@ -155,8 +155,8 @@ struct Mean {
 };
 
 template <class T>
-DVAE_HD inline T logit_gradient(T y, T g, T mean, const Temperature<T>& tau) {
-  return tau.zero ? T(0) : y * (g - mean) * tau.inverse;
+DVAE_HD inline T logit_gradient(T y, T g, T mean, T inverse_tau) {
+  return y * (g - mean) * inverse_tau;
 }
 
 // An entry's part of dtau, up to the factor -ln 2; log2_y may miss a constant of the row, since dlogits sum to zero.

@@ -126,6 +126,7 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks<typename Input::Acc>) 
   const Temperature<Acc> tau = tau_argument.temperature();
   const auto grad_row = grad.row(place), sample_row = sample.row(place);
   const auto output = dlogits.row(place);
+  if (tau.zero) return fill_row(place, output, [](uint32_t) { return Acc(0); });
   const typename Input::Cache cache[2] = {{memory, 0, plan, place}, {memory, 1, plan, place}};
   unsigned char* states = RowShared{memory, plan}.template states<Acc>(2, 0);
 
@@ -159,7 +160,7 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks<typename Input::Acc>) 
         sample_row.load(chunk, x[0], 0);
         grad_row.load(chunk, x[1], 0);
       },
-      [&](const Acc (&x)[2]) { return logit_gradient(x[0], x[1], average, tau); });
+      [&](const Acc (&x)[2]) { return logit_gradient(x[0], x[1], average, tau.inverse); });
 }
 
 // The same with the relaxed sample made again; dtau_rows may be null.
@@ -176,6 +177,11 @@ __global__ void __launch_bounds__(kMaxThreads, 1) gumbel_softmax_recompute_bwd_k
   const auto grad_row = grad.row(place);
   const auto input = logits.row(place);
   const auto output = dlogits.row(place);
+  if (tau.zero) {
+    fill_row(place, output, [](uint32_t) { return Acc(0); });
+    if (dtau_rows != nullptr && place.lane == 0 && place.chunks) dtau_rows[place.row] = 0;
+    return;
+  }
   const typename Input::Cache cache[2] = {{memory, 0, plan, place}, {memory, 1, plan, place}};
   const RowShared shared{memory, plan};
 
@@ -218,8 +224,8 @@ __global__ void __launch_bounds__(kMaxThreads, 1) gumbel_softmax_recompute_bwd_k
       [&](const Acc (&x)[2]) {
         const Acc log2_y = exponent(x[0], online.top, tau.scale);
         const Acc y = fast_exp2(log2_y) * inverse_total;
-        const Acc dlogit = logit_gradient(y, x[1], dot, tau);
-        if (tau_grad && !tau.zero) part += tau_gradient_part(dlogit, y, log2_y);
+        const Acc dlogit = logit_gradient(y, x[1], dot, tau.inverse);
+        if (tau_grad) part += tau_gradient_part(dlogit, y, log2_y);
         return dlogit;
       });
   if (!tau_grad) return;

@@ -95,7 +95,8 @@ class GumbelSoftmaxFunction(torch.autograd.Function):
             dlogits, dtau_rows = (
                 _RecomputeBackward.apply(*args, ctx.backend) if twice else _RECOMPUTE_BWD[ctx.backend](*args)
             )
-            dtau = dtau_rows.sum() if tau_grad else None
+            # a row with NaN has no gradient at tau = 0 either
+            dtau = torch.where(tau == 0, 0, dtau_rows.sum()) if tau_grad else None
         else:
             y, tau = ctx.saved_tensors
             sample_args = (grad, y, tau, ctx.tau_value, ctx.dim, ctx.logits_dtype)

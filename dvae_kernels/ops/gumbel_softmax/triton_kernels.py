@@ -75,12 +75,6 @@ def _inverse_or_zero(total):
 
 
 @triton.jit
-def _ratio(weighted, total):
-    """The mean of a row, rounded once since gradients are differences to it; 0 for a row of only -inf."""
-    return tl.where(total == 0, 0.0, weighted / total)
-
-
-@triton.jit
 def _or_zero(top):
     """`top`, or 0 for a row of only -inf, where it would give inf - inf."""
     return tl.where(top == float("-inf"), 0.0, top)
@@ -185,7 +179,7 @@ def _gumbel_softmax_bwd_kernel(
         y = load_tile(y_rows, 0, y_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
         g = load_tile(g_rows, 0, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
         # a sample rounded to half precision does not sum to one: its sum keeps <y, grad> a mean
-        mean = _ratio(tl.sum(y * g, axis=1, keep_dims=True), tl.sum(y, axis=1, keep_dims=True))
+        mean = tl.sum(y * g, axis=1, keep_dims=True) * _inverse_or_zero(tl.sum(y, axis=1, keep_dims=True))
         dx = tl.where(tau == 0, 0.0, (y * inverse) * (g - mean))
         store_tile(d_rows, 0, d_sk, dx, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
     else:
@@ -196,7 +190,7 @@ def _gumbel_softmax_bwd_kernel(
             g = load_tile(g_rows, start, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
             mean += tl.sum(y * g, axis=1, keep_dims=True)
             total += tl.sum(y, axis=1, keep_dims=True)
-        mean = _ratio(mean, total)
+        mean *= _inverse_or_zero(total)
         for start in range(0, TILES * BLOCK_K, BLOCK_K):
             y = load_tile(y_rows, start, y_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
             g = load_tile(g_rows, start, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
@@ -227,7 +221,7 @@ def _gumbel_softmax_recompute_bwd_kernel(
         w = _exp(z, scale, ACC)
         total = tl.sum(w, axis=1, keep_dims=True)
         norm = _inverse_or_zero(total)
-        mean = _ratio(tl.sum(w * g, axis=1, keep_dims=True), total)
+        mean = tl.sum(w * g, axis=1, keep_dims=True) * norm
         dx = tl.where(tau == 0, 0.0, w * (g - mean) * (norm * inverse))
         store_tile(d_rows, 0, d_sk, dx, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
         if dtau_ptr is not None:
@@ -247,7 +241,7 @@ def _gumbel_softmax_recompute_bwd_kernel(
             mean = mean * shrink + tl.sum(w * g, axis=1, keep_dims=True)
             top = new_top
         norm = _inverse_or_zero(total)
-        mean = _ratio(mean, total)
+        mean *= norm
         for start in range(0, TILES * BLOCK_K, BLOCK_K):
             z = _perturbed(x_rows, x_sk, key_ptr, stream_row, start, mask, K, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
             g = load_tile(g_rows, start, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
