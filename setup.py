@@ -28,6 +28,8 @@ ROOT = Path(__file__).resolve().parent
 TORCH_MINIMUM = (2, 11)
 DEFINES = ["-DTORCH_TARGET_VERSION=0x020b000000000000"]
 CXX_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
+# Off by default on x86, and worth 10 to 15% here: independent vectors interleave, as far as registers go round.
+GCC_FLAGS = ["-fschedule-insns", "-fsched-pressure"]
 NVCC_FLAGS = ["-std=c++17", "-O3", "-DUSE_CUDA", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra"]
 
 
@@ -74,7 +76,7 @@ class CppToolchain:
         if self.compiler is None:
             raise CannotBuild(f"no C++ compiler ({', '.join(names)}) was found on PATH")
         self.version = output_of(self.compiler, "--version").splitlines()[0]
-        self.flags = [*CXX_FLAGS, *DEFINES]
+        self.flags = [*CXX_FLAGS, *([] if "clang" in self.version else GCC_FLAGS), *DEFINES]
         self.compile = [self.compiler, *self.flags, *torch.include]
         self.link = [self.compiler, "-shared", *torch.link]
 

@@ -10,6 +10,7 @@ import argparse
 import math
 import signal
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -183,7 +184,10 @@ def evaluate(run: Run, images: Tensor, samples: int, backend: str | None) -> Eva
 def train(run: Run, digits: Digits, options: argparse.Namespace, save: Callable[[], None]) -> bool:
     """Train to the last step; False if Ctrl-C came before it. The checkpoint is current in both cases."""
     every = max(1, options.steps // CURVE_POINTS)
-    bar = tqdm(total=options.steps, initial=run.step, unit="step", desc="training", dynamic_ncols=True)
+    seconds = 0.1 if sys.stderr.isatty() else 10  # a log is not a terminal
+    bar = tqdm(
+        total=options.steps, initial=run.step, unit="step", desc="training", dynamic_ncols=True, mininterval=seconds
+    )
     with bar, stop_on_interrupt() as stopped:
         while run.step < options.steps and not stopped():
             start = time.perf_counter()
