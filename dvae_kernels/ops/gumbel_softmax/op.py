@@ -206,8 +206,8 @@ def gumbel_softmax(
         backend: "cpp", "triton", "cuda" or "reference" instead of the automatic choice.
 
     Returns:
-        The sample, with the shape and (where dense) the strides of the logits; their dtype, or float32 for half
-        logits under autocast. Each slice along `dim` sums to one.
+        The sample, with the shape of the logits and the strides of torch.empty_like (the reference's may differ);
+        their dtype, or float32 for half logits under autocast. Each slice along `dim` sums to one.
 
         Defined everywhere: tau = 0 gives the one-hot sample and zero gradient; -inf logits get exactly 0, and a row
         of only -inf is all zeros with zero gradient; a row with NaN or +inf is all NaN; exact ties of a hard sample
