@@ -86,6 +86,7 @@ inline F32 to_float(U32 x) {  // unsigned, rounded once
   const __m256 bottom = _mm256_cvtepi32_ps(_mm256_and_si256(x.v, _mm256_set1_epi32(0xFFFF)));
   return _mm256_fmadd_ps(top, _mm256_set1_ps(65536), bottom);
 }
+inline F32 bit_pattern(F32 x) { return _mm256_cvtepi32_ps(_mm256_castps_si256(x.v)); }
 inline U32 complement(U32 x) { return {_mm256_xor_si256(x.v, _mm256_set1_epi32(-1))}; }
 
 struct W64 {

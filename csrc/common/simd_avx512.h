@@ -65,6 +65,8 @@ inline F32 reciprocal(F32 x) {
 inline F32 round_nearest(F32 x) {
   return _mm512_roundscale_ps(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
+inline F32 to_float(U32 x) { return _mm512_cvtepu32_ps(x.v); }
+inline F32 bit_pattern(F32 x) { return _mm512_cvtepi32_ps(_mm512_castps_si512(x.v)); }
 inline F32 scale(F32 x, F32 n) { return _mm512_scalef_ps(x.v, n.v); }
 
 // Logarithms by a table of 32 reciprocals and their logarithms, held in four registers, and a cubic: no gather, no

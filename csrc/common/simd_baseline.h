@@ -81,6 +81,9 @@ inline F32 mantissa(F32 x) {  // x / 2^exponent(x), in [1, 2)
 inline F32 to_float(U32 x) {  // rounded once
   return F32(__builtin_convertvector(x.v, F32::Vector));
 }
+inline F32 bit_pattern(F32 x) {  // its integer, as a float: 2^23 (log2(x) + 127) for x a power of two, else less
+  return F32(__builtin_convertvector(reinterpret_cast<Mask::Vector>(x.v), F32::Vector));
+}
 inline U32 complement(U32 x) { return {~x.v}; }
 
 // 32-bit words in 64-bit lanes, as Philox multiplies them: only the low half of a factor counts, and what else stands

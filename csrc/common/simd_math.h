@@ -81,6 +81,7 @@ inline F64 exp2(F64 x) { return std::exp2(x.v); }
 struct Logarithm64 {
   F64 log2(F64 x) const { return std::log2(x.v); }
   F64 exponential(const uint32_t* bits) const { return exponential_from_bits<double>(*bits) * kLog2e<double>; }
+  F64 minus_log_bound(const uint32_t*) const { return 23; }  // of all noise
 };
 
 // What a kernel template needs beside the vector type.
@@ -89,6 +90,14 @@ struct Functions {
   Logarithm logarithm;
   F32 log2(F32 x) const { return logarithm.log2(x); }
   F32 exponential(const uint32_t* bits) const { return logarithm.exponential(U32::load(bits)); }
+
+  // An upper bound of -ln(E'), E' = exponential(bits), in a few instructions: E >= u >= bits / 2^32, and the bit pattern
+  // of a float is below its logarithm. Tight where noise is large; the last term covers all rounding.
+  F32 minus_log_bound(const uint32_t* bits) const {
+    constexpr float ln_ln2 = -0.36651292f, slack = 1e-4f;
+    const F32 pattern = bit_pattern(to_float(U32::load(bits)));
+    return fma(pattern, F32(-kLn2<float> * 0x1p-23f), F32((127 + 32) * kLn2<float> + ln_ln2 + slack));
+  }
 };
 template <>
 struct Functions<F64> : Logarithm64 {};

@@ -81,34 +81,42 @@ class RowWeights {
   // The category of the largest perturbed logit, the lowest of equals; kNone where all are -inf, kNan in a row with
   // NaN or +inf.
   int64_t argmax(const Scalar* x, uint32_t row) {
-    constexpr Scalar infinity = std::numeric_limits<Scalar>::infinity();
     noise_.set_row(row);
-    winners_.resize(chunks_);
-    for_chunks([&](int64_t c) { winners_[c] = find_winner(c, x); });
-    Scalar best = -infinity;
-    int64_t index = kNone;
-    for (int64_t c = 0; c < chunks_; ++c) {
-      if (winners_[c] == kNan || tops_[c] == infinity) return kNan;
-      if (tops_[c] > best) {
-        best = tops_[c];
-        index = winners_[c];
-      }
+    bests_.assign(chunks_, Best());
+    for_ranges([&](int64_t begin, int64_t end) {
+      Best best;  // carried on, so that later chunks have a high mark to pass
+      for (int64_t c = begin; c < end && best.index != kNan; ++c) best = find_better(c, x, best);
+      bests_[begin] = best;
+    });
+    Best best;
+    for (const Best& other : bests_) {
+      if (other.index == kNan) return kNan;
+      if (other.p > best.p) best = other;
     }
-    return index;
+    return best.index;
   }
 
  private:
-  // A wide row is shared out to threads where rows are too few to go round; inside a parallel region this is a loop.
+  struct Best {
+    Scalar p = -std::numeric_limits<Scalar>::infinity();
+    int64_t index = kNone;
+  };
+
+  // A wide row is shared out to threads where rows are too few to go round; inside a parallel region this is one range.
   template <class Run>
-  void for_chunks(const Run& run) const {
+  void for_ranges(const Run& run) const {
     constexpr int64_t grain = 16;
     if (chunks_ < 2 * grain) {
-      for (int64_t c = 0; c < chunks_; ++c) run(c);
+      run(0, chunks_);
     } else {
-      torch::stable::parallel_for(0, chunks_, grain, [&](int64_t begin, int64_t end) {
-        for (int64_t c = begin; c < end; ++c) run(c);
-      });
+      torch::stable::parallel_for(0, chunks_, grain, run);
     }
+  }
+  template <class Run>
+  void for_chunks(const Run& run) const {
+    for_ranges([&](int64_t begin, int64_t end) {
+      for (int64_t c = begin; c < end; ++c) run(c);
+    });
   }
 
   int size_of_chunk(int64_t c) const {
@@ -137,27 +145,45 @@ class RowWeights {
     return fma_exact(f.log2(f.exponential(bits)), F(-kLn2<Scalar>), F::load(x));
   }
 
-  int64_t find_winner(int64_t c, const Scalar* row) {
-    const int n = size_of_chunk(c);
-    const Run x(row + c * kChunk, n, -std::numeric_limits<Scalar>::infinity());
+  // The better of `best` and the chunk's largest. Perturbed logits are computed only in the steps whose bound passes the
+  // best so far: in a long row some one in a hundred.
+  Best find_better(int64_t c, const Scalar* row, Best best) {
+    constexpr Scalar infinity = std::numeric_limits<Scalar>::infinity();
+    const Run x(row + c * kChunk, size_of_chunk(c), -infinity);
     alignas(64) uint32_t bits[kChunk];
-    alignas(64) Scalar p[kChunk];
+    alignas(64) Scalar p[kStep];
     noise_.fill(static_cast<uint32_t>(c * kChunk / 4), bits, x.size);
     const Functions<F> f;
-    F top(-std::numeric_limits<Scalar>::infinity());
-    auto unordered = is_nan(top);
+    // rounding of large logits may lift a perturbed logit above its bound, relatively
+    const auto mark = [&] { return F(best.p - std::abs(best.p) * Scalar(1e-6)); };
+    F to_pass = mark();
+    auto unordered = is_nan(F(0));
     for (int first = 0; first < x.size; first += kStep) {
+      F bound(-infinity);
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) {
+        const int j = first + i * F::lanes;
+        const F xj = F::load(x.data + j);
+        unordered = unordered | is_nan(xj);
+        bound = max(bound, xj + f.minus_log_bound(bits + j));
+      }
+      if (!(bound > to_pass).any()) continue;
+      F top(-infinity);
 #pragma GCC unroll 4
       for (int i = 0; i < 4; ++i) {
         const int j = first + i * F::lanes;
         const F pj = perturbed(f, x.data + j, bits + j);
-        pj.store(p + j);
-        unordered = unordered | is_nan(pj);
+        pj.store(p + i * F::lanes);
         top = max(top, pj);
       }
+      const Scalar step_top = reduce_max(top);
+      if (step_top > best.p) {
+        best = {step_top, c * kChunk + first + (std::find(p, p + kStep, step_top) - p)};
+        to_pass = mark();
+      }
     }
-    tops_[c] = reduce_max(top);
-    return unordered.any() ? kNan : c * kChunk + (std::find(p, p + n, tops_[c]) - p);
+    if (unordered.any() || best.p == infinity) best.index = kNan;
+    return best;
   }
 
   template <Want want, bool unit>
@@ -246,7 +272,7 @@ class RowWeights {
   // by chunk
   std::vector<Sums<Scalar>> sums_;
   std::vector<Scalar> tops_, scales_;
-  std::vector<int64_t> winners_;
+  std::vector<Best> bests_;
 };
 
 // Writes the vectors of a row: whole ones directly, past the caches where asked, the last one in part.
