@@ -5,7 +5,7 @@ build requirement: where it is missing (pip's isolated build) the package is pla
 
     DVAE_KERNELS_BUILD_CPP    0 builds neither module, 1 fails where `_C` cannot be built; default: where possible
     DVAE_KERNELS_BUILD_CUDA   0 skips `_C_cuda`, 1 fails where it cannot be built; default: where nvcc fits torch
-    DVAE_KERNELS_CUDA_ARCHS   compute capabilities, default "80,90,100"; the last is also kept as PTX
+    DVAE_KERNELS_CUDA_ARCHS   compute capabilities, default those of 80, 90, 100 that nvcc knows; PTX of the last
     CXX, CUDA_HOME            the compilers, where the ones on PATH are not wanted
 """
 
@@ -26,6 +26,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 TORCH_MINIMUM = (2, 11)
+DEFAULT_ARCHS = ("80", "90", "100")
 DEFINES = ["-DTORCH_TARGET_VERSION=0x020b000000000000"]
 CXX_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
 # Off by default on x86, and worth 10 to 15% here: independent vectors interleave, as far as registers go round.
@@ -97,7 +98,9 @@ class CudaToolchain:
         if not forced and (torch.cuda or "").split(".")[0] != self.version.split(".")[0]:
             raise CannotBuild(f"nvcc is {self.version} and torch {torch.version} has CUDA {torch.cuda}")
         self.cuda = self.version
-        self.archs = re.findall(r"\d+[af]?", os.environ.get("DVAE_KERNELS_CUDA_ARCHS") or "80,90,100")
+        known = output_of(found, "--list-gpu-arch").split()
+        default = ",".join(a for a in DEFAULT_ARCHS if f"compute_{a}" in known)
+        self.archs = re.findall(r"\d+[af]?", os.environ.get("DVAE_KERNELS_CUDA_ARCHS") or default)
         targets = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in self.archs]
         targets.append(f"-gencode=arch=compute_{self.archs[-1]},code=compute_{self.archs[-1]}")
         self.flags = [*NVCC_FLAGS, *DEFINES, *targets]

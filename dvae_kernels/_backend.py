@@ -69,7 +69,7 @@ def resolve(op: str, backend: str | None, device_type: str) -> str:
             if not why_not(name, device_type):
                 return name
         return "reference"
-    check_name(op, chosen)
+    check_name(op if backend is not None else f"{op} (DVAE_KERNELS_BACKEND)", chosen)
     if why_not(chosen, device_type):
         reasons = (f"{name}: {why_not(name, device_type) or 'available'}" for name in NAMES)
         raise BackendUnavailable(

@@ -54,6 +54,8 @@ def _looped(overload: torch._ops.OpOverload) -> Callable[..., Any]:
     """The vmap rule: one call per sample, since folding samples into rows would give them other noise."""
 
     def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
+        if info.batch_size == 0:
+            raise ValueError(f"{overload}: vmap over an empty batch")
         results = []
         for i in range(info.batch_size):
             sample = (a if d is None else a.select(d, i) for a, d in zip(args, in_dims))

@@ -23,9 +23,10 @@ def make_key(device: torch.device, key: Tensor | None, seed: int | None, generat
     if key is not None:
         return key
     if seed is not None:
-        seed %= 1 << 64
+        if not -(1 << 63) <= seed < 1 << 63:  # never where seed is traced: 2^64 would not fit the graph
+            seed = (seed + (1 << 63)) % (1 << 64) - (1 << 63)
         # torch.full, since torch.tensor copies from the host and breaks CUDA-graph capture
-        result = torch.full((2,), seed - (1 << 64) if seed >> 63 else seed, dtype=torch.int64, device=device)
+        result = torch.full((2,), seed, dtype=torch.int64, device=device)
         result[1:].zero_()
         return result
     return torch.randint(-(1 << 63), (1 << 63) - 1, (2,), dtype=torch.int64, device=device, generator=generator)

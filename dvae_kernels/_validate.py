@@ -5,7 +5,7 @@ Python scalars are checked by value. Tensor values are not: that would synchroni
 
 from __future__ import annotations
 
-import math
+import sys
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ def floating(op: str, name: str, value: Any) -> None:
         raise TypeError(f"{op}: expected {name} to be a Tensor, got {type_name(value)}")
     if value.dtype not in FLOATS:
         raise TypeError(f"{op}: expected floating-point {name}, got {dtype_name(value.dtype)}")
-    if value.layout != torch.strided:
+    if value.layout != torch.strided or value.is_nested:
         raise TypeError(f"{op}: expected strided {name}, got layout {value.layout}")
 
 
@@ -52,6 +52,8 @@ def temperature(op: str, name: str, value: Any, device: torch.device) -> None:
     if isinstance(value, Tensor):
         if value.dtype not in FLOATS:
             raise TypeError(f"{op}: expected floating-point {name}, got {dtype_name(value.dtype)}")
+        if value.layout != torch.strided:
+            raise TypeError(f"{op}: expected strided {name}, got layout {value.layout}")
         if value.numel() != 1:
             raise ValueError(f"{op}: expected {name} with one element, got shape {tuple(value.shape)}")
         if value.device != device:
@@ -59,7 +61,7 @@ def temperature(op: str, name: str, value: Any, device: torch.device) -> None:
         return
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise TypeError(f"{op}: expected {name} to be a float or a Tensor, got {type_name(value)}")
-    if not 0 <= value < math.inf:
+    if not 0 <= value <= sys.float_info.max:
         raise ValueError(f"{op}: expected finite {name} >= 0, got {value}")
 
 
@@ -71,6 +73,8 @@ def noise_source(op: str, device: torch.device, key: Any, seed: Any, generator: 
     if key is not None:
         if not isinstance(key, Tensor):
             raise TypeError(f"{op}: expected key to be a Tensor, got {type_name(key)}")
+        if key.layout != torch.strided:
+            raise TypeError(f"{op}: expected strided key, got layout {key.layout}")
         if key.dtype != torch.int64:
             raise TypeError(f"{op}: expected key of dtype int64, got {dtype_name(key.dtype)}")
         if key.shape != (2,):

@@ -180,11 +180,20 @@ def test_vmap(backend: Target, hard: bool) -> None:
 
 @soft_and_hard
 def test_forward_mode_raises(kernel: Target, hard: bool) -> None:
-    logits = logits_on(kernel, 2, 3)
+    logits, one = logits_on(kernel, 2, 3), torch.tensor(1.0, device=kernel.device)
+
+    def sample(logits: Tensor, tau: Tensor) -> Tensor:
+        return gumbel_softmax(logits, tau, hard, key=key_on(kernel), backend=kernel.backend)
+
+    raises = pytest.raises((RuntimeError, NotImplementedError), match=r"jvp|forward")
     with forward_ad.dual_level():
-        dual = forward_ad.make_dual(logits, torch.ones_like(logits))
-        with pytest.raises((RuntimeError, NotImplementedError), match=r"jvp|forward"):
-            gumbel_softmax(dual, hard=hard, key=key_on(kernel), backend=kernel.backend)
+        for x in (logits, logits.detach()):
+            with raises:
+                sample(forward_ad.make_dual(x, torch.ones_like(x)), one)
+        with raises:
+            sample(logits.detach(), forward_ad.make_dual(one, one))
+    with raises:
+        torch.func.linearize(lambda x: sample(x, one), logits.detach())
 
 
 @soft_and_hard

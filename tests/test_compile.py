@@ -80,6 +80,19 @@ def test_other_shapes_do_not_recompile(kernel: Target, hard: bool) -> None:
     assert first and graphs == first, "another shape compiled again"
 
 
+@pytest.mark.parametrize("backend", [QUICK, "inductor"])
+def test_options_may_change_from_call_to_call(kernel: Target, backend: str) -> None:
+    """`seed=step` is the obvious use: no crash, and not a graph for every seed."""
+    logits = logits_on(kernel, 4, 9).detach()
+
+    def sample(seed: int, tau: float, row_offset: int) -> Tensor:
+        return gumbel_softmax(logits, tau, seed=seed, row_offset=row_offset, backend=kernel.backend)
+
+    compiled = torch.compile(sample, fullgraph=True, backend=backend)
+    for options in ((1, 0.5, 0), (2, 0.6, 3), (-7, 0.7, 4), ((1 << 63) - 1, 0.8, 2**32 - 4), (5, 1e300, 1)):
+        torch.testing.assert_close(compiled(*options), sample(*options))
+
+
 def test_a_float_tau_compiles(kernel: Target) -> None:
     def sample(logits: Tensor) -> Tensor:
         return gumbel_softmax(logits, 0.5, seed=4, backend=kernel.backend)

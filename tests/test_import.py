@@ -36,9 +36,9 @@ def run(code: str) -> str:
 @pytest.mark.parametrize("world", ["", NO_TRITON, NO_EXTENSIONS, BARE], ids=["all", "no triton", "no _C", "bare"])
 def test_import_is_silent_and_loads_neither_triton_nor_a_compiled_module(world: str) -> None:
     run(f"""{world}
-import torch  # torch may import triton for itself; what counts is what we add
-before = set(sys.modules) if "sys" in globals() else set(__import__("sys").modules)
 import sys
+import torch  # torch may import triton for itself; what counts is what we add
+before = set(sys.modules)
 import dvae_kernels
 added = set(sys.modules) - before
 assert not any(name.split(".")[0] == "triton" for name in added), added

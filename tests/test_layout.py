@@ -43,7 +43,7 @@ def test_rows_beyond_the_stream_are_refused() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("overload", ["triton", "cuda"])
+@pytest.mark.parametrize("overload", ["triton", "cuda"], ids=["triton-cuda", "cuda-cuda"])
 @pytest.mark.parametrize("shape, dim", [((2**31 // 4096 + 8, 4096), 1), ((2, 2**30 + 70), 1), ((4096, 2**19 + 3), 0)])
 def test_more_than_two_to_the_31_elements(overload: str, shape: tuple[int, int], dim: int) -> None:
     """The last rows, whose offsets need 64 bits, equal the same rows sampled alone."""

@@ -64,7 +64,7 @@ def test_torch_allocates_output_and_gradient_only(hard: bool) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("overload", ["triton", "cuda"])
+@pytest.mark.parametrize("overload", ["triton", "cuda"], ids=["triton-cuda", "cuda-cuda"])
 def test_gpu_peak_memory(overload: str) -> None:
     target = Target(overload, "cuda")
     if reason := target.why_not():

@@ -51,6 +51,16 @@ CASES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "key and seed": (
         {"key": KEY, "seed": 1}, ValueError, "expected at most one of key, seed and generator, got key and seed",
     ),
+    "generator elsewhere": (
+        {"logits": X.to("meta"), "generator": torch.Generator()}, ValueError, "expected a generator on meta, got cpu",
+    ),
+    "sparse tau": (
+        {"tau": torch.tensor([1.0]).to_sparse()}, TypeError, "expected strided tau, got layout torch.sparse_coo",
+    ),
+    "sparse key": (
+        {"key": KEY.to_sparse()}, TypeError, "expected strided key, got layout torch.sparse_coo",
+    ),
+    "tau beyond floats": ({"tau": 10**400}, ValueError, f"expected finite tau >= 0, got {10**400}"),
     "seed and generator": (
         {"seed": 0, "generator": torch.Generator()}, ValueError,
         "expected at most one of key, seed and generator, got seed and generator",
@@ -87,6 +97,30 @@ def test_errors(arguments: dict[str, Any], error: type[Exception], message: str,
     assert torch.equal(torch.get_rng_state(), states[0]), "something was drawn"
     if len(states) > 1:
         assert torch.equal(generator.get_state(), states[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+def test_meta_tensors_are_taken(dtype: torch.dtype) -> None:
+    y = gumbel_softmax(X.to(META, dtype))
+    assert (y.shape, y.dtype, y.device.type) == (X.shape, dtype, "meta")
+
+
+def test_a_bad_environment_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_backend, "_forced", "CPP")
+    with pytest.raises(ValueError, match="DVAE_KERNELS_BACKEND"):
+        gumbel_softmax(X)
+
+
+def test_raw_cpu_ops_check_what_they_read() -> None:
+    """They are registered, so anyone may call them: no read past a buffer."""
+    assert not _backend.why_not("cpp", "cpu")
+    ops = torch.ops.dvae_kernels
+    with pytest.raises(RuntimeError, match="grad of the sample's dtype"):
+        ops.gumbel_softmax_bwd.cpp(X, X.double(), None, 1.0, 1, torch.float64)
+    with pytest.raises(RuntimeError, match="floating-point"):
+        ops.gumbel_softmax_fwd.cpp(X.long(), KEY, None, 1.0, 1, False, 0, torch.int64)
+    with pytest.raises(RuntimeError, match="one shape"):
+        ops.gumbel_softmax_bwd.cpp(X[:, :2], X, None, 1.0, 1, torch.float32)
 
 
 def test_the_widest_row_range_is_accepted() -> None:

@@ -481,7 +481,8 @@ inline size_t shared_limit() {
 template <class... Parameters, class... Arguments>
 void launch(const RowPlan& plan, Stream stream, void (*kernel)(RowPlan, Parameters...), Arguments... arguments) {
   if (plan.shared_bytes > 48 << 10) {
-    const auto bytes = static_cast<int>(plan.shared_bytes);
+    // the device's limit, not this call's need: another thread may be about to launch the same kernel
+    const auto bytes = static_cast<int>(shared_limit());
     check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
   }
   kernel<<<dim3(plan.grid_x, plan.grid_y), plan.threads, plan.shared_bytes, stream>>>(plan, arguments...);

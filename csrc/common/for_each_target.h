@@ -1,5 +1,5 @@
 // Includes DVAE_KERNELS (a header without include guard) once per CPU target, inside namespace dvae::<target>, with
-// the layer of simd.h for that target. Target pragmas rather than compiler flags: code of a higher target can then not
+// the layer of simd_<target>.h. Target pragmas rather than compiler flags: code of a higher target can then not
 // leak through inline functions of the standard library, all of whose headers must be included before this one.
 
 #include <algorithm>

@@ -20,14 +20,15 @@
 
 namespace dvae {
 
-// kernel(args, begin, end) over all tiles. Results must not depend on how the tiles are shared out. Where tiles are too
-// few to go round they run one after the other, and the kernel may share out a row.
+// kernel(args, begin, end) over all tiles. Results must not depend on how the tiles are shared out. Where they are too
+// few to go round and a row can be split into more parts, they run one after the other and the kernel shares out rows.
 template <class Tiles, class Args>
 void parallel_for_tiles(const Tiles& tiles, void (*kernel)(const Args&, int64_t, int64_t), const Args& args) {
   constexpr int64_t elements_per_thread = 1 << 14;  // some ten microseconds, well above the cost of waking a thread
   const int64_t tile = std::max<int64_t>(tiles.categories * tiles.tile_rows, 1);
   const int64_t grain = std::max<int64_t>(elements_per_thread / tile, 1);
-  if (tiles.count() < torch::stable::get_num_threads()) return kernel(args, 0, tiles.count());
+  const int64_t threads = torch::stable::get_num_threads();
+  if (tiles.count() < threads && tiles.ranges > tiles.count()) return kernel(args, 0, tiles.count());
   torch::stable::parallel_for(0, tiles.count(), grain, [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
 }
 

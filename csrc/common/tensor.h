@@ -34,11 +34,20 @@ inline Tensor empty_like(const Tensor& like, ScalarType dtype) {
 }
 
 inline Buffer buffer_of(const Tensor& tensor) {
-  const ScalarType type = tensor.scalar_type();
-  return {tensor.data_ptr(), type == ScalarType::Double     ? Storage::float64
-                             : type == ScalarType::BFloat16 ? Storage::bfloat16
-                             : type == ScalarType::Half     ? Storage::half
-                                                            : Storage::float32};
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float: return {tensor.data_ptr(), Storage::float32};
+    case ScalarType::Double: return {tensor.data_ptr(), Storage::float64};
+    case ScalarType::BFloat16: return {tensor.data_ptr(), Storage::bfloat16};
+    case ScalarType::Half: return {tensor.data_ptr(), Storage::half};
+    default: STD_TORCH_CHECK(false, "dvae_kernels: expected a floating-point tensor"); return {};
+  }
+}
+
+// The dtypes that kernels are built for: a sample has its logits' dtype, or float32 for half logits (autocast).
+inline void check_sample_type(ScalarType logits, ScalarType sample) {
+  STD_TORCH_CHECK(
+      sample == logits || (sample == ScalarType::Float && logits != ScalarType::Double),
+      "dvae_kernels: expected samples and their gradients in the logits' dtype, or in float32 for half logits");
 }
 
 // A one-dimensional tensor beside `like`.
@@ -49,9 +58,18 @@ inline Tensor new_vector(const Tensor& like, int64_t size, ScalarType dtype) {
 template <int N>
 bool collapse_rows(const std::array<const Tensor*, N>& tensors, int64_t dim, RowLayout<N>* layout) {
   std::array<const int64_t*, N> strides;
-  for (int t = 0; t < N; ++t) strides[t] = tensors[t]->strides().data();
+  for (int t = 0; t < N; ++t) {
+    STD_TORCH_CHECK(tensors[t]->sizes() == tensors[0]->sizes(), "dvae_kernels: expected tensors of one shape");
+    strides[t] = tensors[t]->strides().data();
+  }
   const auto ndim = static_cast<int>(tensors[0]->dim());
   return collapse_rows<N>(ndim, tensors[0]->sizes().data(), static_cast<int>(dim), strides, layout);
+}
+
+// The rows' parts of the gradient to a temperature: one per row, or none.
+inline Tensor new_tau_rows(const Tensor& like, int64_t dim, bool needed) {
+  const int64_t rows = needed && like.numel() > 0 ? like.numel() / like.size(dim) : 0;
+  return new_vector(like, rows, compute_type(like.scalar_type()));
 }
 
 // Calls run(layout, tensors) with tensors whose rows collapse; the last of them is the output. Where the given ones do

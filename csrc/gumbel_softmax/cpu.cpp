@@ -44,7 +44,7 @@ NoiseKey noise_key(const Tensor& key) {
 }
 
 template <int N>
-RowTiles tiles_of(const RowLayout<N>& layout, ScalarType compute) {
+RowTiles tiles_of(const RowLayout<N>& layout, ScalarType compute, bool splits_rows) {
   constexpr int line = 16;  // floats in a cache line, and rows that are handled together
   // Narrow rows would leave most of a vector empty; strided ones would be gathered. Both go side by side, if a tile of
   // them stays in the second-level cache.
@@ -52,9 +52,10 @@ RowTiles tiles_of(const RowLayout<N>& layout, ScalarType compute) {
   bool strided = false;
   for (const RowStrides& s : layout.strides) strided = strided || s.category != 1;
   const bool columns = compute == ScalarType::Float && layout.categories <= (strided ? longest : narrow);
-  if (columns) return {layout.outer, layout.categories, layout.inner, DVAE_DISPATCH(F32::lanes), true};
+  if (columns) return {layout.outer, layout.categories, layout.inner, DVAE_DISPATCH(F32::lanes), true, 1};
   const auto rows = static_cast<int>(strided ? std::min<int64_t>(line, layout.inner) : 1);
-  return {layout.outer, layout.categories, layout.inner, rows, false};
+  const int64_t ranges = splits_rows ? layout.categories / kRowRange : 1;
+  return {layout.outer, layout.categories, layout.inner, rows, false, ranges};
 }
 
 Tensor fill(Tensor tensor, double value) { return torch::stable::fill_(tensor, value); }
@@ -64,41 +65,40 @@ bool is_large(const Tensor& tensor) {
   return tensor.numel() * static_cast<int64_t>(tensor.element_size()) >= int64_t{32} << 20;
 }
 
-Tensor dtau_rows_of(const Tensor& like, int64_t dim, bool needed) {
-  const int64_t rows = needed && like.numel() > 0 ? like.numel() / like.size(dim) : 0;
-  return new_vector(like, rows, compute_type(like.scalar_type()));
-}
-
 Buffer optional_buffer(const Tensor& tensor) {
   return tensor.numel() > 0 ? buffer_of(tensor) : Buffer{nullptr, Storage::float32};
 }
 
 Tensor fwd(Tensor logits, Tensor key, std::optional<Tensor> tau, double tau_value, int64_t dim, bool hard,
            int64_t row_offset, ScalarType dtype) {
+  check_sample_type(logits.scalar_type(), dtype);
   Tensor sample = empty_like(logits, dtype);
   if (sample.numel() == 0) return sample;
   const Temperature temperature(tau, tau_value);
   if (!temperature.valid()) return fill(sample, NAN);
+  const ScalarType compute = compute_type(logits.scalar_type());
   for_collapsed_rows<2>({logits, sample}, dim, [&](const RowLayout<2>& layout, const std::array<Tensor, 2>& t) {
     const SampleArgs args{
-        buffer_of(t[0]), buffer_of(t[1]), layout.strides[0], layout.strides[1], tiles_of(layout, compute_type(logits.scalar_type())), noise_key(key),
-        row_offset, temperature.inverse(compute_type(logits.scalar_type())), hard || temperature.zero(),
-        is_large(t[1])};
+        buffer_of(t[0]), buffer_of(t[1]), layout.strides[0], layout.strides[1], tiles_of(layout, compute, true),
+        noise_key(key), row_offset, temperature.inverse(compute), hard || temperature.zero(), is_large(t[1])};
     parallel_for_tiles(args.tiles, DVAE_DISPATCH(gumbel_softmax_sample), args);
   });
   return sample;
 }
 
 Tensor bwd(Tensor grad, Tensor y, std::optional<Tensor> tau, double tau_value, int64_t dim, ScalarType dtype) {
+  check_sample_type(dtype, y.scalar_type());
+  STD_TORCH_CHECK(grad.scalar_type() == y.scalar_type(), "gumbel_softmax: expected grad of the sample's dtype");
   Tensor dlogits = empty_like(y, dtype);
   if (y.numel() == 0) return dlogits;
   const Temperature temperature(tau, tau_value);
   if (!temperature.valid()) return fill(dlogits, NAN);
   if (temperature.zero()) return fill(dlogits, 0);
+  const ScalarType compute = compute_type(y.scalar_type());
   for_collapsed_rows<3>({grad, y, dlogits}, dim, [&](const RowLayout<3>& layout, const std::array<Tensor, 3>& t) {
     const BackwardArgs args{
         buffer_of(t[0]), buffer_of(t[1]), buffer_of(t[2]), layout.strides[0], layout.strides[1], layout.strides[2],
-        tiles_of(layout, compute_type(y.scalar_type())), temperature.inverse(compute_type(y.scalar_type())), is_large(t[2])};
+        tiles_of(layout, compute, false), temperature.inverse(compute), is_large(t[2])};
     parallel_for_tiles(args.tiles, DVAE_DISPATCH(gumbel_softmax_backward), args);
   });
   return dlogits;
@@ -106,17 +106,18 @@ Tensor bwd(Tensor grad, Tensor y, std::optional<Tensor> tau, double tau_value, i
 
 std::tuple<Tensor, Tensor> recompute_bwd(Tensor grad, Tensor logits, Tensor key, std::optional<Tensor> tau,
                                          double tau_value, int64_t dim, int64_t row_offset, bool tau_grad) {
-  Tensor dlogits = empty_like(logits, logits.scalar_type()), dtau_rows = dtau_rows_of(logits, dim, tau_grad);
+  check_sample_type(logits.scalar_type(), grad.scalar_type());
+  Tensor dlogits = empty_like(logits, logits.scalar_type()), dtau_rows = new_tau_rows(logits, dim, tau_grad);
   if (logits.numel() == 0) return {dlogits, dtau_rows};
   const Temperature temperature(tau, tau_value);
   if (!temperature.valid()) return {fill(dlogits, NAN), fill(dtau_rows, NAN)};
   if (temperature.zero()) return {fill(dlogits, 0), fill(dtau_rows, 0)};
+  const ScalarType compute = compute_type(logits.scalar_type());
   for_collapsed_rows<3>({grad, logits, dlogits}, dim, [&](const RowLayout<3>& layout, const std::array<Tensor, 3>& t) {
     const RecomputeBackwardArgs args{
         buffer_of(t[0]), buffer_of(t[1]), buffer_of(t[2]), layout.strides[0], layout.strides[1], layout.strides[2],
-        tiles_of(layout, compute_type(logits.scalar_type())), noise_key(key), row_offset,
-        temperature.inverse(compute_type(logits.scalar_type())),
-        is_large(t[2]), optional_buffer(dtau_rows)};
+        tiles_of(layout, compute, true), noise_key(key), row_offset, temperature.inverse(compute), is_large(t[2]),
+        optional_buffer(dtau_rows)};
     parallel_for_tiles(args.tiles, DVAE_DISPATCH(gumbel_softmax_recompute_backward), args);
   });
   return {dlogits, dtau_rows};

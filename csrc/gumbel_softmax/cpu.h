@@ -6,6 +6,10 @@
 
 namespace dvae {
 
+// A row is worked on in chunks of kRowChunk columns, and shared out to threads in ranges of kRowRange.
+constexpr int kRowChunk = 1024;
+constexpr int64_t kRowRange = 16 * kRowChunk;
+
 struct NoiseKey {
   uint64_t key;
   uint32_t offset;
@@ -17,6 +21,7 @@ struct RowTiles {
   int64_t outer, categories, inner;
   int tile_rows;
   bool columns;
+  int64_t ranges;  // parts that a kernel can split a row into
 
   int64_t per_outer() const { return (inner + tile_rows - 1) / tile_rows; }
   int64_t count() const { return columns ? (outer * inner + tile_rows - 1) / tile_rows : outer * per_outer(); }

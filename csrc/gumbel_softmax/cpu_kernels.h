@@ -7,7 +7,7 @@
 
 #include "common/row_io.h"
 
-constexpr int kChunk = 1024;
+constexpr int kChunk = kRowChunk;
 
 // Sums over a chunk, or a row: of the weights w, and with an incoming gradient g of w g; where the gradient to tau is
 // needed also of w z and w g z, z the exponent of the weight.
@@ -63,7 +63,7 @@ class RowWeights {
     constexpr bool may_be_unit = want != Want::grad_and_tau;
     const bool unit = may_be_unit && unit_tau_ && categories_ > 1;
     for_chunks([&](int64_t c) { unit ? weigh<want, may_be_unit>(c, x, g) : weigh<want, false>(c, x, g); });
-    return combine<want>(unit);
+    return combine<want>();
   }
 
   // Visits the row's weights vector by vector: visit(column, weight, scale of its chunk).
@@ -105,11 +105,14 @@ class RowWeights {
   // A wide row is shared out to threads where rows are too few to go round; inside a parallel region this is one range.
   template <class Run>
   void for_ranges(const Run& run) const {
-    constexpr int64_t grain = 16;
+    constexpr int64_t grain = kRowRange / kChunk;
     if (chunks_ < 2 * grain) {
       run(0, chunks_);
     } else {
-      torch::stable::parallel_for(0, chunks_, grain, run);
+      torch::stable::parallel_for(0, chunks_, grain, [&](int64_t begin, int64_t end) {
+        run(begin, end);
+        fence_streams();  // of the thread that wrote
+      });
     }
   }
   template <class Run>
@@ -209,12 +212,17 @@ class RowWeights {
         }
       }
     }
-    Scalar chunk_top = reduce_max(top) * (unit ? kLog2e<Scalar> : 1);
+    Scalar chunk_top = reduce_max(top);  // of the logits alone at tau = 1
     tops_[c] = chunk_top;
     if (chunk_top == -std::numeric_limits<Scalar>::infinity()) chunk_top = 0;  // weights of 0, not of NaN
 
-    const Run g(want == Want::weights ? row + c * kChunk : grad + c * kChunk, n, 0);
-    sums_[c] = weigh_out<want, unit>(x.size, x.data, g.data, work, chunk_top, weights_.get() + c * kChunk);
+    Scalar* weights = weights_.get() + c * kChunk;
+    if constexpr (want == Want::weights) {
+      sums_[c] = weigh_out<want, unit>(x.size, x.data, nullptr, work, chunk_top, weights);
+    } else {
+      const Run g(grad + c * kChunk, n, 0);
+      sums_[c] = weigh_out<want, unit>(x.size, x.data, g.data, work, chunk_top, weights);
+    }
   }
 
   template <Want want, bool unit>
@@ -227,13 +235,13 @@ class RowWeights {
         const int j = first + i * F::lanes;
         F z(0), w;
         if constexpr (unit) {
-          w = exp2(fma(F::load(x + j), F(kLog2e<Scalar>), F(0) - shift)) * F::load(work + j);
+          w = exp2((F::load(x + j) - shift) * steepness) * F::load(work + j);
         } else {
           z = (F::load(work + j) - shift) * steepness;
           w = exp2(z);
         }
         w.store(weights + j);
-        add<want>(w, z, want == Want::weights ? w : F::load(g + j), &sums[i]);
+        add<want>(w, z, g == nullptr ? w : F::load(g + j), &sums[i]);
       }
     }
     const auto total = [&](F Sums<F>::*member) { return reduce_add(sum_of(sums, member)); };
@@ -243,13 +251,13 @@ class RowWeights {
   // Brings the chunks to the scale of the row's largest. A row of only -inf gets scales of 0, one with NaN or +inf
   // scales of NaN.
   template <Want want>
-  Sums<double> combine(bool unit) {
+  Sums<double> combine() {
     constexpr double infinity = std::numeric_limits<double>::infinity();
     double top = -infinity;
     for (const Scalar t : tops_) top = std::max(top, double{t});
     Sums<double> row;
     for (int64_t c = 0; c < chunks_; ++c) {
-      const double lag = (double{tops_[c]} - top) * (unit ? 1 : steepness_);
+      const double lag = (double{tops_[c]} - top) * steepness_;
       const double factor = tops_[c] == -infinity ? (std::isnan(sums_[c].weight) ? NAN : 0) : std::exp2(lag);
       scales_[c] = static_cast<Scalar>(factor);
       row.weight += factor * sums_[c].weight;

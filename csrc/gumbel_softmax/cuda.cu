@@ -35,19 +35,12 @@ GumbelSoftmaxCall make_call(
   return call;
 }
 
-void check_types(const Tensor& narrow, const Tensor& wide) {
-  STD_TORCH_CHECK(
-      wide.scalar_type() == narrow.scalar_type() ||
-          (wide.scalar_type() == ScalarType::Float && narrow.scalar_type() != ScalarType::Double),
-      "gumbel_softmax: expected samples of the logits' dtype, or float32 for half logits");
-}
-
 Tensor fwd(Tensor logits, Tensor key, std::optional<Tensor> tau, double tau_value, int64_t dim, bool hard,
            int64_t row_offset, ScalarType dtype) {
   const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
+  check_sample_type(logits.scalar_type(), dtype);
   Tensor sample = empty_like(logits, dtype);
   if (sample.numel() == 0) return sample;
-  check_types(logits, sample);
   const auto call = make_call(logits, tau, tau_value, &key, row_offset);
   for_collapsed_rows<2>({logits, sample}, dim, [&](const RowLayout<2>& layout, const std::array<Tensor, 2>& t) {
     gumbel_softmax_fwd(call, layout, {buffer_of(t[0]), buffer_of(t[1])}, hard);
@@ -57,10 +50,10 @@ Tensor fwd(Tensor logits, Tensor key, std::optional<Tensor> tau, double tau_valu
 
 Tensor bwd(Tensor grad, Tensor y, std::optional<Tensor> tau, double tau_value, int64_t dim, ScalarType dtype) {
   const torch::stable::accelerator::DeviceGuard guard(y.get_device_index());
+  check_sample_type(dtype, y.scalar_type());
+  STD_TORCH_CHECK(grad.scalar_type() == y.scalar_type(), "gumbel_softmax: expected grad of the sample's dtype");
   Tensor dlogits = empty_like(y, dtype);
   if (y.numel() == 0) return dlogits;
-  check_types(dlogits, y);
-  STD_TORCH_CHECK(grad.scalar_type() == y.scalar_type(), "gumbel_softmax: expected grad of the sample's dtype");
   const auto call = make_call(y, tau, tau_value);
   for_collapsed_rows<3>({grad, y, dlogits}, dim, [&](const RowLayout<3>& layout, const std::array<Tensor, 3>& t) {
     gumbel_softmax_bwd(call, layout, {buffer_of(t[0]), buffer_of(t[1]), buffer_of(t[2])});
@@ -71,11 +64,9 @@ Tensor bwd(Tensor grad, Tensor y, std::optional<Tensor> tau, double tau_value, i
 std::tuple<Tensor, Tensor> recompute_bwd(Tensor grad, Tensor logits, Tensor key, std::optional<Tensor> tau,
                                          double tau_value, int64_t dim, int64_t row_offset, bool tau_grad) {
   const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
-  Tensor dlogits = empty_like(logits, logits.scalar_type());
-  const int64_t rows = tau_grad && logits.numel() > 0 ? logits.numel() / logits.size(dim) : 0;
-  Tensor dtau_rows = new_vector(logits, rows, compute_type(logits.scalar_type()));
+  check_sample_type(logits.scalar_type(), grad.scalar_type());
+  Tensor dlogits = empty_like(logits, logits.scalar_type()), dtau_rows = new_tau_rows(logits, dim, tau_grad);
   if (logits.numel() == 0) return {dlogits, dtau_rows};
-  check_types(logits, grad);
   auto call = make_call(logits, tau, tau_value, &key, row_offset);
   if (tau_grad) call.dtau_rows = dtau_rows.mutable_data_ptr();
   for_collapsed_rows<3>({grad, logits, dlogits}, dim, [&](const RowLayout<3>& layout, const std::array<Tensor, 3>& t) {

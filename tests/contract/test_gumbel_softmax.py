@@ -86,6 +86,27 @@ def test_tiny_tau_is_the_hard_sample(target: Target, hard: bool, tau: float, kin
     assert not any(grad.any() for grad in dtau)
 
 
+@pytest.mark.parametrize("tau", [1.0, 0.5], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("k", [10, 100, 3000])
+def test_the_largest_finite_logits_are_finite(target: Target, dtype: torch.dtype, k: int, tau: float) -> None:
+    """Masks are often written as finfo.min; nothing may overflow on the way to a softmax."""
+    skip_in_interpreter(dtype, target)
+    huge = torch.finfo(dtype)
+    logits = torch.zeros(4, k, dtype=dtype)
+    logits[0], logits[1] = huge.min, 0.99 * huge.max
+    logits[2, 3], logits[3, 1:] = huge.max, huge.min
+    y, dlogits = with_gradients(target, logits, tau)
+    assert y.isfinite().all() and dlogits.isfinite().all()
+    torch.testing.assert_close(y.double().sum(-1), torch.ones(4, dtype=torch.float64), rtol=2e-2, atol=0)
+    assert y[2, 3] == 1 and y[3, 0] == 1
+
+
+@pytest.mark.parametrize("tau", [1e39, 1e300], ids=str)
+def test_a_huge_tau_is_uniform(target: Target, tau: float) -> None:
+    torch.testing.assert_close(sample(target, random_logits(3, 50), tau).cpu(), torch.full((3, 50), 1 / 50))
+
+
 @soft_and_hard
 @dtypes
 @pytest.mark.parametrize("k", [5, 64, 150])

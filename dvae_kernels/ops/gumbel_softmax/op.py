@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from dvae_kernels import _backend, _rng, _validate
 from dvae_kernels._library import define_op
@@ -126,7 +127,8 @@ class _SampleBackward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, ddlogits: Tensor) -> tuple[Tensor | None, ...]:
         grad, y, tau = ctx.saved_tensors
-        dgrad, dy, _ = _double_backward(grad, y, ctx.tau_value if tau is None else tau, ctx.dim, ddlogits, 0.0)
+        temperature = reference.temperature(tau, ctx.tau_value, y)
+        dgrad, dy, _ = _double_backward(grad, y, temperature, ctx.dim, ddlogits, 0.0)
         return (dgrad, dy) + (None,) * 5
 
 
@@ -161,7 +163,7 @@ class _RecomputeBackward(torch.autograd.Function):
 
 
 def _double_backward(
-    grad: Tensor, y: Tensor, tau: Tensor | float, dim: int, ddlogits: Tensor, ddtau: Tensor | float
+    grad: Tensor, y: Tensor, tau: Tensor, dim: int, ddlogits: Tensor, ddtau: Tensor | float
 ) -> tuple[Tensor, Tensor, Tensor]:
     compute = _rng.compute_dtype(y.dtype)
     dgrad, dy, dtau = reference.double_backward(grad.to(compute), y.to(compute), tau, dim, ddlogits.to(compute), ddtau)
@@ -199,8 +201,9 @@ def gumbel_softmax(
         key: int64[2] = (seed, offset) on the device of the logits, offset taken modulo 2^32: the identity of the
             noise. Equal keys give equal noise, on every backend and device.
         seed: an int, taken modulo 2^64; short for the key (seed, 0).
-        generator: a torch.Generator to draw the key from. Without key, seed or generator, torch's default generator
-            of the device is used. Under activation checkpointing, pass `key`.
+        generator: a torch.Generator to draw the key from (not under torch.compile(fullgraph=True), as for torch's own
+            functions). Without key, seed or generator, torch's default generator of the device is used; then
+            torch.func.vmap needs its `randomness`. Under activation checkpointing, pass `key`.
         row_offset: number of the first row in the noise stream, so that a shard of a batch draws its own part. Rows
             are numbered outer_index * inner_size + inner_index around `dim`.
         backend: "cpp", "triton", "cuda" or "reference" instead of the automatic choice.
@@ -216,12 +219,13 @@ def gumbel_softmax(
     Raises:
         TypeError: for logits or a tensor tau that are not floating-point, and for arguments of a wrong type.
         ValueError: for tau < 0, NaN or infinite, a tensor tau of more than one element or on another device, dim out
-            of range, a key of wrong shape or device, more than one of key, seed and generator, an unknown backend.
+            of range, a key of wrong shape or device, a generator of another device type, more than one of key, seed and
+            generator, rows beyond 2^32 in the stream, an unknown backend.
         BackendUnavailable: for a named backend that cannot run here, with the reasons.
         Nothing is drawn or changed when an error is raised.
 
     Float32 noise agrees between backends to about 2e-6, so hard indices can differ only where the two best perturbed
-    logits are closer than about 1e-5 (some 2e-6 of rows).
+    logits are closer than about 1e-5 (some 2e-6 of rows), or than the rounding of logits that are large.
 
     Source: Jang, Gu, Poole, "Categorical Reparameterization with Gumbel-Softmax", ICLR 2017 (arXiv:1611.01144),
     eq. 2; Maddison, Mnih, Teh, "The Concrete Distribution", ICLR 2017 (arXiv:1611.00712).
@@ -246,23 +250,24 @@ def gumbel_softmax(
     _validate.noise_source(op, device, key, seed, generator)
     _validate.row_range(op, row_offset, logits.numel() // max(logits.shape[dim], 1))
     backend = _backend.resolve(op, backend, device.type)
-    if eps != 1e-10:
+    if eps != 1e-10 and not torch.compiler.is_compiling():  # which cannot trace a warning
         warnings.warn(f"{op}: `eps` is deprecated and has no effect", stacklevel=2)
 
     half = logits.dtype in (torch.float16, torch.bfloat16)
-    dtype = torch.float32 if half and torch.is_autocast_enabled(device.type) else logits.dtype
+    autocast = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    dtype = torch.float32 if half and autocast else logits.dtype
     noise_key = _rng.make_key(device, key, seed, generator)
     tau_tensor, tau_value = None, 0.0
     if isinstance(tau, Tensor):
         tau_tensor = tau.to(_rng.compute_dtype(logits.dtype)).reshape(())
     else:
-        tau_value = float(tau)
+        tau_value = min(float(tau), torch.finfo(_rng.compute_dtype(logits.dtype)).max)
     # whether a transform of torch.func differentiates cannot be seen from requires_grad
     transformed = torch._C._are_functorch_transforms_active()
     tau_learns = tau_tensor is not None and (tau_tensor.requires_grad or transformed)
-    if not (torch.compiler.is_compiling() or transformed) and not (
-        torch.is_grad_enabled() and (logits.requires_grad or tau_learns)
-    ):  # saves the microseconds of Function.apply
+    traced = transformed or torch.compiler.is_compiling() or forward_ad._current_level >= 0
+    if not traced and not (torch.is_grad_enabled() and (logits.requires_grad or tau_learns)):
+        # saves the microseconds of Function.apply
         return _FWD[backend](logits, noise_key, tau_tensor, tau_value, dim, hard, row_offset, dtype)
     if key is not None:
         noise_key = key.clone()  # the caller may advance it before backward

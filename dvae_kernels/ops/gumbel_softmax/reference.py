@@ -94,10 +94,10 @@ def dtau_from_sample(dlogits: Tensor, y: Tensor, dim: int) -> Tensor:
 
 
 def double_backward(
-    grad: Tensor, y: Tensor, tau: Tensor | float, dim: int, ddlogits: Tensor, ddtau: Tensor | float
+    grad: Tensor, y: Tensor, tau: Tensor, dim: int, ddlogits: Tensor, ddtau: Tensor | float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients to grad, y and tau of (dlogits_from_sample, the sum of dtau_from_sample), given those of the two."""
-    inverse = _inverse(torch.as_tensor(tau, dtype=y.dtype, device=y.device))
+    inverse = _inverse(tau)
     centred = grad - (y * grad).sum(dim, keepdim=True)
     cotangent = ddlogits - ddtau * _log_or_zero(y)
     dgrad = y * (cotangent - (y * cotangent).sum(dim, keepdim=True)) * inverse
