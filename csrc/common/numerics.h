@@ -37,8 +37,8 @@ DVAE_HD inline float fast_exp2(float x) {
 }
 DVAE_HD inline double fast_exp2(double x) { return exp2(x); }
 
-// `upper` where the top bit of `bits` is set. Both sides are computed: on the device a branch around either costs a warp
-// more than it saves.
+// `upper` where the top bit of `bits` is set. Both sides are computed: on the device a branch around either costs a
+// warp more than it saves.
 DVAE_HD inline float select_by_top_bit(uint32_t bits, float upper, float lower) {
 #ifdef __CUDA_ARCH__
   float chosen;

@@ -91,8 +91,8 @@ struct Functions {
   F32 log2(F32 x) const { return logarithm.log2(x); }
   F32 exponential(const uint32_t* bits) const { return logarithm.exponential(U32::load(bits)); }
 
-  // An upper bound of -ln(E'), E' = exponential(bits), in a few instructions: E >= u >= bits / 2^32, and the bit pattern
-  // of a float is below its logarithm. Tight where noise is large; the last term covers all rounding.
+  // An upper bound of -ln(E'), E' = exponential(bits), in a few instructions: E >= u >= bits / 2^32, and the bit
+  // pattern of a float is below its logarithm. Tight where noise is large; the last term covers all rounding.
   F32 minus_log_bound(const uint32_t* bits) const {
     constexpr float ln_ln2 = -0.36651292f, slack = 1e-4f;
     const F32 pattern = bit_pattern(to_float(U32::load(bits)));

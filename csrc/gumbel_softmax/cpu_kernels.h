@@ -1,8 +1,8 @@
 // The Gumbel-softmax kernels, written once over the SIMD layer. Included once per target by for_each_target.h.
 //
 // A row is worked on in chunks whose integers and exponents stay in the first-level cache. The perturbed logit is
-// p = l - ln(E'), E' the exponential noise over ln 2 (a constant of the row cancels). Each chunk has its own maximum, so
-// that one sweep over the noise gives the weights 2^z, z = (p - top) log2(e) / tau, and their sums; the chunks are
+// p = l - ln(E'), E' the exponential noise over ln 2 (a constant of the row cancels). Each chunk has its own maximum,
+// so that one sweep over the noise gives the weights 2^z, z = (p - top) log2(e) / tau, and their sums; the chunks are
 // brought to a common scale when the row is written.
 
 #include "common/row_io.h"
@@ -58,8 +58,8 @@ class RowWeights {
   template <Want want>
   Sums<double> compute(const Scalar* x, const Scalar* g, uint32_t row) {
     noise_.set_row(row);
-    // At tau = 1 the weight is e^l / E: no second logarithm. The gradient to tau needs the exponent anyway, and a single
-    // category must come out as exactly 1.
+    // At tau = 1 the weight is e^l / E: no second logarithm. The gradient to tau needs the exponent anyway, and a
+    // single category must come out as exactly 1.
     constexpr bool may_be_unit = want != Want::grad_and_tau;
     const bool unit = may_be_unit && unit_tau_ && categories_ > 1;
     for_chunks([&](int64_t c) { unit ? weigh<want, may_be_unit>(c, x, g) : weigh<want, false>(c, x, g); });
@@ -148,8 +148,8 @@ class RowWeights {
     return fma_exact(f.log2(f.exponential(bits)), F(-kLn2<Scalar>), F::load(x));
   }
 
-  // The better of `best` and the chunk's largest. Perturbed logits are computed only in the steps whose bound passes the
-  // best so far: in a long row some one in a hundred.
+  // The better of `best` and the chunk's largest. Perturbed logits are computed only in the steps whose bound passes
+  // the best so far: few in a long row.
   Best find_better(int64_t c, const Scalar* row, Best best) {
     constexpr Scalar infinity = std::numeric_limits<Scalar>::infinity();
     const Run x(row + c * kChunk, size_of_chunk(c), -infinity);

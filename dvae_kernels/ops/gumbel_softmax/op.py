@@ -106,7 +106,7 @@ class GumbelSoftmaxFunction(torch.autograd.Function):
 
 
 # Function.apply looks at the signature of forward in every call, which takes 10 us unless there is a ready one.
-GumbelSoftmaxFunction.forward.__signature__ = inspect.signature(GumbelSoftmaxFunction.forward)  # type: ignore[attr-defined]
+setattr(GumbelSoftmaxFunction.forward, "__signature__", inspect.signature(GumbelSoftmaxFunction.forward))  # noqa: B010
 
 
 class _SampleBackward(torch.autograd.Function):
