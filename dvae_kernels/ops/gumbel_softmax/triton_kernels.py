@@ -110,7 +110,7 @@ def _perturbed(x_rows, x_sk, key_ptr, stream_row, start, row_mask, K, ACC: tl.co
     return x + bits_to_gumbel(row_bits(key_ptr, stream_row, start, ROWS, BLOCK_K), ACC)
 
 
-@triton.jit(do_not_specialize=["hard", "row_offset", "rows"])
+@triton.jit(do_not_specialize=["hard", "row_offset"])
 def _gumbel_softmax_fwd_kernel(
     x_ptr, y_ptr, key_ptr, tau_ptr, tau_value, hard, row_offset, rows, K, inner,
     x_so, x_sk, x_si, y_so, y_sk, y_si,
@@ -163,7 +163,7 @@ def _gumbel_softmax_fwd_kernel(
                 store_tile(y_rows, start, y_sk, y, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit
 def _gumbel_softmax_bwd_kernel(
     y_ptr, grad_ptr, dx_ptr, tau_ptr, tau_value, rows, K, inner,
     y_so, y_sk, y_si, g_so, g_sk, g_si, d_so, d_sk, d_si,
@@ -198,7 +198,7 @@ def _gumbel_softmax_bwd_kernel(
             store_tile(d_rows, start, d_sk, dx, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
 
 
-@triton.jit(do_not_specialize=["row_offset", "rows"])
+@triton.jit(do_not_specialize=["row_offset"])
 def _gumbel_softmax_recompute_bwd_kernel(
     x_ptr, grad_ptr, dx_ptr, dtau_ptr, key_ptr, tau_ptr, tau_value, row_offset, rows, K, inner,
     x_so, x_sk, x_si, g_so, g_sk, g_si, d_so, d_sk, d_si,
