@@ -30,6 +30,20 @@ struct Buffer {
   Storage type;
 };
 
+// Calls run(T()) with the type of the elements; Scalar is what they are computed in.
+template <class Scalar, class Run>
+void with_storage(Storage type, const Run& run) {
+  if constexpr (sizeof(Scalar) == sizeof(double)) {
+    run(double());
+  } else if (type == Storage::bfloat16) {
+    run(BFloat16());
+  } else if (type == Storage::half) {
+    run(Half());
+  } else {
+    run(float());
+  }
+}
+
 struct Free {
   void operator()(void* p) const { std::free(p); }
 };

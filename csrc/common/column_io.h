@@ -13,7 +13,7 @@ class ColumnTensor {
     in_place_ = tensor_.type == Storage::float32 && strides_.inner == 1 && rows_ == F32::lanes &&
                 inner + F32::lanes <= tiles_.inner;
     for (int i = 0; i < rows_; ++i) offsets_[i] = offset_of(first + i);
-    if (read && !in_place_) with_storage([&](auto storage) { gather<decltype(storage)>(); });
+    if (read && !in_place_) with_storage<float>(tensor_.type, [&](auto storage) { gather<decltype(storage)>(); });
   }
 
   F32 load(int64_t column) const { return F32::load(at(column)); }
@@ -22,7 +22,7 @@ class ColumnTensor {
 
   // Writes the opened tile back to memory.
   void close() {
-    if (!in_place_) with_storage([&](auto storage) { scatter<decltype(storage)>(); });
+    if (!in_place_) with_storage<float>(tensor_.type, [&](auto storage) { scatter<decltype(storage)>(); });
   }
 
  private:
@@ -59,15 +59,6 @@ class ColumnTensor {
       for (int64_t j = 0; j < columns; ++j) {
         for (int i = 0; i < rows_; ++i) run(j, i, offsets_[i] + j * stride);
       }
-    }
-  }
-
-  template <class Run>
-  void with_storage(const Run& run) {
-    switch (tensor_.type) {
-      case Storage::bfloat16: return run(BFloat16{});
-      case Storage::half: return run(Half{});
-      default: return run(float{});
     }
   }
 

@@ -78,7 +78,7 @@ class RowTensor {
     const int64_t offset = outer * strides_.outer + inner * strides_.inner;
     base_ = static_cast<char*>(tensor_.data) + offset * size_of(tensor_.type);
     if (in_place_ || !read) return;
-    with_storage([&](auto storage) {
+    with_storage<Scalar>(tensor_.type, [&](auto storage) {
       load_tile<F, decltype(storage)>(base_, strides_, rows, columns_, buffer_.get(), pitch_);
     });
   }
@@ -88,25 +88,12 @@ class RowTensor {
   // Writes the opened tile back to memory.
   void close(int rows) {
     if (in_place_) return;
-    with_storage([&](auto storage) {
+    with_storage<Scalar>(tensor_.type, [&](auto storage) {
       store_tile<F, decltype(storage)>(buffer_.get(), pitch_, rows, columns_, base_, strides_);
     });
   }
 
  private:
-  template <class Run>
-  void with_storage(const Run& run) {
-    if constexpr (sizeof(Scalar) == 8) {
-      run(double{});
-    } else {
-      switch (tensor_.type) {
-        case Storage::bfloat16: return run(BFloat16{});
-        case Storage::half: return run(Half{});
-        default: return run(float{});
-      }
-    }
-  }
-
   Buffer tensor_;
   RowStrides strides_;
   int64_t columns_, pitch_;

@@ -165,3 +165,22 @@ def assert_marks_best(onehot: Tensor, scores: Tensor, dim: int) -> None:
     assert ((onehot == 0) | (onehot == 1)).all() and (onehot.sum(dim) == 1).all(), "not exactly one-hot"
     chosen, best = (scores * onehot).sum(dim), scores.amax(dim)
     assert (best - chosen <= TIE).all(), f"missed the best score by up to {largest(best - chosen)}"
+
+
+def assert_keeps_the_contract(case: Case, backend: str, device: str) -> None:
+    """One call and its gradients: within the budget, with nothing changed around the inputs."""
+    inputs = place(case, device)
+    before = {name: storage_bytes(x) for name, x in inputs.items()}
+    results = run(case, inputs, backend)
+    for name, x in inputs.items():
+        assert torch.equal(storage_bytes(x), before[name]), f"{name} or its surroundings changed"
+    assert results["output"].dtype == case.dtype
+    for name, expectation in expected(case).items():
+        result = results[name]
+        assert result.shape == expectation.oracle.shape
+        if name == "output" and case.scores is not None:
+            if result.numel():
+                assert_marks_best(torch.atleast_1d(result), case.scores(inputs, noise_key(0)), case.dim)
+            continue
+        error = distance(result, expectation.oracle)
+        assert error <= expectation.budget, f"{name}: error {error:.3g} above the budget {expectation.budget:.3g}"
