@@ -214,7 +214,12 @@ def main() -> None:
     building = any(c in sys.argv for c in ("build_ext", "build", "bdist_wheel", "editable_wheel", "install", "develop"))
     toolchains = find_toolchains() if building else []
     options = {"bdist_wheel": {"py_limited_api": "cp310"}} if toolchains else {}
-    setup(ext_modules=[extension(t) for t in toolchains], cmdclass={"build_ext": BuildExt}, options=options)
+    setup(
+        license="Apache-2.0",
+        ext_modules=[extension(t) for t in toolchains],
+        cmdclass={"build_ext": BuildExt},
+        options=options,
+    )
 
 
 main()
