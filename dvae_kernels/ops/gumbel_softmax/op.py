@@ -22,12 +22,6 @@ from dvae_kernels.ops.gumbel_softmax import reference
 _TRITON = "dvae_kernels.ops.gumbel_softmax.triton_kernels"
 
 
-def _tau_grad_rows(tensor: Tensor, dim: int, needed: bool) -> Tensor:
-    """Shape of the per-row parts of the gradient to tau: one per row of `tensor`, or none."""
-    rows = tensor.numel() // tensor.shape[dim] if needed and tensor.numel() else 0
-    return tensor.new_empty((rows,), dtype=_rng.compute_dtype(tensor.dtype))
-
-
 def _fwd_fake(logits: Tensor, key: Tensor, tau: Any, tau_value: float, dim: int, hard: bool, row_offset: int,
               dtype: torch.dtype) -> Tensor:  # fmt: skip
     return torch.empty_like(logits, dtype=dtype)
@@ -39,7 +33,7 @@ def _bwd_fake(grad: Tensor, y: Tensor, tau: Any, tau_value: float, dim: int, dty
 
 def _recompute_bwd_fake(grad: Tensor, logits: Tensor, key: Tensor, tau: Any, tau_value: float, dim: int,
                         row_offset: int, tau_grad: bool) -> tuple[Tensor, Tensor]:  # fmt: skip
-    return torch.empty_like(logits), _tau_grad_rows(logits, dim, tau_grad)
+    return torch.empty_like(logits), reference.new_tau_rows(logits, dim, tau_grad)
 
 
 # The temperature is the tensor `tau` where there is one, else `tau_value`. `dim` counts from the front.
@@ -254,8 +248,8 @@ def gumbel_softmax(
         warnings.warn(f"{op}: `eps` is deprecated and has no effect", stacklevel=2)
 
     half = logits.dtype in (torch.float16, torch.bfloat16)
-    autocast = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
-    dtype = torch.float32 if half and autocast else logits.dtype
+    autocast = half and torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    dtype = torch.float32 if autocast else logits.dtype
     noise_key = _rng.make_key(device, key, seed, generator)
     tau_tensor, tau_value = None, 0.0
     if isinstance(tau, Tensor):

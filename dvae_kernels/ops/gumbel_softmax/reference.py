@@ -106,6 +106,12 @@ def double_backward(
     return dgrad, dy, dtau
 
 
+def new_tau_rows(like: Tensor, dim: int, needed: bool) -> Tensor:
+    """Uninitialised memory for the rows' parts of the gradient to tau: one per row of `like`, or none."""
+    rows = like.numel() // like.shape[dim] if needed and like.numel() else 0
+    return like.new_empty((rows,), dtype=compute_dtype(like.dtype))
+
+
 def temperature(tau: Tensor | None, tau_value: float, like: Tensor) -> Tensor:
     """tau as a scalar tensor of the compute dtype."""
     return torch.full((), tau_value, dtype=compute_dtype(like.dtype), device=like.device) if tau is None else tau

@@ -18,6 +18,7 @@ from dvae_kernels._rng import compute_dtype
 from dvae_kernels._triton.philox import bits_to_gumbel, row_bits
 from dvae_kernels._triton.rows import Rows, launch, view_as_rows
 from dvae_kernels._triton.tiles import load_tile, row_tile, store_tile
+from dvae_kernels.ops.gumbel_softmax.reference import new_tau_rows
 
 
 class Config(NamedTuple):
@@ -288,8 +289,7 @@ def gumbel_softmax_recompute_bwd(
     tau_grad: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     dlogits = torch.empty_like(logits)
-    rows = logits.numel() // logits.shape[dim] if tau_grad and logits.numel() else 0
-    dtau_rows = logits.new_empty((rows,), dtype=compute_dtype(logits.dtype))
+    dtau_rows = new_tau_rows(logits, dim, tau_grad)
     if logits.numel() == 0:
         return dlogits, dtau_rows
     view = view_as_rows(logits.shape, dim, logits.stride(), grad.stride(), dlogits.stride())
