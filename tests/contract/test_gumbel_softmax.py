@@ -102,6 +102,23 @@ def test_the_largest_finite_logits_are_finite(target: Target, dtype: torch.dtype
     assert y[2, 3] == 1 and y[3, 0] == 1
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("k", [2, 10, 100])
+def test_half_gradients_of_nearly_onehot_rows_survive(target: Target, dtype: torch.dtype, k: int) -> None:
+    """The stored sample does not sum to one there; against float64, since the reference stores one as well."""
+    skip_in_interpreter(dtype, target)
+    logits = random_logits(50, k, dtype=dtype)
+    logits[:, 1] += 9
+    g = torch.randn(50, k, generator=torch.Generator().manual_seed(5)).to(dtype)
+    leaf, exact = logits.to(target.device).requires_grad_(), logits.double().requires_grad_()
+    (dlogits,) = torch.autograd.grad(sample(target, leaf), leaf, g.to(target.device))
+    (oracle,) = torch.autograd.grad(sample(Target("reference", "cpu"), exact), exact, g.double())
+    error = (dlogits.cpu().double() - oracle).abs().amax(-1)
+    # the sample's rounding and the gradient's; absolutely, the mean's in float32 and what float16 cannot hold
+    floor = 4 * torch.finfo(torch.float32).eps + (torch.finfo(dtype).smallest_normal if dtype == torch.float16 else 0)
+    assert (error <= 4 * torch.finfo(dtype).eps * oracle.abs().amax(-1) + floor).all()
+
+
 @pytest.mark.parametrize("tau", [1e39, 1e300], ids=str)
 def test_a_huge_tau_is_uniform(target: Target, tau: float) -> None:
     torch.testing.assert_close(sample(target, random_logits(3, 50), tau).cpu(), torch.full((3, 50), 1 / 50))
