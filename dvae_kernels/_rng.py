@@ -92,3 +92,20 @@ def gumbel_like(logits: Tensor, key: Tensor, dim: int, *, row_offset: int = 0, d
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """float64 for float64, float32 for everything narrower."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def sample_dtype(logits: Tensor) -> torch.dtype:
+    """The dtype of samples: the logits' own, or float32 for half logits under autocast."""
+    half = logits.dtype in (torch.float16, torch.bfloat16)
+    device = logits.device.type
+    autocast = half and torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.float32 if autocast else logits.dtype
+
+
+def split_temperature(tau: float | Tensor, dtype: torch.dtype) -> tuple[Tensor | None, float]:
+    """A (validated) temperature as ops take it beside logits of `dtype`: a scalar tensor of the compute dtype, or a
+    finite number of it."""
+    compute = compute_dtype(dtype)
+    if isinstance(tau, Tensor):
+        return tau.to(compute).reshape(()), 0.0
+    return None, min(float(tau), torch.finfo(compute).max)

@@ -1,9 +1,11 @@
 // Noise from integers, and the half-precision formats, for host and device without torch.
 #pragma once
 
+#include <cfloat>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 
 #include "common/philox.h"
 
@@ -55,6 +57,41 @@ template <typename T>
 constexpr T kLn2 = T(0.693147180559945309417232121458);
 template <typename T>
 constexpr T kLog2e = T(1.44269504088896340735992468100);
+
+// 1/x to about 1 ulp, subnormal x and results included.
+DVAE_HD inline float fast_reciprocal(float x) {
+#ifdef __CUDA_ARCH__
+  float y;
+  asm("rcp.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#else
+  return 1.f / x;
+#endif
+}
+DVAE_HD inline double fast_reciprocal(double x) { return 1. / x; }
+
+// A product that is never fused into an addition, so that a * b + c * d is the same when its terms change places.
+DVAE_HD inline float unfused_product(float a, float b) {
+#ifdef __CUDA_ARCH__
+  return __fmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
+DVAE_HD inline double unfused_product(double a, double b) {
+#ifdef __CUDA_ARCH__
+  return __dmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
+
+template <class T>
+constexpr T kLargest = sizeof(T) == 4 ? T(FLT_MAX) : T(DBL_MAX);
+template <class T>
+constexpr T kMinusInfinity = -std::numeric_limits<T>::infinity();
+template <class T>
+constexpr T kNaN = std::numeric_limits<T>::quiet_NaN();
 
 // Standard exponential noise E = -log(1 - v), v = (bits + 1/2) / 2^32, with full relative accuracy at both ends.
 template <typename T>

@@ -101,3 +101,39 @@ class RowTensor {
   Allocation<Scalar> buffer_;
   char* base_ = nullptr;
 };
+
+// Writes the vectors of a row: whole ones directly, past the caches where asked, the last one in part.
+template <class F>
+class RowWriter {
+ public:
+  using Scalar = typename F::Scalar;
+  RowWriter(Scalar* row, int64_t columns, bool stream)
+      : row_(row), columns_(columns), stream_(stream && reinterpret_cast<uintptr_t>(row) % 64 == 0) {}
+
+  void put(int64_t j, F value) const {
+    if (j + F::lanes > columns_) {
+      Scalar last[F::lanes];
+      value.store(last);
+      std::memcpy(row_ + j, last, (columns_ - j) * sizeof(Scalar));
+    } else if (stream_) {
+      value.stream(row_ + j);
+    } else {
+      value.store(row_ + j);
+    }
+  }
+
+ private:
+  Scalar* row_;
+  int64_t columns_;
+  bool stream_;
+};
+
+// Calls run(first row number, outer, inner, rows) for the tiles [begin, end).
+template <class Run>
+void for_tiles(const RowTiles& tiles, int64_t begin, int64_t end, const Run& run) {
+  for (int64_t t = begin; t < end; ++t) {
+    const int64_t outer = t / tiles.per_outer(), inner = t % tiles.per_outer() * tiles.tile_rows;
+    const int rows = static_cast<int>(std::min<int64_t>(tiles.tile_rows, tiles.inner - inner));
+    run(outer * tiles.inner + inner, outer, inner, rows);
+  }
+}

@@ -11,6 +11,11 @@ inline const char* name(CpuTarget target) {
   return target == CpuTarget::avx512 ? "avx512" : target == CpuTarget::avx2 ? "avx2" : "baseline";
 }
 
+// Floats in a vector.
+inline int float_lanes(CpuTarget target) {
+  return target == CpuTarget::avx512 ? 16 : target == CpuTarget::avx2 ? 8 : 4;
+}
+
 inline bool supported(CpuTarget target) {
 #if defined(__x86_64__)
   switch (target) {

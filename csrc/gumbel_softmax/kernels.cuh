@@ -3,52 +3,11 @@
 // reduces, a second one writes. What does not fit is read, and its noise drawn, again.
 #pragma once
 
-#include <utility>
-
-#include "common/cuda_utils.cuh"
+#include "common/cuda_call.cuh"
+#include "common/row_states.h"
 #include "gumbel_softmax/formulas.h"
 
 namespace dvae {
-
-// Blocks of the largest size that fit on a multiprocessor: two leave 64 registers a thread, one leaves 128.
-template <class Acc>
-constexpr int kMinBlocks = sizeof(Acc) == 4 ? 2 : 1;
-
-// The temperature is a scalar in device memory, or `value` without one.
-template <class Acc>
-struct TauArgument {
-  const Acc* pointer;
-  Acc value;
-
-  __device__ Temperature<Acc> temperature() const { return Temperature<Acc>(pointer ? *pointer : value); }
-};
-
-struct NoiseArgument {
-  const int64_t* key;  // (seed, offset)
-  int64_t key_stride;
-  uint32_t row_offset;
-};
-
-// The noise of one row.
-struct RowNoise {
-  uint64_t seed;
-  uint32_t offset, row;
-
-  __device__ RowNoise(const NoiseArgument& noise, int64_t row)
-      : seed(static_cast<uint64_t>(noise.key[0])),
-        offset(static_cast<uint32_t>(noise.key[noise.key_stride])),
-        row(static_cast<uint32_t>(row) + noise.row_offset) {}
-
-  template <class Acc, int kChunk>
-  __device__ void add_gumbel(uint32_t chunk, Acc (&x)[kChunk]) const {
-#pragma unroll
-    for (int q = 0; q < kChunk / 4; ++q) {
-      const Philox4x32 words = row_words(seed, offset, row, chunk * (kChunk / 4) + q);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) x[q * 4 + i] += gumbel_from_bits<Acc>(words.word[i]);
-    }
-  }
-};
 
 // The sample: relaxed, or one-hot where `hard` or tau is zero.
 template <class Input, class Output>
@@ -234,41 +193,9 @@ __global__ void __launch_bounds__(kMaxThreads, 1) gumbel_softmax_recompute_bwd_k
   if (place.lane == 0 && place.chunks) dtau_rows[place.row] = -kLn2<Acc> * part;
 }
 
-// The host's side of a call. Tensors are in the order of the layouts; rows and categories are not empty.
-struct GumbelSoftmaxCall {
-  NoiseArgument noise{};
-  const void* tau = nullptr;  // in the compute type
-  double tau_value = 0;
-  void* dtau_rows = nullptr;  // of a recomputing backward: in the compute type, or null
-  Stream stream{};
-
-  template <class Acc>
-  TauArgument<Acc> tau_argument() const {
-    return {static_cast<const Acc*>(tau), static_cast<Acc>(tau_value)};
-  }
-
-  // chunk as from vector_chunk; arrays: values cached per column
-  template <class Acc, int N>
-  RowPlan plan(const RowLayout<N>& layout, int chunk, int arrays) const {
-    const bool interleave = chunk == 0 && interleaved(layout);
-    return plan_rows<Acc>(
-        layout.rows(), layout.inner, layout.categories, chunk ? chunk : 4, interleave, arrays, shared_limit());
-  }
-};
-
-// A single outer index leaves the inner one to number the rows: no division, and no inner size of 2^32.
-template <int N>
-RowLayout<N> simplified(RowLayout<N> layout) {
-  if (layout.outer == 1) {
-    std::swap(layout.outer, layout.inner);
-    for (RowStrides& strides : layout.strides) std::swap(strides.outer, strides.inner);
-  }
-  return layout;
-}
-
 // tensors: logits, sample
 inline void gumbel_softmax_fwd(
-    const GumbelSoftmaxCall& call, const RowLayout<2>& any_layout, const Buffer (&tensors)[2], bool hard) {
+    const RowCall& call, const RowLayout<2>& any_layout, const Buffer (&tensors)[2], bool hard) {
   const RowLayout<2> layout = simplified(any_layout);
   const auto& strides = layout.strides;
   const int chunk = vector_chunk(layout, tensors);
@@ -284,7 +211,7 @@ inline void gumbel_softmax_fwd(
 
 // tensors: grad, sample, dlogits
 inline void gumbel_softmax_bwd(
-    const GumbelSoftmaxCall& call, const RowLayout<3>& any_layout, const Buffer (&tensors)[3]) {
+    const RowCall& call, const RowLayout<3>& any_layout, const Buffer (&tensors)[3]) {
   const RowLayout<3> layout = simplified(any_layout);
   const auto& strides = layout.strides;
   const int chunk = vector_chunk(layout, tensors);
@@ -299,9 +226,9 @@ inline void gumbel_softmax_bwd(
   });
 }
 
-// tensors: grad, logits, dlogits
+// tensors: grad, logits, dlogits; dtau_rows in the compute type, or null
 inline void gumbel_softmax_recompute_bwd(
-    const GumbelSoftmaxCall& call, const RowLayout<3>& any_layout, const Buffer (&tensors)[3]) {
+    const RowCall& call, const RowLayout<3>& any_layout, const Buffer (&tensors)[3], void* dtau_rows) {
   const RowLayout<3> layout = simplified(any_layout);
   const auto& strides = layout.strides;
   const int chunk = vector_chunk(layout, tensors);
@@ -312,7 +239,7 @@ inline void gumbel_softmax_recompute_bwd(
     launch(
         call.plan<Acc>(layout, chunk, 2), call.stream, gumbel_softmax_recompute_bwd_kernel<Sample, Logits>,
         Sample(tensors[0], strides[0]), Logits(tensors[1], strides[1]), Logits(tensors[2], strides[2]), call.noise,
-        call.tau_argument<Acc>(), static_cast<Acc*>(call.dtau_rows));
+        call.tau_argument<Acc>(), static_cast<Acc*>(dtau_rows));
   });
 }
 

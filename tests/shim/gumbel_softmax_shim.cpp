@@ -43,11 +43,10 @@ struct ShimCall {
 
 bool shim_run(const ShimCall* c, int op, bool hard) {
   shim::shared_limit = static_cast<size_t>(c->shared_limit);
-  GumbelSoftmaxCall call;
+  RowCall call;
   call.noise = {c->key, 1, c->row_offset};
   call.tau = c->tau;
   call.tau_value = c->tau_value;
-  call.dtau_rows = c->dtau_rows;
   const auto tensor = [&](int t) { return Buffer{c->data[t], static_cast<Storage>(c->storage[t])}; };
   const Geometry geometry{c->ndim, c->dim, c->sizes};
   if (op == 0) {
@@ -57,7 +56,7 @@ bool shim_run(const ShimCall* c, int op, bool hard) {
   }
   const Buffer tensors[3] = {tensor(0), tensor(1), tensor(2)};
   return with_layout<3>(geometry, c->strides, [&](const RowLayout<3>& l) {
-    op == 1 ? gumbel_softmax_bwd(call, l, tensors) : gumbel_softmax_recompute_bwd(call, l, tensors);
+    op == 1 ? gumbel_softmax_bwd(call, l, tensors) : gumbel_softmax_recompute_bwd(call, l, tensors, c->dtau_rows);
   });
 }
 

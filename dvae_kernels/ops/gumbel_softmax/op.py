@@ -7,15 +7,13 @@ whose gradient needs log y to more digits than a stored y has.
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from dvae_kernels import _backend, _rng, _validate
+from dvae_kernels import _autograd, _backend, _rng, _validate
 from dvae_kernels._library import define_op
 from dvae_kernels.ops.gumbel_softmax import reference
 
@@ -61,6 +59,7 @@ _RECOMPUTE_BWD = define_op(
 )
 
 
+@_autograd.quick_apply
 class GumbelSoftmaxFunction(torch.autograd.Function):
     """Forward op with the analytic backward. Forward-mode differentiation is not defined and raises."""
 
@@ -79,9 +78,7 @@ class GumbelSoftmaxFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        # The raw op will do unless backward itself is differentiated, which compiled graphs never do (and dynamo cannot
-        # trace a Function inside a backward).
-        twice = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        twice = _autograd.differentiated_twice()
         dtau = None
         if ctx.recompute:
             logits, key, tau = ctx.saved_tensors
@@ -97,10 +94,6 @@ class GumbelSoftmaxFunction(torch.autograd.Function):
             sample_args = (grad, y, tau, ctx.tau_value, ctx.dim, ctx.logits_dtype)
             dlogits = _SampleBackward.apply(*sample_args, ctx.backend) if twice else _BWD[ctx.backend](*sample_args)
         return (dlogits, None, dtau) + (None,) * 7
-
-
-# Function.apply looks at the signature of forward in every call, which takes 10 us unless there is a ready one.
-setattr(GumbelSoftmaxFunction.forward, "__signature__", inspect.signature(GumbelSoftmaxFunction.forward))  # noqa: B010
 
 
 class _SampleBackward(torch.autograd.Function):
@@ -247,21 +240,11 @@ def gumbel_softmax(
     if eps != 1e-10 and not torch.compiler.is_compiling():  # which cannot trace a warning
         warnings.warn(f"{op}: `eps` is deprecated and has no effect", stacklevel=2)
 
-    half = logits.dtype in (torch.float16, torch.bfloat16)
-    autocast = half and torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
-    dtype = torch.float32 if autocast else logits.dtype
+    dtype = _rng.sample_dtype(logits)
     noise_key = _rng.make_key(device, key, seed, generator)
-    tau_tensor, tau_value = None, 0.0
-    if isinstance(tau, Tensor):
-        tau_tensor = tau.to(_rng.compute_dtype(logits.dtype)).reshape(())
-    else:
-        tau_value = min(float(tau), torch.finfo(_rng.compute_dtype(logits.dtype)).max)
-    # whether a transform of torch.func differentiates cannot be seen from requires_grad
-    transformed = torch._C._are_functorch_transforms_active()
-    tau_learns = tau_tensor is not None and (tau_tensor.requires_grad or transformed)
-    traced = transformed or torch.compiler.is_compiling() or forward_ad._current_level >= 0
-    if not traced and not (torch.is_grad_enabled() and (logits.requires_grad or tau_learns)):
-        # saves the microseconds of Function.apply
+    tau_tensor, tau_value = _rng.split_temperature(tau, logits.dtype)
+    tau_learns = tau_tensor is not None and (tau_tensor.requires_grad or _autograd.transformed())
+    if not _autograd.needs_function(logits, tau_tensor):
         return _FWD[backend](logits, noise_key, tau_tensor, tau_value, dim, hard, row_offset, dtype)
     if key is not None:
         noise_key = key.clone()  # the caller may advance it before backward
