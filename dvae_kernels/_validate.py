@@ -47,8 +47,9 @@ def boolean(op: str, name: str, value: Any) -> None:
         raise TypeError(f"{op}: expected {name} to be a bool, got {type_name(value)}")
 
 
-def temperature(op: str, name: str, value: Any, device: torch.device) -> None:
-    """A finite Python number >= 0, or a one-element float tensor on `device` (whose value is not looked at)."""
+def temperature(op: str, name: str, value: Any, device: torch.device, *, positive: bool = False) -> None:
+    """A finite Python number >= 0, or > 0 where it must be `positive`, or a one-element float tensor on `device`
+    (whose value is not looked at)."""
     if isinstance(value, Tensor):
         if value.dtype not in FLOATS:
             raise TypeError(f"{op}: expected floating-point {name}, got {dtype_name(value.dtype)}")
@@ -61,8 +62,8 @@ def temperature(op: str, name: str, value: Any, device: torch.device) -> None:
         return
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise TypeError(f"{op}: expected {name} to be a float or a Tensor, got {type_name(value)}")
-    if not 0 <= value <= sys.float_info.max:
-        raise ValueError(f"{op}: expected finite {name} >= 0, got {value}")
+    if not 0 <= value <= sys.float_info.max or (positive and value == 0):
+        raise ValueError(f"{op}: expected finite {name} {'>' if positive else '>='} 0, got {value}")
 
 
 def noise_source(op: str, device: torch.device, key: Any, seed: Any, generator: Any) -> None:

@@ -72,19 +72,22 @@ inline Tensor new_tau_rows(const Tensor& like, int64_t dim, bool needed) {
   return new_vector(like, rows, compute_type(like.scalar_type()));
 }
 
-// Calls run(layout, tensors) with tensors whose rows collapse; the last of them is the output. Where the given ones do
-// not collapse (three or more groups of dimensions), works on contiguous copies and copies the result back.
-template <int N, class Run>
-void for_collapsed_rows(std::array<Tensor, N> tensors, int64_t dim, const Run& run) {
+// Calls run(layout, tensors) with tensors whose rows collapse; the last `outputs` of them are written. Where the given
+// ones do not collapse (three or more groups of dimensions), works on contiguous copies and copies the results back.
+template <int N, int outputs = 1, class Run>
+void for_collapsed_rows(const std::array<Tensor, N>& given, int64_t dim, const Run& run) {
   RowLayout<N> layout;
+  std::array<Tensor, N> tensors = given;
   std::array<const Tensor*, N> pointers;
   for (int t = 0; t < N; ++t) pointers[t] = &tensors[t];
   if (collapse_rows<N>(pointers, dim, &layout)) return run(layout, tensors);
-  Tensor output = tensors[N - 1];
   for (Tensor& tensor : tensors) tensor = torch::stable::contiguous(tensor);
   collapse_rows<N>(pointers, dim, &layout);
   run(layout, tensors);
-  if (!output.is_contiguous()) torch::stable::copy_(output, tensors[N - 1]);  // else contiguous() aliased it
+  for (int t = N - outputs; t < N; ++t) {
+    Tensor output = given[t];
+    if (!output.is_contiguous()) torch::stable::copy_(output, tensors[t]);  // else contiguous() aliased it
+  }
 }
 
 }  // namespace dvae

@@ -1,0 +1,62 @@
+"""The committed tilings of row kernels: never measured at run time, so equal on every rank."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from dvae_kernels._rng import compute_dtype
+from dvae_kernels._triton.rows import Rows
+
+
+class Config(NamedTuple):
+    """How a kernel is cut up: its tile and its warps."""
+
+    rows: int
+    block_k: int
+    num_warps: int
+
+
+# (widest BLOCK_K, elements of a tile, warps) of rows held on chip, then the tile of the loop over wider rows.
+_CONTIGUOUS = ((2048, 2048, 4), (4096, 4096, 8), (8192, 8192, 8), (16384, 16384, 16))
+_CONTIGUOUS_LOOP = Config(1, 4096, 8)
+_K_STRIDED = ((128, 4096, 4), (512, 8192, 8), (2048, 16384, 16))
+_K_STRIDED_LOOP = Config(32, 256, 8)
+_SECTOR = 32  # bytes that memory moves at least
+
+
+@lru_cache(maxsize=4096)
+def config(compute: torch.dtype, itemsize: int, k: int, inner: int, k_strided: bool) -> Config:
+    """The configuration for rows of k columns."""
+    block_k = max(4, triton.next_power_of_2(k))
+    table, loop = (_K_STRIDED, _K_STRIDED_LOOP) if k_strided else (_CONTIGUOUS, _CONTIGUOUS_LOOP)
+    room = 2 if compute == torch.float64 else 1  # registers per value
+    for widest, elements, warps in table:
+        rows = elements // block_k // room
+        if block_k * room <= widest and (not k_strided or rows * itemsize >= _SECTOR):
+            return Config(min(rows, triton.next_power_of_2(inner)) if k_strided else rows, block_k, warps)
+    return loop._replace(block_k=loop.block_k // room)
+
+
+def tiling(view: Rows, tensor: Tensor) -> tuple[int, dict[str, Any]]:
+    """The number of programs, and the constants, of a kernel over the rows of `tensor`."""
+    tile = config(compute_dtype(tensor.dtype), tensor.itemsize, view.k, view.inner, view.k_strided)
+    # a grid beyond 2^31 - 1 would need a tile of one row, which is over 1024 wide, and so terabytes
+    if view.k_strided:
+        programs = view.rows // view.inner * -(-view.inner // tile.rows)
+    else:
+        programs = -(-view.rows // tile.rows)
+    return programs, {
+        "ACC": tl.float64 if tensor.dtype == torch.float64 else tl.float32,
+        "ROWS": tile.rows,
+        "BLOCK_K": tile.block_k,
+        "TILES": -(-view.k // tile.block_k),
+        "K_STRIDED": view.k_strided,
+        "INT64": view.int64,
+        "num_warps": tile.num_warps,
+    }
