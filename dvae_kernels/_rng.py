@@ -2,8 +2,9 @@
 
 A key is int64[2] = (seed, offset): the Philox key is the 64-bit seed, the offset (its low 32 bits) a counter word.
 Row operations on [outer, K, inner] draw element (row, col) from counter (col >> 2, row, offset, draw), word col & 3,
-with row = outer_index * inner_size + inner_index + row_offset. So a value depends on the logical element alone:
-never on tile, stride, thread, device or shard.
+with row = outer_index * inner_size + inner_index + row_offset. Elementwise operations draw element idx from counter
+(idx >> 2 low, idx >> 2 high, offset, draw), word idx & 3, with idx = index_offset + its place in row-major order, a
+64-bit number. So a value depends on the logical element alone: never on tile, stride, thread, device or shard.
 """
 
 from __future__ import annotations
@@ -23,13 +24,18 @@ def make_key(device: torch.device, key: Tensor | None, seed: int | None, generat
     if key is not None:
         return key
     if seed is not None:
-        if not -(1 << 63) <= seed < 1 << 63:  # never where seed is traced: 2^64 would not fit the graph
-            seed = (seed + (1 << 63)) % (1 << 64) - (1 << 63)
         # torch.full, since torch.tensor copies from the host and breaks CUDA-graph capture
-        result = torch.full((2,), seed, dtype=torch.int64, device=device)
+        result = torch.full((2,), as_int64(seed), dtype=torch.int64, device=device)
         result[1:].zero_()
         return result
     return torch.randint(-(1 << 63), (1 << 63) - 1, (2,), dtype=torch.int64, device=device, generator=generator)
+
+
+def as_int64(value: int) -> int:
+    """`value` modulo 2^64, as ops take 64-bit words."""
+    if not -(1 << 63) <= value < 1 << 63:  # never where value is traced: 2^64 would not fit the graph
+        value = (value + (1 << 63)) % (1 << 64) - (1 << 63)
+    return value
 
 
 def philox(
@@ -61,6 +67,19 @@ def row_bits(key: Tensor, outer: int, k: int, inner: int, *, row_offset: int = 0
     return torch.stack(words, dim=2).flatten(1, 2)[:, :k]  # [outer, k, inner]
 
 
+def element_bits(key: Tensor, count: int, *, index_offset: int = 0, draw: int = 0) -> Tensor:
+    """The stream's 32-bit integers (in int64) for elements index_offset .. index_offset + count - 1, shape [count].
+
+    `index_offset` is a 64-bit word, so negative from 2^63 on.
+    """
+    shift = index_offset % 4
+    group = torch.arange((count + shift + 3) // 4, dtype=torch.int64, device=key.device)
+    group = (group + (index_offset - shift) // 4) & ((1 << 62) - 1)
+    words = philox(key[0], group & _MASK, group >> 32, key[1] & _MASK, torch.full_like(key[1], draw))
+    words = torch.broadcast_tensors(*words)  # 4 x [groups]
+    return torch.stack(words, dim=1).flatten()[shift : shift + count]
+
+
 def bits_to_exponential(bits: Tensor, dtype: torch.dtype) -> Tensor:
     """Standard exponential noise E = -log(1 - v), v = (bits + 1/2) / 2^32, in `dtype` (float32 or float64).
 
@@ -87,6 +106,20 @@ def gumbel_like(logits: Tensor, key: Tensor, dim: int, *, row_offset: int = 0, d
     outer, inner = math.prod(shape[:dim]), math.prod(shape[dim + 1 :])
     bits = row_bits(key, outer, shape[dim], inner, row_offset=row_offset, draw=draw)
     return bits_to_gumbel(bits, compute_dtype(logits.dtype)).reshape(shape)
+
+
+def bits_to_logistic(bits: Tensor, dtype: torch.dtype) -> Tensor:
+    """Standard logistic noise L = logit(v), v = (bits + 1/2) / 2^32, always finite, in [-22.88, 22.88].
+
+    From the exponential noise of both ends, so that both tails keep their relative accuracy.
+    """
+    return bits_to_exponential(bits, dtype) - bits_to_exponential(_MASK - bits, dtype)
+
+
+def logistic_like(logits: Tensor, key: Tensor, *, index_offset: int = 0, draw: int = 0) -> Tensor:
+    """Logistic noise of the stream for every element of `logits`, in the compute dtype."""
+    bits = element_bits(key, logits.numel(), index_offset=index_offset, draw=draw)
+    return bits_to_logistic(bits, compute_dtype(logits.dtype)).reshape(logits.shape)
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:

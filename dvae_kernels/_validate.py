@@ -97,3 +97,11 @@ def row_range(op: str, row_offset: Any, rows: int) -> None:
         raise TypeError(f"{op}: expected row_offset to be an int, got {type_name(row_offset)}")
     if row_offset < 0 or row_offset + rows > 1 << 32:
         raise ValueError(f"{op}: expected rows within [0, 2^32), got {rows} from row_offset {row_offset}")
+
+
+def index_range(op: str, index_offset: Any, count: int) -> None:
+    """Elements are numbered in 64 bits by the noise stream."""
+    if not isinstance(index_offset, int) or isinstance(index_offset, bool):
+        raise TypeError(f"{op}: expected index_offset to be an int, got {type_name(index_offset)}")
+    if index_offset < 0 or index_offset > (1 << 64) - count:
+        raise ValueError(f"{op}: expected elements within [0, 2^64), got {count} from index_offset {index_offset}")

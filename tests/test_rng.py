@@ -55,6 +55,21 @@ def test_row_bits_of_nothing() -> None:
         assert _rng.row_bits(key, outer, k, inner).shape == (outer, k, inner)
 
 
+@pytest.mark.parametrize("index_offset", [0, 1, 2, 3, 4, 4001, 2**34 - 9, 2**34 + 2, 2**63 - 5, 2**63 + 1, 2**64 - 21])
+def test_element_bits_are_words_of_the_elements_counters(index_offset: int) -> None:
+    key = torch.tensor([-3, 2**32 + 8])
+    bits = _rng.element_bits(key, 21, index_offset=_rng.as_int64(index_offset), draw=2)
+    for i, word in enumerate(bits.tolist()):
+        index = index_offset + i
+        counter = (index >> 2 & 0xFFFFFFFF, index >> 34, 8, 2)
+        assert _rng.philox(key[0], *map(torch.tensor, counter))[index & 3] == word
+
+
+def test_element_bits_of_nothing() -> None:
+    for index_offset in (0, 3):
+        assert _rng.element_bits(torch.tensor([1, 2]), 0, index_offset=index_offset).shape == (0,)
+
+
 def test_words_are_as_distinct_as_random_ones() -> None:
     """Counters that differ in one word, in neighbouring values, give unrelated words."""
     key = torch.tensor(7)
@@ -113,12 +128,14 @@ def test_noise_against_fifty_digits(dtype: torch.dtype, relative: float, absolut
     """The exponential keeps its relative accuracy at both ends; the Gumbel noise its absolute one."""
     bits = torch.tensor(integers())
     exponential, gumbel = _rng.bits_to_exponential(bits, dtype), _rng.bits_to_gumbel(bits, dtype)
-    assert exponential.dtype == gumbel.dtype == dtype
+    logistic = _rng.bits_to_logistic(bits, dtype)
+    assert exponential.dtype == gumbel.dtype == logistic.dtype == dtype
     with mpmath.workdps(40):
-        for k, e, g in zip(bits.tolist(), exponential.tolist(), gumbel.tolist()):
+        for k, e, g, odds in zip(bits.tolist(), exponential.tolist(), gumbel.tolist(), logistic.tolist()):
             exact = exact_exponential(k)
             assert abs(e / exact - 1) <= relative, k
             assert abs(g + mpmath.log(exact)) <= absolute, k
+            assert abs(odds - (exact - exact_exponential(2**32 - 1 - k))) <= 2 * absolute, k
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

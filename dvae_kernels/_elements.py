@@ -1,0 +1,34 @@
+"""Elementwise operations: the blocks of elements that kernels work on, and whose sums they give where a gradient is
+one number.
+
+Element i lies in block (i + shift) // BLOCK, with shift = index_offset % 4, so that blocks start on whole counters of
+the noise stream (see _rng.py). The same blocks on every backend.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dvae_kernels._rng import compute_dtype
+
+BLOCK = 2048
+
+
+def count_blocks(count: int) -> int:
+    """Blocks of `count` elements, enough for every shift."""
+    return (count + 3 + BLOCK - 1) // BLOCK
+
+
+def new_block_sums(like: Tensor, needed: bool) -> Tensor:
+    """Uninitialised memory for one number per block of `like`, or none."""
+    blocks = count_blocks(like.numel()) if needed else 0
+    return torch.empty((blocks,), dtype=compute_dtype(like.dtype), device=like.device)
+
+
+def sum_blocks(parts: Tensor, shift: int = 0) -> Tensor:
+    """The sum of `parts` over each block."""
+    count = parts.numel()
+    blocks = count_blocks(count)
+    return F.pad(parts.flatten(), (shift, blocks * BLOCK - shift - count)).view(blocks, BLOCK).sum(1)

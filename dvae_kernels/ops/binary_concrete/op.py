@@ -1,0 +1,249 @@
+"""Schemas, autograd and the public functions of the binary concrete distribution.
+
+A sample saves its logits and its key, and backward draws the same noise again: 1 - zeta, which its slope needs, is lost
+where zeta is rounded to 1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dvae_kernels import _autograd, _backend, _elements, _rng, _validate
+from dvae_kernels._library import define_op
+from dvae_kernels.ops.binary_concrete import reference
+
+_TRITON = "dvae_kernels.ops.binary_concrete.triton_kernels"
+
+
+def _fwd_fake(logits: Tensor, key: Tensor, tau: Any, tau_value: float, hard: bool, index_offset: int,
+              dtype: torch.dtype) -> Tensor:  # fmt: skip
+    return torch.empty_like(logits, dtype=dtype)
+
+
+def _bwd_fake(grad: Tensor, logits: Tensor, key: Tensor, tau: Any, tau_value: float, index_offset: int,
+              tau_grad: bool) -> tuple[Tensor, Tensor]:  # fmt: skip
+    return torch.empty_like(logits), _elements.new_block_sums(logits, tau_grad)
+
+
+def _log_prob_fwd_fake(y: Tensor, logits: Tensor, tau: Any, tau_value: float) -> Tensor:
+    return torch.empty_like(y, dtype=_rng.compute_dtype(y.dtype))
+
+
+def _log_prob_bwd_fake(grad: Tensor, y: Tensor, logits: Tensor, tau: Any, tau_value: float,
+                       tau_grad: bool) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    return torch.empty_like(y), torch.empty_like(logits), _elements.new_block_sums(y, tau_grad)
+
+
+# The temperature is the tensor `tau` where there is one, else `tau_value`. `index_offset` is a 64-bit word.
+_FWD = define_op(
+    "binary_concrete_fwd(Tensor logits, Tensor key, Tensor? tau, float tau_value, bool hard, SymInt index_offset, "
+    "ScalarType dtype) -> Tensor",
+    reference=reference.binary_concrete_fwd,
+    triton=f"{_TRITON}:binary_concrete_fwd",
+    fake=_fwd_fake,
+)
+# (dlogits, the blocks' parts of dtau, empty unless tau_grad).
+_BWD = define_op(
+    "binary_concrete_bwd(Tensor grad, Tensor logits, Tensor key, Tensor? tau, float tau_value, SymInt index_offset, "
+    "bool tau_grad) -> (Tensor, Tensor)",
+    reference=reference.binary_concrete_bwd,
+    triton=f"{_TRITON}:binary_concrete_bwd",
+    fake=_bwd_fake,
+)
+_LOG_PROB_FWD = define_op(
+    "binary_concrete_log_prob_fwd(Tensor y, Tensor logits, Tensor? tau, float tau_value) -> Tensor",
+    reference=reference.binary_concrete_log_prob_fwd,
+    triton=f"{_TRITON}:binary_concrete_log_prob_fwd",
+    fake=_log_prob_fwd_fake,
+)
+# (dy, dlogits, the blocks' parts of dtau, empty unless tau_grad).
+_LOG_PROB_BWD = define_op(
+    "binary_concrete_log_prob_bwd(Tensor grad, Tensor y, Tensor logits, Tensor? tau, float tau_value, bool tau_grad) "
+    "-> (Tensor, Tensor, Tensor)",
+    reference=reference.binary_concrete_log_prob_bwd,
+    triton=f"{_TRITON}:binary_concrete_log_prob_bwd",
+    fake=_log_prob_bwd_fake,
+)
+
+
+@_autograd.quick_apply
+class BinaryConcreteFunction(torch.autograd.Function):
+    """The sample with the gradient of the relaxed one. Forward-mode differentiation is not defined and raises."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(logits: Tensor, key: Tensor, tau: Tensor | None, tau_value: float, hard: bool, index_offset: int,
+                dtype: torch.dtype, backend: str) -> Tensor:  # fmt: skip
+        return _FWD[backend](logits, key, tau, tau_value, hard, index_offset, dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        logits, key, tau, ctx.tau_value, _, ctx.index_offset, _, ctx.backend = inputs
+        ctx.save_for_backward(logits, key, tau)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        logits, key, tau = ctx.saved_tensors
+        tau_grad = tau is not None and ctx.needs_input_grad[2]
+        bwd = _BWD["reference" if _autograd.differentiated_twice() else ctx.backend]
+        dlogits, parts = bwd(grad, logits, key, tau, ctx.tau_value, ctx.index_offset, tau_grad)
+        # NaN has no gradient at tau = 0 either
+        dtau = torch.where(tau == 0, 0, parts.sum()) if tau_grad else None
+        return (dlogits, None, dtau) + (None,) * 5
+
+
+@_autograd.quick_apply
+class BinaryConcreteLogProbFunction(torch.autograd.Function):
+    """The log density. Forward-mode differentiation is not defined and raises."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(y: Tensor, logits: Tensor, tau: Tensor | None, tau_value: float, backend: str) -> Tensor:
+        return _LOG_PROB_FWD[backend](y, logits, tau, tau_value)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        y, logits, tau, ctx.tau_value, ctx.backend = inputs
+        ctx.save_for_backward(y, logits, tau)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        y, logits, tau = ctx.saved_tensors
+        tau_grad = tau is not None and ctx.needs_input_grad[2]
+        bwd = _LOG_PROB_BWD["reference" if _autograd.differentiated_twice() else ctx.backend]
+        dy, dlogits, parts = bwd(grad, y, logits, tau, ctx.tau_value, tau_grad)
+        return dy, dlogits, parts.sum() if tau_grad else None, None, None
+
+
+def binary_concrete(
+    logits: Tensor,
+    tau: float | Tensor = 1.0,
+    hard: bool = False,
+    *,
+    key: Tensor | None = None,
+    seed: int | None = None,
+    generator: torch.Generator | None = None,
+    index_offset: int = 0,
+    backend: str | None = None,
+) -> Tensor:
+    """Sample from the binary concrete distribution: sigmoid((logits + L) / tau), L standard logistic noise.
+
+    The relaxation of a Bernoulli variable with log odds `logits`, to which it goes as tau goes to 0. The noise is made
+    inside the kernel, never stored, always finite, and the same on every device.
+
+    Args:
+        logits: log odds of a one (nats), any shape; float32, float64, bfloat16 or float16; any strides, copied only
+            where not contiguous. Differentiable.
+        tau: temperature, a finite number >= 0 or a one-element float tensor on the device of the logits, through
+            which gradients flow. A tensor's value is not checked: negative, NaN or infinite gives NaN. Under
+            torch.compile or in a CUDA graph, pass a tensor to anneal without recompiling or recapturing.
+        hard: return exact zeros and ones, with the gradient of the relaxed sample (straight-through).
+        key: int64[2] = (seed, offset) on the device of the logits, offset taken modulo 2^32: the identity of the
+            noise. Equal keys give equal noise, on every backend and device.
+        seed: an int, taken modulo 2^64; short for the key (seed, 0).
+        generator: a torch.Generator to draw the key from (not under torch.compile(fullgraph=True), as for torch's own
+            functions). Without key, seed or generator, torch's default generator of the device is used; then
+            torch.func.vmap needs its `randomness`. Under activation checkpointing, pass `key`.
+        index_offset: number of the first element in the noise stream, so that a shard of a batch draws its own part.
+            Elements are numbered in row-major order.
+        backend: "cpp", "triton", "cuda" or "reference" instead of the automatic choice.
+
+    Returns:
+        The sample, with the shape of the logits and the strides of torch.empty_like (the reference's may differ);
+        their dtype, or float32 for half logits under autocast.
+
+        Defined everywhere: tau = 0 gives the hard sample and zero gradient; a logit of -inf gives exactly 0 and one of
+        +inf exactly 1, without gradient; NaN gives NaN; empty input gives empty output.
+
+    Raises:
+        TypeError: for logits or a tensor tau that are not floating-point, and for arguments of a wrong type.
+        ValueError: for tau < 0, NaN or infinite, a tensor tau of more than one element or on another device, a key of
+            wrong shape or device, a generator of another device type, more than one of key, seed and generator,
+            elements beyond 2^64 in the stream, an unknown backend.
+        BackendUnavailable: for a named backend that cannot run here, with the reasons.
+        Nothing is drawn or changed when an error is raised.
+
+    Float32 noise agrees between backends to about 2e-6 (5e-6 beyond |L| = 16), so hard samples can differ only where
+    logits + L is closer to 0 than about 1e-5, or than the rounding of logits that are large.
+
+    Source: Maddison, Mnih, Teh, "The Concrete Distribution", ICLR 2017 (arXiv:1611.00712), section 3.3 and appendix B.
+
+    Example:
+        >>> z = binary_concrete(torch.tensor([-torch.inf, 0.0, torch.inf]), hard=True, seed=0)
+        >>> z[0].item(), z[2].item()
+        (0.0, 1.0)
+    """
+    op = "binary_concrete"
+    _validate.floating(op, "logits", logits)
+    device = logits.device
+    _validate.temperature(op, "tau", tau, device)
+    _validate.boolean(op, "hard", hard)
+    _validate.noise_source(op, device, key, seed, generator)
+    _validate.index_range(op, index_offset, logits.numel())
+    backend = _backend.resolve(op, backend, device.type)
+
+    dtype = _rng.sample_dtype(logits)
+    noise_key = _rng.make_key(device, key, seed, generator)
+    tau_tensor, tau_value = _rng.split_temperature(tau, logits.dtype)
+    index_offset = _rng.as_int64(index_offset)
+    if not _autograd.needs_function(logits, tau_tensor):
+        return _FWD[backend](logits, noise_key, tau_tensor, tau_value, hard, index_offset, dtype)
+    if key is not None:
+        noise_key = key.clone()  # the caller may advance it before backward
+    return BinaryConcreteFunction.apply(logits, noise_key, tau_tensor, tau_value, hard, index_offset, dtype, backend)
+
+
+def binary_concrete_log_prob(y: Tensor, logits: Tensor, tau: float | Tensor, *, backend: str | None = None) -> Tensor:
+    """Log density (nats) of every element of `y` under the binary concrete distribution.
+
+    Args:
+        y: relaxed samples in [0, 1], any shape and strides; of the dtype of the logits, or float32 for half logits.
+            Taken as clamped to [tiny, 1 - eps/2] of the dtype that is computed in (float64 for float64, else float32),
+            with no gradient where that changes it. Differentiable.
+        logits: log odds of a one (nats); float32, float64, bfloat16 or float16. Broadcasts with y. Differentiable.
+        tau: temperature, a finite number > 0 or a one-element float tensor on the device of y, through which gradients
+            flow. A tensor's value is not checked: zero, negative, NaN or infinite gives NaN.
+        backend: "cpp", "triton", "cuda" or "reference" instead of the automatic choice.
+
+    Returns:
+        log tau - |t| - 2 log1p(exp(-|t|)) - log y - log(1 - y) with t = tau logit(y) - logits, in the broadcast shape;
+        float64 for float64, else float32. -inf for infinite logits, NaN where an argument is NaN.
+
+    Raises:
+        TypeError: for y, logits or a tensor tau that are not floating-point, and for arguments of a wrong type.
+        ValueError: for tau <= 0, NaN or infinite, a tensor tau of more than one element, tensors on different devices,
+            shapes that do not broadcast, an unknown backend.
+        BackendUnavailable: for a named backend that cannot run here, with the reasons.
+
+    Source: Maddison, Mnih, Teh, "The Concrete Distribution", ICLR 2017 (arXiv:1611.00712), appendix B, eq. 18.
+
+    Example:
+        >>> binary_concrete_log_prob(torch.tensor([0.25, 0.5]), torch.tensor(0.0), tau=1.0)
+        tensor([0., 0.])
+    """
+    op = "binary_concrete_log_prob"
+    _validate.floating(op, "y", y)
+    _validate.floating(op, "logits", logits)
+    device = y.device
+    if logits.device != device:
+        raise ValueError(f"{op}: expected logits on {device}, got {logits.device}")
+    if y.dtype not in (logits.dtype, _rng.compute_dtype(logits.dtype)):
+        expected = _validate.dtype_name(logits.dtype)
+        raise TypeError(f"{op}: expected y of dtype {expected} as the logits, got {_validate.dtype_name(y.dtype)}")
+    _validate.temperature(op, "tau", tau, device, positive=True)
+    try:
+        y, logits = torch.broadcast_tensors(y, logits)
+    except RuntimeError:
+        shapes = f"{tuple(y.shape)} and {tuple(logits.shape)}"
+        raise ValueError(f"{op}: expected y and logits that broadcast, got shapes {shapes}") from None
+    backend = _backend.resolve(op, backend, device.type)
+
+    tau_tensor, tau_value = _rng.split_temperature(tau, logits.dtype)
+    if not _autograd.needs_function(y, logits, tau_tensor):
+        return _LOG_PROB_FWD[backend](y, logits, tau_tensor, tau_value)
+    return BinaryConcreteLogProbFunction.apply(y, logits, tau_tensor, tau_value, backend)
