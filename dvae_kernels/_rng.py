@@ -102,10 +102,15 @@ def bits_to_gumbel(bits: Tensor, dtype: torch.dtype) -> Tensor:
 
 def gumbel_like(logits: Tensor, key: Tensor, dim: int, *, row_offset: int = 0, draw: int = 0) -> Tensor:
     """Gumbel noise of the stream for every element of `logits` ([..., K at `dim`, ...]), in the compute dtype."""
+    return -torch.log(exponential_like(logits, key, dim, row_offset=row_offset, draw=draw))
+
+
+def exponential_like(logits: Tensor, key: Tensor, dim: int, *, row_offset: int = 0, draw: int = 0) -> Tensor:
+    """The same noise before its logarithm: E, where G = -log E."""
     shape = logits.shape
     outer, inner = math.prod(shape[:dim]), math.prod(shape[dim + 1 :])
     bits = row_bits(key, outer, shape[dim], inner, row_offset=row_offset, draw=draw)
-    return bits_to_gumbel(bits, compute_dtype(logits.dtype)).reshape(shape)
+    return bits_to_exponential(bits, compute_dtype(logits.dtype)).reshape(shape)
 
 
 def bits_to_logistic(bits: Tensor, dtype: torch.dtype) -> Tensor:

@@ -47,6 +47,13 @@ def boolean(op: str, name: str, value: Any) -> None:
         raise TypeError(f"{op}: expected {name} to be a bool, got {type_name(value)}")
 
 
+def positive_integer(op: str, name: str, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{op}: expected {name} to be an int, got {type_name(value)}")
+    if value < 1:
+        raise ValueError(f"{op}: expected {name} >= 1, got {value}")
+
+
 def temperature(op: str, name: str, value: Any, device: torch.device, *, positive: bool = False) -> None:
     """A finite Python number >= 0, or > 0 where it must be `positive`, or a one-element float tensor on `device`
     (whose value is not looked at)."""

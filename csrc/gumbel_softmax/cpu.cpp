@@ -51,8 +51,10 @@ Tensor bwd(Tensor grad, Tensor y, std::optional<Tensor> tau, double tau_value, i
   return dlogits;
 }
 
-std::tuple<Tensor, Tensor> recompute_bwd(Tensor grad, Tensor logits, Tensor key, std::optional<Tensor> tau,
-                                         double tau_value, int64_t dim, int64_t row_offset, bool tau_grad) {
+std::tuple<Tensor, Tensor> recompute_bwd(Tensor grad, Tensor logits, std::optional<Tensor> key,
+                                         std::optional<Tensor> tau, double tau_value, int64_t dim, int64_t row_offset,
+                                         bool tau_grad) {
+  STD_TORCH_CHECK(key.has_value(), "gumbel_softmax: expected a key");
   check_sample_type(logits.scalar_type(), grad.scalar_type());
   Tensor dlogits = empty_like(logits, logits.scalar_type()), dtau_rows = new_tau_rows(logits, dim, tau_grad);
   if (logits.numel() == 0) return {dlogits, dtau_rows};
@@ -63,7 +65,7 @@ std::tuple<Tensor, Tensor> recompute_bwd(Tensor grad, Tensor logits, Tensor key,
   for_collapsed_rows<3>({grad, logits, dlogits}, dim, [&](const RowLayout<3>& layout, const std::array<Tensor, 3>& t) {
     const RecomputeBackwardArgs args{
         buffer_of(t[0]), buffer_of(t[1]), buffer_of(t[2]), layout.strides[0], layout.strides[1], layout.strides[2],
-        tiles_of(layout, compute, true), noise_key(key), row_offset, temperature.inverse(compute), is_large(t[2]),
+        tiles_of(layout, compute, true), noise_key(*key), row_offset, temperature.inverse(compute), is_large(t[2]),
         optional_buffer(dtau_rows)};
     parallel_for_tiles(args.tiles, DVAE_DISPATCH(gumbel_softmax_recompute_backward), args);
   });

@@ -34,13 +34,14 @@ Tensor bwd(Tensor grad, Tensor y, std::optional<Tensor> tau, double tau_value, i
   return dlogits;
 }
 
-std::tuple<Tensor, Tensor> recompute_bwd(Tensor grad, Tensor logits, Tensor key, std::optional<Tensor> tau,
-                                         double tau_value, int64_t dim, int64_t row_offset, bool tau_grad) {
+std::tuple<Tensor, Tensor> recompute_bwd(Tensor grad, Tensor logits, std::optional<Tensor> key,
+                                         std::optional<Tensor> tau, double tau_value, int64_t dim, int64_t row_offset,
+                                         bool tau_grad) {
   const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
   check_sample_type(logits.scalar_type(), grad.scalar_type());
   Tensor dlogits = empty_like(logits, logits.scalar_type()), dtau_rows = new_tau_rows(logits, dim, tau_grad);
   if (logits.numel() == 0) return {dlogits, dtau_rows};
-  const auto call = make_call(logits, tau, tau_value, &key, row_offset);
+  const auto call = make_call(logits, tau, tau_value, key ? &*key : nullptr, row_offset);
   void* rows = tau_grad ? dtau_rows.mutable_data_ptr() : nullptr;
   for_collapsed_rows<3>({grad, logits, dlogits}, dim, [&](const RowLayout<3>& layout, const std::array<Tensor, 3>& t) {
     gumbel_softmax_recompute_bwd(call, layout, {buffer_of(t[0]), buffer_of(t[1]), buffer_of(t[2])}, rows);

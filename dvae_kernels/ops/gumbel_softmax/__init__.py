@@ -1,5 +1,5 @@
 """Gumbel-softmax sampling; the mathematics is in README.md beside this file."""
 
-from dvae_kernels.ops.gumbel_softmax.op import gumbel_softmax
+from dvae_kernels.ops.gumbel_softmax.op import gumbel_argmax, gumbel_softmax
 
-__all__ = ["gumbel_softmax"]
+__all__ = ["gumbel_argmax", "gumbel_softmax"]

@@ -1,4 +1,4 @@
-"""Schemas, autograd and the public function of Gumbel-softmax.
+"""Autograd and the public functions of Gumbel-softmax.
 
 A soft sample is saved for its own backward, as softmax does. A hard one saves the logits and the key, and its backward
 draws the same noise again: nothing that can be recomputed is stored. So does a sample with a temperature that learns,
@@ -14,67 +14,29 @@ import torch
 from torch import Tensor
 
 from dvae_kernels import _autograd, _backend, _rng, _validate
-from dvae_kernels._library import define_op
+from dvae_kernels.ops import straight_through
 from dvae_kernels.ops.gumbel_softmax import reference
-
-_TRITON = "dvae_kernels.ops.gumbel_softmax.triton_kernels"
-
-
-def _fwd_fake(logits: Tensor, key: Tensor, tau: Any, tau_value: float, dim: int, hard: bool, row_offset: int,
-              dtype: torch.dtype) -> Tensor:  # fmt: skip
-    return torch.empty_like(logits, dtype=dtype)
-
-
-def _bwd_fake(grad: Tensor, y: Tensor, tau: Any, tau_value: float, dim: int, dtype: torch.dtype) -> Tensor:
-    return torch.empty_like(y, dtype=dtype)
-
-
-def _recompute_bwd_fake(grad: Tensor, logits: Tensor, key: Tensor, tau: Any, tau_value: float, dim: int,
-                        row_offset: int, tau_grad: bool) -> tuple[Tensor, Tensor]:  # fmt: skip
-    return torch.empty_like(logits), reference.new_tau_rows(logits, dim, tau_grad)
-
-
-# The temperature is the tensor `tau` where there is one, else `tau_value`. `dim` counts from the front.
-_FWD = define_op(
-    "gumbel_softmax_fwd(Tensor logits, Tensor key, Tensor? tau, float tau_value, int dim, bool hard, "
-    "SymInt row_offset, ScalarType dtype) -> Tensor",
-    reference=reference.gumbel_softmax_fwd,
-    triton=f"{_TRITON}:gumbel_softmax_fwd",
-    fake=_fwd_fake,
-)
-# From the relaxed sample y: dlogits in `dtype`.
-_BWD = define_op(
-    "gumbel_softmax_bwd(Tensor grad, Tensor y, Tensor? tau, float tau_value, int dim, ScalarType dtype) -> Tensor",
-    reference=reference.gumbel_softmax_bwd,
-    triton=f"{_TRITON}:gumbel_softmax_bwd",
-    fake=_bwd_fake,
-)
-# With y made again from the logits and the key: (dlogits, the rows' parts of dtau, empty unless tau_grad).
-_RECOMPUTE_BWD = define_op(
-    "gumbel_softmax_recompute_bwd(Tensor grad, Tensor logits, Tensor key, Tensor? tau, float tau_value, int dim, "
-    "SymInt row_offset, bool tau_grad) -> (Tensor, Tensor)",
-    reference=reference.gumbel_softmax_recompute_bwd,
-    triton=f"{_TRITON}:gumbel_softmax_recompute_bwd",
-    fake=_recompute_bwd_fake,
-)
+from dvae_kernels.ops.gumbel_softmax.schemas import ARGMAX, BWD, FWD, RECOMPUTE_BWD
 
 
 @_autograd.quick_apply
 class GumbelSoftmaxFunction(torch.autograd.Function):
-    """Forward op with the analytic backward. Forward-mode differentiation is not defined and raises."""
+    """Forward op with the analytic backward: of the relaxed sample, or without `noise_grad` (which needs `recompute`)
+    of softmax(logits / tau). Forward-mode differentiation is not defined and raises."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(logits: Tensor, key: Tensor, tau: Tensor | None, tau_value: float, dim: int, hard: bool,
-                row_offset: int, dtype: torch.dtype, recompute: bool, backend: str) -> Tensor:  # fmt: skip
-        return _FWD[backend](logits, key, tau, tau_value, dim, hard, row_offset, dtype)
+                row_offset: int, dtype: torch.dtype, recompute: bool, noise_grad: bool,
+                backend: str) -> Tensor:  # fmt: skip
+        return FWD[backend](logits, key, tau, tau_value, dim, hard, row_offset, dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        logits, key, tau, ctx.tau_value, ctx.dim, _, ctx.row_offset, _, ctx.recompute, ctx.backend = inputs
+        logits, key, tau, ctx.tau_value, ctx.dim, _, ctx.row_offset, _, ctx.recompute, noise_grad, ctx.backend = inputs
         ctx.logits_dtype = logits.dtype
-        ctx.save_for_backward(*((logits, key, tau) if ctx.recompute else (output, tau)))
+        ctx.save_for_backward(*((logits, key if noise_grad else None, tau) if ctx.recompute else (output, tau)))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -85,15 +47,15 @@ class GumbelSoftmaxFunction(torch.autograd.Function):
             tau_grad = tau is not None and ctx.needs_input_grad[2]
             args = (grad, logits, key, tau, ctx.tau_value, ctx.dim, ctx.row_offset, tau_grad)
             dlogits, dtau_rows = (
-                _RecomputeBackward.apply(*args, ctx.backend) if twice else _RECOMPUTE_BWD[ctx.backend](*args)
+                _RecomputeBackward.apply(*args, ctx.backend) if twice else RECOMPUTE_BWD[ctx.backend](*args)
             )
             # a row with NaN has no gradient at tau = 0 either
             dtau = torch.where(tau == 0, 0, dtau_rows.sum()) if tau_grad else None
         else:
             y, tau = ctx.saved_tensors
             sample_args = (grad, y, tau, ctx.tau_value, ctx.dim, ctx.logits_dtype)
-            dlogits = _SampleBackward.apply(*sample_args, ctx.backend) if twice else _BWD[ctx.backend](*sample_args)
-        return (dlogits, None, dtau) + (None,) * 7
+            dlogits = _SampleBackward.apply(*sample_args, ctx.backend) if twice else BWD[ctx.backend](*sample_args)
+        return (dlogits, None, dtau) + (None,) * 8
 
 
 class _SampleBackward(torch.autograd.Function):
@@ -104,7 +66,7 @@ class _SampleBackward(torch.autograd.Function):
     @staticmethod
     def forward(grad: Tensor, y: Tensor, tau: Tensor | None, tau_value: float, dim: int, dtype: torch.dtype,
                 backend: str) -> Tensor:  # fmt: skip
-        return _BWD[backend](grad, y, tau, tau_value, dim, dtype)
+        return BWD[backend](grad, y, tau, tau_value, dim, dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -125,9 +87,9 @@ class _RecomputeBackward(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(grad: Tensor, logits: Tensor, key: Tensor, tau: Tensor | None, tau_value: float, dim: int,
+    def forward(grad: Tensor, logits: Tensor, key: Tensor | None, tau: Tensor | None, tau_value: float, dim: int,
                 row_offset: int, tau_grad: bool, backend: str) -> tuple[Tensor, Tensor]:  # fmt: skip
-        return _RECOMPUTE_BWD[backend](grad, logits, key, tau, tau_value, dim, row_offset, tau_grad)
+        return RECOMPUTE_BWD[backend](grad, logits, key, tau, tau_value, dim, row_offset, tau_grad)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -164,6 +126,8 @@ def gumbel_softmax(
     eps: float = 1e-10,
     dim: int = -1,
     *,
+    estimator: str = "gumbel",
+    draws: int = 1,
     key: Tensor | None = None,
     seed: int | None = None,
     generator: torch.Generator | None = None,
@@ -182,9 +146,14 @@ def gumbel_softmax(
         tau: temperature, a finite number >= 0 or a one-element float tensor on the device of the logits, through
             which gradients flow. A tensor's value is not checked: negative, NaN or infinite gives NaN. Under
             torch.compile or in a CUDA graph, pass a tensor to anneal without recompiling or recapturing.
-        hard: return exact one-hot samples, with the gradient of the relaxed sample (straight-through).
+        hard: return exact one-hot samples, with the gradient that `estimator` gives.
         eps: ignored, warns when set; keeps torch's place in the signature.
         dim: the dimension of the categories.
+        estimator: whose gradient a hard sample has; the sample itself is the same. "gumbel": the relaxed sample's
+            (straight-through Gumbel-softmax); "straight_through": that of softmax(logits / tau); "reinmax": ReinMax, of
+            second order, for tau >= 1; "gumbel_rao": Gumbel-Rao, the mean over `draws` relaxed samples that share the
+            hard one. The last two give no gradient to tau. The README of ops/straight_through compares them.
+        draws: how many relaxed samples "gumbel_rao" averages.
         key: int64[2] = (seed, offset) on the device of the logits, offset taken modulo 2^32: the identity of the
             noise. Equal keys give equal noise, on every backend and device.
         seed: an int, taken modulo 2^64; short for the key (seed, 0).
@@ -207,7 +176,9 @@ def gumbel_softmax(
         TypeError: for logits or a tensor tau that are not floating-point, and for arguments of a wrong type.
         ValueError: for tau < 0, NaN or infinite, a tensor tau of more than one element or on another device, dim out
             of range, a key of wrong shape or device, a generator of another device type, more than one of key, seed and
-            generator, rows beyond 2^32 in the stream, an unknown backend.
+            generator, rows beyond 2^32 in the stream, an unknown backend or estimator; for an estimator other than
+            "gumbel" without hard=True, draws < 1, draws other than 1 without "gumbel_rao", a float tau < 1 with
+            "reinmax", a tau that requires a gradient with "reinmax" or "gumbel_rao".
         BackendUnavailable: for a named backend that cannot run here, with the reasons.
         Nothing is drawn or changed when an error is raised.
 
@@ -215,7 +186,9 @@ def gumbel_softmax(
     logits are closer than about 1e-5 (some 2e-6 of rows), or than the rounding of logits that are large.
 
     Source: Jang, Gu, Poole, "Categorical Reparameterization with Gumbel-Softmax", ICLR 2017 (arXiv:1611.01144),
-    eq. 2; Maddison, Mnih, Teh, "The Concrete Distribution", ICLR 2017 (arXiv:1611.00712).
+    eq. 2; Maddison, Mnih, Teh, "The Concrete Distribution", ICLR 2017 (arXiv:1611.00712). Estimators: Bengio, Léonard,
+    Courville 2013 (arXiv:1308.3432); Liu et al. 2023, Algorithm 2 (arXiv:2304.08612); Paulus, Maddison, Krause 2021,
+    eq. 9 (arXiv:2010.04838).
 
     Example:
         >>> y = gumbel_softmax(torch.zeros(2, 3), hard=True, seed=0)
@@ -227,13 +200,14 @@ def gumbel_softmax(
     if logits.dim() == 0:  # torch takes a scalar for one category
         _validate.dimension(op, logits[None], dim)
         return gumbel_softmax(
-            logits[None], tau, hard, eps, 0,
+            logits[None], tau, hard, eps, 0, estimator=estimator, draws=draws,
             key=key, seed=seed, generator=generator, row_offset=row_offset, backend=backend,
         )[0]  # fmt: skip
     dim = _validate.dimension(op, logits, dim)
     device = logits.device
     _validate.temperature(op, "tau", tau, device)
     _validate.boolean(op, "hard", hard)
+    straight_through.validate(op, estimator, draws, hard, tau)
     _validate.noise_source(op, device, key, seed, generator)
     _validate.row_range(op, row_offset, logits.numel() // max(logits.shape[dim], 1))
     backend = _backend.resolve(op, backend, device.type)
@@ -243,11 +217,74 @@ def gumbel_softmax(
     dtype = _rng.sample_dtype(logits)
     noise_key = _rng.make_key(device, key, seed, generator)
     tau_tensor, tau_value = _rng.split_temperature(tau, logits.dtype)
+    if estimator in straight_through.ESTIMATORS:
+        return straight_through.hard_sample(
+            logits, noise_key, tau_tensor, tau_value, dim, row_offset, dtype, estimator, draws, backend
+        )
     tau_learns = tau_tensor is not None and (tau_tensor.requires_grad or _autograd.transformed())
     if not _autograd.needs_function(logits, tau_tensor):
-        return _FWD[backend](logits, noise_key, tau_tensor, tau_value, dim, hard, row_offset, dtype)
+        return FWD[backend](logits, noise_key, tau_tensor, tau_value, dim, hard, row_offset, dtype)
     if key is not None:
         noise_key = key.clone()  # the caller may advance it before backward
     return GumbelSoftmaxFunction.apply(
-        logits, noise_key, tau_tensor, tau_value, dim, hard, row_offset, dtype, hard or tau_learns, backend
-    )
+        logits, noise_key, tau_tensor, tau_value, dim, hard, row_offset, dtype, hard or tau_learns,
+        estimator == "gumbel", backend,
+    )  # fmt: skip
+
+
+def gumbel_argmax(
+    logits: Tensor,
+    dim: int = -1,
+    *,
+    key: Tensor | None = None,
+    seed: int | None = None,
+    generator: torch.Generator | None = None,
+    row_offset: int = 0,
+    backend: str | None = None,
+) -> Tensor:
+    """Sample categories: argmax(logits + G) along `dim`, an exact sample of softmax(logits) (the Gumbel-max trick).
+
+    The index of the hard sample that :func:`gumbel_softmax` draws with the same noise, without that sample. Not
+    differentiable.
+
+    Args:
+        logits: unnormalised log probabilities (nats), any shape with the categories along `dim`, a scalar for one
+            category; float32, float64, bfloat16 or float16; any strides.
+        dim: the dimension of the categories.
+        key: int64[2] = (seed, offset) on the device of the logits: the identity of the noise.
+        seed: an int, taken modulo 2^64; short for the key (seed, 0).
+        generator: a torch.Generator to draw the key from; without key, seed or generator, torch's default one.
+        row_offset: number of the first row in the noise stream.
+        backend: "cpp", "triton", "cuda" or "reference" instead of the automatic choice.
+
+    Returns:
+        int64 indices, contiguous, with the shape of the logits without `dim`; exact ties go to the lowest index.
+        Where there is no category to choose: -1 for a row of only -inf, -2 for a row with NaN or +inf.
+
+    Raises:
+        TypeError: for logits that are not floating-point, and for arguments of a wrong type.
+        ValueError: for rows without categories (K = 0), dim out of range, a key of wrong shape or device, a generator
+            of another device type, more than one of key, seed and generator, rows beyond 2^32 in the stream, an unknown
+            backend.
+        BackendUnavailable: for a named backend that cannot run here, with the reasons.
+        Nothing is drawn or changed when an error is raised.
+
+    Source: Gumbel, "Statistical Theory of Extreme Values", 1954; Maddison, Tarlow, Minka, "A* Sampling", NeurIPS 2014
+    (arXiv:1411.0030), section 2.
+
+    Example:
+        >>> logits = torch.tensor([[0.0, -torch.inf], [-torch.inf, -torch.inf]])
+        >>> gumbel_argmax(logits, seed=0)
+        tensor([ 0, -1])
+    """
+    op = "gumbel_argmax"
+    _validate.floating(op, "logits", logits)
+    if logits.dim() == 0:
+        logits = logits[None]
+    dim = _validate.dimension(op, logits, dim)
+    _validate.noise_source(op, logits.device, key, seed, generator)
+    _validate.row_range(op, row_offset, logits.numel() // max(logits.shape[dim], 1))
+    if logits.shape[dim] == 0 and 0 not in (*logits.shape[:dim], *logits.shape[dim + 1 :]):
+        raise ValueError(f"{op}: expected at least one category along dim {dim}, got shape {tuple(logits.shape)}")
+    backend = _backend.resolve(op, backend, logits.device.type)
+    return ARGMAX[backend](logits.detach(), _rng.make_key(logits.device, key, seed, generator), dim, row_offset)

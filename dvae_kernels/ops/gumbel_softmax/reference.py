@@ -1,6 +1,6 @@
 """Gumbel-softmax in plain torch: the definition that every backend is tested against.
 
-The three ops have the signatures of op.py's schemas. Traceable; computed in float64 for float64, in float32 otherwise.
+The ops have the signatures of op.py's schemas. Traceable; computed in float64 for float64, in float32 otherwise.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dvae_kernels._rng import compute_dtype, gumbel_like
 
 def gumbel_softmax_fwd(
     logits: Tensor,
-    key: Tensor,
+    key: Tensor | None,
     tau: Tensor | None,
     tau_value: float,
     dim: int,
@@ -21,10 +21,12 @@ def gumbel_softmax_fwd(
     row_offset: int,
     dtype: torch.dtype,
 ) -> Tensor:
-    """y = softmax((logits + G) / tau) along `dim`, or onehot(argmax(logits + G))."""
+    """y = softmax((logits + G) / tau) along `dim`, or onehot(argmax(logits + G)); without a key G is 0."""
     if logits.numel() == 0:
         return logits.to(dtype).clone()
-    perturbed = logits.to(compute_dtype(logits.dtype)) + gumbel_like(logits, key, dim, row_offset=row_offset)
+    perturbed = logits.to(compute_dtype(logits.dtype))
+    if key is not None:
+        perturbed = perturbed + gumbel_like(logits, key, dim, row_offset=row_offset)
     return relax(perturbed, temperature(tau, tau_value, perturbed), dim, hard).to(dtype)
 
 
@@ -40,20 +42,36 @@ def gumbel_softmax_bwd(
 def gumbel_softmax_recompute_bwd(
     grad: Tensor,
     logits: Tensor,
-    key: Tensor,
+    key: Tensor | None,
     tau: Tensor | None,
     tau_value: float,
     dim: int,
     row_offset: int,
     tau_grad: bool,
 ) -> tuple[Tensor, Tensor]:
-    """(dlogits, the rows' parts of dtau) from the relaxed sample of the logits and the key."""
+    """(dlogits, the rows' parts of dtau) from the relaxed sample of the logits and the key, if any."""
     compute = compute_dtype(logits.dtype)
     grad = grad.to(compute)
     y = gumbel_softmax_fwd(logits, key, tau, tau_value, dim, False, row_offset, compute)
     dlogits = dlogits_from_sample(grad, y, temperature(tau, tau_value, y), dim)
     dtau_rows = dtau_from_sample(dlogits, y, dim).reshape(-1) if tau_grad else grad.new_empty((0,))
     return dlogits.to(logits.dtype), dtau_rows
+
+
+def gumbel_argmax(logits: Tensor, key: Tensor, dim: int, row_offset: int) -> Tensor:
+    """argmax(logits + G) along `dim`; -1 in a row of only -inf, -2 in one with NaN or +inf."""
+    if logits.numel() == 0:
+        return new_index(logits, dim).fill_(-1)
+    perturbed = logits.to(compute_dtype(logits.dtype)) + gumbel_like(logits, key, dim, row_offset=row_offset)
+    top = perturbed.amax(dim)
+    index = torch.where(top == -torch.inf, -1, perturbed.argmax(dim))
+    return torch.where(top < torch.inf, index, -2)
+
+
+def gumbel_onehot(logits: Tensor, key: Tensor, dim: int, row_offset: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(the hard sample, its index as from gumbel_argmax)."""
+    sample = gumbel_softmax_fwd(logits, key, None, 1.0, dim, True, row_offset, dtype)
+    return sample, gumbel_argmax(logits, key, dim, row_offset)
 
 
 def relax(perturbed: Tensor, tau: Tensor, dim: int, hard: bool) -> Tensor:
@@ -82,7 +100,7 @@ def dlogits_from_sample(grad: Tensor, y: Tensor, tau: Tensor, dim: int) -> Tenso
     """
     total = y.sum(dim, keepdim=True)
     mean = (y * grad).sum(dim, keepdim=True) / torch.where(total == 0, 1, total)
-    return torch.where(tau == 0, 0, y * (grad - mean) * _inverse(tau))
+    return torch.where(tau == 0, 0, y * (grad - mean) * inverse_temperature(tau))
 
 
 def dtau_from_sample(dlogits: Tensor, y: Tensor, dim: int) -> Tensor:
@@ -97,13 +115,18 @@ def double_backward(
     grad: Tensor, y: Tensor, tau: Tensor, dim: int, ddlogits: Tensor, ddtau: Tensor | float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients to grad, y and tau of (dlogits_from_sample, the sum of dtau_from_sample), given those of the two."""
-    inverse = _inverse(tau)
+    inverse = inverse_temperature(tau)
     centred = grad - (y * grad).sum(dim, keepdim=True)
     cotangent = ddlogits - ddtau * _log_or_zero(y)
     dgrad = y * (cotangent - (y * cotangent).sum(dim, keepdim=True)) * inverse
     dy = (cotangent * centred - grad * (y * cotangent).sum(dim, keepdim=True) - ddtau * centred) * inverse
     dtau = -(cotangent * y * centred).sum() * inverse**2
     return dgrad, dy, dtau
+
+
+def new_index(logits: Tensor, dim: int) -> Tensor:
+    """Uninitialised memory for the rows' indices."""
+    return logits.new_empty(logits.shape[:dim] + logits.shape[dim + 1 :], dtype=torch.int64)
 
 
 def new_tau_rows(like: Tensor, dim: int, needed: bool) -> Tensor:
@@ -117,7 +140,7 @@ def temperature(tau: Tensor | None, tau_value: float, like: Tensor) -> Tensor:
     return torch.full((), tau_value, dtype=compute_dtype(like.dtype), device=like.device) if tau is None else tau
 
 
-def _inverse(tau: Tensor) -> Tensor:
+def inverse_temperature(tau: Tensor) -> Tensor:
     """1 / tau, finite for every tau >= 0 (0 for 0), NaN where tau is not a temperature."""
     inverse = (1 / tau).clamp(max=torch.finfo(tau.dtype).max)
     return torch.where(tau == 0, 0, torch.where((tau > 0) & (tau < torch.inf), inverse, torch.nan))
