@@ -6,8 +6,10 @@ interpreter, which must be chosen before triton is imported; `pytest -m gpu` nee
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
 import pytest
@@ -100,6 +102,16 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Target]:
 def kernel(request: pytest.FixtureRequest) -> Iterator[Target]:
     """Every backend that has kernels, once."""
     yield from ready(request.param)
+
+
+@pytest.fixture(scope="session")
+def compilers() -> Iterator[ProcessPoolExecutor]:
+    """Processes that compile kernels ahead of time."""
+    pool = ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

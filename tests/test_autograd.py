@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad, gradcheck, gradgradcheck
+from torch.autograd import forward_ad, gradcheck
 from torch.utils.checkpoint import checkpoint
 
 from conftest import Target
+from contract.harness import Inputs, Op
+from contract.ops import OPS
 from dvae_kernels import gumbel_softmax
 
+ops = pytest.mark.parametrize("op", OPS, ids=str)
 soft_and_hard = pytest.mark.parametrize("hard", [False, True], ids=["soft", "hard"])
 
 
@@ -29,19 +30,142 @@ def tau_on(target: Target, value: float = 0.7, dtype: torch.dtype = torch.float6
     return torch.tensor(value, dtype=dtype, device=target.device, requires_grad=True)
 
 
-@pytest.mark.parametrize("dim", [0, 1])
-@pytest.mark.parametrize("tau", ["tensor", 0.7])
-def test_gradcheck_of_the_soft_sample(backend: Target, dim: int, tau: str | float) -> None:
-    if backend.interpreted and (dim == 0 or tau != "tensor"):
-        pytest.skip("too slow in the interpreter; one case runs")
-    key = key_on(backend)
-    inputs = [logits_on(backend, 3, 4)] + ([tau_on(backend)] if tau == "tensor" else [])
+def leaves_of(op: Op, target: Target, shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> Inputs:
+    return {name: x.to(target.device, dtype).requires_grad_() for name, x in op.inputs(shape).items()}
 
-    def sample(logits: Tensor, tau: Tensor | float = 0.7) -> Tensor:
-        return gumbel_softmax(logits, tau, dim=dim, key=key, backend=backend.backend)
 
-    assert gradcheck(sample, inputs)
-    assert gradgradcheck(sample, inputs)
+def call(op: Op, target: Target, inputs: Inputs, key: Tensor | None = None) -> Tensor:
+    noise = {"key": key_on(target) if key is None else key} if op.draws else {}
+    return op.call(inputs, target.backend, **noise)
+
+
+def weights(y: Tensor) -> Tensor:
+    return torch.linspace(-1, 2, y.numel(), dtype=y.dtype, device=y.device).sin().reshape(y.shape)
+
+
+def loss(y: Tensor) -> Tensor:
+    """One whose gradient depends on y, and differs between elements."""
+    return (y * weights(y)).square().sum()
+
+
+@ops
+def test_first_and_second_derivatives(backend: Target, op: Op) -> None:
+    """Numerically. Of a step function, the gradient is: a smooth function of the cotangent and of the inputs."""
+    leaves = leaves_of(op, backend, (2, 4))
+
+    def forward(*values: Tensor) -> Tensor:
+        return call(op, backend, dict(zip(leaves, values)))
+
+    def gradient(cotangent: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(forward(*values), values, cotangent, create_graph=True)
+
+    if not op.step:
+        assert gradcheck(forward, tuple(leaves.values()))
+    cotangent = weights(forward(*leaves.values())).detach().requires_grad_()
+    assert gradcheck(gradient, (cotangent, *leaves.values()))
+
+
+@ops
+def test_one_gradient_without_the_others(backend: Target, op: Op) -> None:
+    both = leaves_of(op, backend, (3, 17), torch.float32)
+    loss(call(op, backend, both)).backward()
+    for wanted, whole in both.items():
+        leaves = {name: x.detach().requires_grad_(name == wanted) for name, x in both.items()}
+        loss(call(op, backend, leaves)).backward()
+        assert all((x.grad is not None) == (name == wanted) for name, x in leaves.items())
+        torch.testing.assert_close(leaves[wanted].grad, whole.grad)
+
+
+@ops
+def test_no_graph_without_need(backend: Target, op: Op) -> None:
+    leaves = leaves_of(op, backend, (3, 5))
+    with torch.no_grad():
+        y = call(op, backend, leaves)
+    assert not y.requires_grad
+    assert not call(op, backend, {name: x.detach() for name, x in leaves.items()}).requires_grad
+    assert torch.equal(y, call(op, backend, leaves))
+
+
+@pytest.mark.parametrize("op", [op for op in OPS if op.draws], ids=str)
+def test_the_key_may_change_between_forward_and_backward(backend: Target, op: Op) -> None:
+    grads = []
+    for advance in (0, 1):
+        leaves, key = leaves_of(op, backend, (4, 9)), key_on(backend)
+        y = call(op, backend, leaves, key)
+        key += advance
+        loss(y).backward()
+        grads.append([x.grad for x in leaves.values()])
+    assert all(map(torch.equal, *grads))
+
+
+@ops
+def test_backward_twice(backend: Target, op: Op) -> None:
+    leaves = leaves_of(op, backend, (4, 9))
+    value = loss(call(op, backend, leaves))
+    first, second = (torch.autograd.grad(value, tuple(leaves.values()), retain_graph=True) for _ in range(2))
+    assert all(map(torch.equal, first, second))
+
+
+@ops
+def test_checkpointing_with_a_key(backend: Target, op: Op) -> None:
+    leaves = leaves_of(op, backend, (4, 9))
+
+    def run(*values: Tensor) -> Tensor:
+        return loss(call(op, backend, dict(zip(leaves, values))))
+
+    values = tuple(leaves.values())
+    plain = torch.autograd.grad(run(*values), values)
+    saved = torch.autograd.grad(checkpoint(run, *values, use_reentrant=False), values)
+    assert all(map(torch.equal, plain, saved))
+
+
+@ops
+def test_vmap(backend: Target, op: Op) -> None:
+    """Every sample of a vmap with one key sees the same noise, as a loop would."""
+    samples = [{name: x * scale for name, x in op.inputs((2, 5)).items()} for scale in (1.0, 0.9, 0.7)]
+    samples = [{name: x.to(backend.device) for name, x in sample.items()} for sample in samples]
+    batch = {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
+
+    def run(inputs: Inputs, key: Tensor | None = None) -> Tensor:
+        return call(op, backend, inputs, key)
+
+    def run_loss(inputs: Inputs) -> Tensor:
+        return loss(run(inputs))
+
+    close = torch.testing.assert_close
+    close(torch.vmap(run)(batch), torch.stack([run(x) for x in samples]))
+    last = {name: x.movedim(0, -1) for name, x in batch.items()}
+    close(torch.vmap(run, in_dims=-1)(last), torch.stack([run(x) for x in samples]))
+    if op.draws:
+        keys = torch.stack([key_on(backend, seed) for seed in range(3)])
+        close(torch.vmap(run)(batch, keys), torch.stack([run(x, k) for x, k in zip(samples, keys)]))
+    gradient = torch.func.grad(run_loss)
+    for name in batch:
+        expected = torch.stack([gradient(x)[name] for x in samples])
+        assert expected.any()
+        close(torch.vmap(gradient)(batch)[name], expected)
+        close(torch.func.grad(lambda x: torch.vmap(run_loss)(x).sum())(batch)[name], expected)
+        # against plain autograd, which shares nothing with torch.func
+        leaves = {n: x.clone().requires_grad_() for n, x in samples[1].items()}
+        run_loss(leaves).backward()
+        close(expected[1], leaves[name].grad)
+
+
+@ops
+def test_forward_mode_raises(kernel: Target, op: Op) -> None:
+    inputs = {name: x.to(kernel.device) for name, x in op.inputs((2, 3)).items()}
+    raises = pytest.raises((RuntimeError, NotImplementedError), match=r"jvp|forward")
+    with forward_ad.dual_level():
+        for name, x in inputs.items():
+            for tensor in (x, x.clone().requires_grad_()):
+                with raises:
+                    call(op, kernel, inputs | {name: forward_ad.make_dual(tensor, torch.ones_like(tensor))})
+    for name, x in inputs.items():
+        with raises:
+            torch.func.linearize(lambda value, name=name: call(op, kernel, inputs | {name: value}), x)
+
+
+# What gumbel_softmax alone promises
 
 
 @pytest.mark.parametrize("tau", ["tensor", 0.7])
@@ -58,19 +182,6 @@ def test_the_hard_gradient_is_the_soft_one(backend: Target, tau: str | float) ->
         torch.testing.assert_close(hard_grad, soft, rtol=1e-10, atol=1e-12)
 
 
-def test_second_order_of_the_hard_sample(backend: Target) -> None:
-    """The hard sample's gradient is a smooth function of the cotangent, the logits and tau: differentiate that."""
-    key, target = key_on(backend), backend
-
-    def gradient(cotangent: Tensor, logits: Tensor, tau: Tensor) -> tuple[Tensor, ...]:
-        y = gumbel_softmax(logits, tau, True, key=key, backend=target.backend)
-        return torch.autograd.grad(y, (logits, tau), cotangent, create_graph=True)
-
-    generator = torch.Generator().manual_seed(1)
-    cotangent = torch.randn(2, 4, generator=generator, dtype=torch.float64).to(target.device).requires_grad_()
-    assert gradcheck(gradient, (cotangent, logits_on(target, 2, 4), tau_on(target)))
-
-
 def test_second_order_with_masks_is_finite(backend: Target) -> None:
     mask = torch.tensor([[0, 0, 1, 0], [1, 1, 1, 1], [1, 1, 0, 1]], dtype=torch.bool, device=backend.device)
     for hard in (False, True):
@@ -85,115 +196,6 @@ def test_second_order_with_masks_is_finite(backend: Target) -> None:
             assert grad.isfinite().all()
         assert not first[0][mask].any() and not second[0][mask].any()
         assert second[0].any()
-
-
-@soft_and_hard
-@pytest.mark.parametrize("wanted", ["logits", "tau"])
-def test_one_gradient_without_the_other(backend: Target, hard: bool, wanted: str) -> None:
-    both = {"logits": logits_on(backend, 3, 17, dtype=torch.float32), "tau": tau_on(backend, dtype=torch.float32)}
-    grads = []
-    for needs in (("logits", "tau"), (wanted,)):
-        leaves = {name: x.detach().requires_grad_(name in needs) for name, x in both.items()}
-        y = gumbel_softmax(leaves["logits"], leaves["tau"], hard, key=key_on(backend), backend=backend.backend)
-        y.square().cumsum(-1).sum().backward()
-        grads.append(leaves[wanted].grad)
-        assert all((leaves[name].grad is not None) == (name in needs) for name in leaves)
-    torch.testing.assert_close(grads[0], grads[1])
-
-
-@soft_and_hard
-def test_no_graph_without_need(backend: Target, hard: bool) -> None:
-    logits = logits_on(backend, 3, 5)
-    options: dict[str, Any] = {"hard": hard, "key": key_on(backend), "backend": backend.backend}
-    with torch.no_grad():
-        y = gumbel_softmax(logits, **options)
-    assert not y.requires_grad
-    assert not gumbel_softmax(logits.detach(), **options).requires_grad
-    assert torch.equal(y, gumbel_softmax(logits, **options))
-
-
-@soft_and_hard
-@pytest.mark.parametrize("tau", ["tensor", 0.7])
-def test_the_key_may_change_between_forward_and_backward(backend: Target, hard: bool, tau: str | float) -> None:
-    grads = []
-    for advance in (0, 1):
-        logits, key = logits_on(backend, 4, 9), key_on(backend)
-        temperature = tau_on(backend) if tau == "tensor" else 0.7
-        y = gumbel_softmax(logits, temperature, hard, key=key, backend=backend.backend)
-        key += advance
-        (y * torch.arange(9, device=y.device)).sum().backward()
-        grads.append(logits.grad)
-    assert torch.equal(*grads)
-
-
-@soft_and_hard
-def test_backward_twice(backend: Target, hard: bool) -> None:
-    logits = logits_on(backend, 4, 9)
-    y = gumbel_softmax(logits, hard=hard, key=key_on(backend), backend=backend.backend)
-    loss = (y * torch.arange(9, device=y.device)).sum()
-    first, second = (torch.autograd.grad(loss, logits, retain_graph=True)[0] for _ in range(2))
-    assert torch.equal(first, second)
-
-
-@soft_and_hard
-def test_checkpointing_with_a_key(backend: Target, hard: bool) -> None:
-    key = key_on(backend)
-
-    def loss(logits: Tensor, tau: Tensor) -> Tensor:
-        y = gumbel_softmax(logits, tau, hard, key=key, backend=backend.backend)
-        return (y * torch.arange(9, device=y.device)).square().sum()
-
-    plain, saved = [], []
-    for grads, run in ((plain, loss), (saved, lambda *args: checkpoint(loss, *args, use_reentrant=False))):
-        leaves = logits_on(backend, 4, 9), tau_on(backend)
-        grads += torch.autograd.grad(run(*leaves), leaves)
-    assert all(map(torch.equal, plain, saved))
-
-
-@soft_and_hard
-def test_vmap(backend: Target, hard: bool) -> None:
-    """Every sample of a vmap with one key sees the same noise, as a loop would."""
-    batch = logits_on(backend, 3, 2, 7).detach()
-    key, keys = key_on(backend), torch.stack([key_on(backend, seed) for seed in range(3)])
-
-    def sample(logits: Tensor, key: Tensor = key) -> Tensor:
-        return gumbel_softmax(logits, 0.5, hard, key=key, backend=backend.backend)
-
-    def loss(logits: Tensor, key: Tensor = key) -> Tensor:
-        y = sample(logits, key)
-        return (y * torch.arange(7, device=y.device)).square().sum()
-
-    close = torch.testing.assert_close
-    close(torch.vmap(sample)(batch), torch.stack([sample(x) for x in batch]))
-    close(torch.vmap(sample)(batch, keys), torch.stack([sample(x, k) for x, k in zip(batch, keys)]))
-    close(torch.vmap(sample, in_dims=1)(batch), torch.stack([sample(x) for x in batch.unbind(1)]))
-    gradient = torch.func.grad(loss)
-    expected = torch.stack([gradient(x) for x in batch])
-    assert expected.any()
-    close(torch.vmap(gradient)(batch), expected)
-    close(torch.func.grad(lambda x: torch.vmap(loss)(x).sum())(batch), expected)
-    # against plain autograd, which shares nothing with torch.func
-    leaf = batch[0].clone().requires_grad_()
-    loss(leaf).backward()
-    close(expected[0], leaf.grad)
-
-
-@soft_and_hard
-def test_forward_mode_raises(kernel: Target, hard: bool) -> None:
-    logits, one = logits_on(kernel, 2, 3), torch.tensor(1.0, device=kernel.device)
-
-    def sample(logits: Tensor, tau: Tensor) -> Tensor:
-        return gumbel_softmax(logits, tau, hard, key=key_on(kernel), backend=kernel.backend)
-
-    raises = pytest.raises((RuntimeError, NotImplementedError), match=r"jvp|forward")
-    with forward_ad.dual_level():
-        for x in (logits, logits.detach()):
-            with raises:
-                sample(forward_ad.make_dual(x, torch.ones_like(x)), one)
-        with raises:
-            sample(logits.detach(), forward_ad.make_dual(one, one))
-    with raises:
-        torch.func.linearize(lambda x: sample(x, one), logits.detach())
 
 
 @soft_and_hard

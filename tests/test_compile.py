@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from torch import Tensor
 
 from conftest import Target
+from contract.harness import Inputs, Op, Room
+from contract.ops import OPS, ROOMS
 from dvae_kernels import gumbel_softmax
 
-soft_and_hard = pytest.mark.parametrize("hard", [False, True], ids=["soft", "hard"])
+ops = pytest.mark.parametrize("op", OPS, ids=str)
 # What inductor does to a graph before it generates code, partitioner and CSE included: seconds less a test.
 QUICK = "aot_eager_decomp_partition"
 
@@ -28,41 +30,50 @@ def logits_on(target: Target, *shape: int) -> Tensor:
     return values.to(target.device).requires_grad_()
 
 
-def compare(compiled: object, eager: object, target: Target, *shapes: tuple[int, ...], tau: bool = True) -> None:
+def run(function: Callable[[Inputs], Tensor], op: Op, target: Target, shape: tuple[int, ...]) -> list[Tensor]:
+    """The output and the gradients of all inputs."""
+    leaves = {name: x.to(target.device, torch.float32).requires_grad_() for name, x in op.inputs(shape).items()}
+    y = function(leaves)
+    weight = torch.arange(y.numel(), device=y.device).reshape(y.shape).sin()
+    return [y, *torch.autograd.grad((y * weight).sum(), tuple(leaves.values()))]
+
+
+def compare(
+    compiled: Callable[[Inputs], Tensor], eager: Callable[[Inputs], Tensor], op: Op, target: Target,
+    *shapes: tuple[int, ...],
+) -> None:  # fmt: skip
     for shape in shapes:
-        results = []
-        for function in (compiled, eager):
-            leaves = [logits_on(target, *shape)]
-            if tau:
-                leaves.append(torch.tensor(0.7, device=target.device, requires_grad=True))
-            y = function(*leaves)  # type: ignore[operator]
-            weight = torch.arange(y.numel(), device=y.device).reshape(y.shape).sin()
-            results.append((y, *torch.autograd.grad((y * weight).sum(), leaves)))
-        for ours, theirs in zip(*results):
+        for ours, theirs in zip(run(compiled, op, target, shape), run(eager, op, target, shape)):
             torch.testing.assert_close(ours, theirs)
             assert ours.stride() == theirs.stride() or target.backend == "reference"
 
 
-@soft_and_hard
-@pytest.mark.parametrize("source", ["key", "seed"])
-def test_compiled_equals_eager(kernel: Target, hard: bool, source: str) -> None:
-    noise = {"seed": 3} if source == "seed" else {"key": torch.tensor([3, 0], device=kernel.device)}
+def caller(op: Op, target: Target, source: str = "seed") -> Callable[[Inputs], Tensor]:
+    """The op between other work on its first input, with fixed noise."""
+    noise = {"seed": 3} if source == "seed" else {"key": torch.tensor([3, 0], device=target.device)}
 
-    def sample(logits: Tensor, tau: Tensor) -> Tensor:
-        return gumbel_softmax(logits * 2, tau, hard, dim=1, backend=kernel.backend, **noise)  # type: ignore[arg-type]
+    def call(inputs: Inputs) -> Tensor:
+        first = next(iter(inputs))
+        return op.call({**inputs, first: inputs[first] * 0.5}, target.backend, **(noise if op.draws else {})).sin()
 
-    compare(torch.compile(sample, fullgraph=True, backend=QUICK), sample, kernel, (4, 9), (4, 9, 3))
-
-
-def test_the_reference_compiles() -> None:
-    def sample(logits: Tensor, tau: Tensor) -> Tensor:
-        return gumbel_softmax(logits, tau, True, seed=3, backend="reference")
-
-    compare(torch.compile(sample, fullgraph=True, backend="aot_eager"), sample, Target("reference", "cpu"), (4, 9))
+    return call
 
 
-@soft_and_hard
-def test_other_shapes_do_not_recompile(kernel: Target, hard: bool) -> None:
+@ops
+def test_compiled_equals_eager(kernel: Target, op: Op) -> None:
+    call = caller(op, kernel, "key")
+    compare(torch.compile(call, fullgraph=True, backend=QUICK), call, op, kernel, (4, 9), (4, 9, 3))
+
+
+@ops
+def test_the_reference_compiles(op: Op) -> None:
+    target = Target("reference", "cpu")
+    call = caller(op, target)
+    compare(torch.compile(call, fullgraph=True, backend="aot_eager"), call, op, target, (4, 9))
+
+
+@ops
+def test_other_shapes_do_not_recompile(kernel: Target, op: Op) -> None:
     graphs = 0
 
     def count(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> object:
@@ -70,13 +81,11 @@ def test_other_shapes_do_not_recompile(kernel: Target, hard: bool) -> None:
         graphs += 1
         return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
 
-    def sample(logits: Tensor, tau: Tensor) -> Tensor:
-        return gumbel_softmax(logits, tau, hard, seed=4, backend=kernel.backend)
-
-    compiled = torch.compile(sample, fullgraph=True, dynamic=True, backend=count)
-    compare(compiled, sample, kernel, (4, 9))
+    call = caller(op, kernel)
+    compiled = torch.compile(call, fullgraph=True, dynamic=True, backend=count)
+    compare(compiled, call, op, kernel, (4, 9))
     first = graphs
-    compare(compiled, sample, kernel, (5, 33), (17, 6))
+    compare(compiled, call, op, kernel, (5, 33), (17, 6))
     assert first and graphs == first, "another shape compiled again"
 
 
@@ -93,75 +102,62 @@ def test_options_may_change_from_call_to_call(kernel: Target, backend: str) -> N
         torch.testing.assert_close(compiled(*options), sample(*options))
 
 
-def test_a_float_tau_compiles(kernel: Target) -> None:
-    def sample(logits: Tensor) -> Tensor:
-        return gumbel_softmax(logits, 0.5, seed=4, backend=kernel.backend)
-
-    compare(torch.compile(sample, fullgraph=True, backend=QUICK), sample, kernel, (4, 9), tau=False)
-
-
-@soft_and_hard
-def test_two_calls_in_one_training_graph_draw_different_noise(kernel: Target, hard: bool) -> None:
+@pytest.mark.parametrize("op", [op for op in OPS if op.draws], ids=str)
+def test_two_calls_in_one_training_graph_draw_different_noise(kernel: Target, op: Op) -> None:
     @torch.compile(fullgraph=True, backend=QUICK)
-    def two(logits: Tensor) -> tuple[Tensor, Tensor]:
-        return (
-            gumbel_softmax(logits, hard=hard, backend=kernel.backend),
-            gumbel_softmax(logits, hard=hard, backend=kernel.backend),
-        )
+    def two(inputs: Inputs) -> tuple[Tensor, Tensor]:
+        return op.call(inputs, kernel.backend), op.call(inputs, kernel.backend)
 
-    logits = logits_on(kernel, 16, 33)
-    first, second = two(logits)
+    leaves = {name: x.to(kernel.device, torch.float32).requires_grad_() for name, x in op.inputs((16, 33)).items()}
+    first, second = two(leaves)
     assert not torch.equal(first, second)
-    again, _ = two(logits)
+    again, _ = two(leaves)
     assert not torch.equal(first, again), "every call draws anew"
     # and backward sees the noise of its own forward
-    weight = torch.arange(33, device=kernel.device).float().cos()
-    ours = torch.autograd.grad((first * weight).sum(), logits, retain_graph=True)[0]
-    other = torch.autograd.grad((second * weight).sum(), logits)[0]
+    weight = torch.arange(first.numel(), device=kernel.device).reshape(first.shape).cos()
+    ours, other = (
+        torch.autograd.grad((y * weight).sum(), tuple(leaves.values()), retain_graph=True)[0] for y in (first, second)
+    )
     assert not torch.allclose(ours, other)
-    if not hard:
-        torch.testing.assert_close(ours, first * (weight - (first * weight).sum(-1, keepdim=True)))
+
+
+def test_the_backward_of_a_compiled_sample_is_its_own(kernel: Target) -> None:
+    @torch.compile(fullgraph=True, backend=QUICK)
+    def sample(logits: Tensor) -> Tensor:
+        return gumbel_softmax(logits, backend=kernel.backend)
+
+    logits = logits_on(kernel, 16, 33)
+    y = sample(logits)
+    weight = torch.arange(33, device=kernel.device).float().cos()
+    (dlogits,) = torch.autograd.grad((y * weight).sum(), logits)
+    torch.testing.assert_close(dlogits, y * (weight - (y * weight).sum(-1, keepdim=True)))
 
 
 @pytest.mark.slow
-def test_inductor(kernel: Target) -> None:
-    """The real compiler, once: forward, backward and fresh noise."""
-
-    def sample(logits: Tensor, tau: Tensor) -> Tensor:
-        return gumbel_softmax(logits.exp(), tau, True, seed=9, backend=kernel.backend).cos()
-
-    compare(torch.compile(sample, fullgraph=True), sample, kernel, (6, 20))
+@pytest.mark.parametrize("room", ROOMS, ids=str)
+def test_inductor(kernel: Target, room: Room) -> None:
+    """The real compiler, once a room: forward, backward and fresh noise."""
+    op = room.ops[-1]
+    call = caller(op, kernel)
+    compare(torch.compile(call, fullgraph=True), call, op, kernel, (6, 20))
+    if not op.draws:
+        return
 
     @torch.compile(fullgraph=True)
-    def two(logits: Tensor) -> Tensor:
-        return torch.stack([gumbel_softmax(logits, backend=kernel.backend) for _ in range(2)])
+    def two(inputs: Inputs) -> Tensor:
+        return torch.stack([op.call(inputs, kernel.backend) for _ in range(2)])
 
-    first, second = two(logits_on(kernel, 6, 20))
+    first, second = two({name: x.to(kernel.device, torch.float32) for name, x in op.inputs((6, 20)).items()})
     assert not torch.equal(first, second)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("layout", ["contiguous", "transposed"])
-@pytest.mark.parametrize("tau", [None, 0.5])
-def test_opcheck(kernel: Target, dtype: torch.dtype, layout: str, tau: float | None) -> None:
+@pytest.mark.parametrize("room", ROOMS, ids=str)
+def test_opcheck(kernel: Target, room: Room, dtype: torch.dtype, layout: str) -> None:
     """Schemas, fakes (strides included) and dispatch of the raw ops, whose gradients are the Function's."""
-    ops = torch.ops.dvae_kernels
-    overload = kernel.backend
     logits = logits_on(kernel, 3, 6, 5).detach().to(dtype)
     if layout == "transposed":
         logits = logits.transpose(0, 2)
-    key = torch.tensor([1, 2], device=kernel.device)
-    temperature = None if tau is None else torch.tensor(tau, device=kernel.device)
-    common = (temperature, 0.7, 1)
-    y = getattr(ops.gumbel_softmax_fwd, overload)(logits, key, *common, False, 0, dtype)
-    grad = torch.randn_like(y)
-    calls = [
-        (ops.gumbel_softmax_fwd, (logits, key, *common, False, 0, dtype)),
-        (ops.gumbel_softmax_fwd, (logits, key, *common, True, 5, torch.float32)),
-        (ops.gumbel_softmax_bwd, (grad, y, *common, dtype)),
-        (ops.gumbel_softmax_bwd, (grad[:1, :, :1].expand(grad.shape), y, *common, dtype)),
-        (ops.gumbel_softmax_recompute_bwd, (grad, logits, key, *common, 0, False)),
-        (ops.gumbel_softmax_recompute_bwd, (grad, logits, key, *common, 5, True)),
-    ]
-    for packet, args in calls:
-        torch.library.opcheck(getattr(packet, overload), args)
+    for name, args in room.raw_calls(logits, torch.tensor([1, 2], device=kernel.device)):
+        torch.library.opcheck(getattr(getattr(torch.ops.dvae_kernels, name), kernel.backend), args)

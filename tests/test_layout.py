@@ -4,37 +4,43 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
 from conftest import Target
+from contract.harness import Op, Room
+from contract.ops import OPS, ROOMS
 from dvae_kernels import gumbel_softmax
 
 OVERLOADS = ("cpp", "triton", "cuda")
 HUGE = [(2**16, 2**16), (2**32 - 1, 2), (3, 2**31 + 7), (2**20, 64, 8, 16)]
 
 
-@pytest.mark.parametrize("overload", OVERLOADS)
+@pytest.mark.parametrize("room", ROOMS, ids=str)
 @pytest.mark.parametrize("shape", HUGE)
-def test_raw_ops_on_huge_meta_tensors(overload: str, shape: tuple[int, ...]) -> None:
-    ops = torch.ops.dvae_kernels
+def test_raw_ops_on_huge_meta_tensors(room: Room, shape: tuple[int, ...]) -> None:
+    """Shapes and dtypes are the reference's."""
     with FakeTensorMode():
         logits, key = torch.empty(shape, dtype=torch.bfloat16), torch.empty(2, dtype=torch.int64)
-        tau = torch.empty(())
-        y = getattr(ops.gumbel_softmax_fwd, overload)(logits, key, tau, 0.0, 1, True, 0, torch.float32)
-        assert y.shape == shape and y.dtype == torch.float32
-        dlogits = getattr(ops.gumbel_softmax_bwd, overload)(y, y, tau, 0.0, 1, torch.bfloat16)
-        assert dlogits.shape == shape and dlogits.dtype == torch.bfloat16
-        dlogits, dtau_rows = getattr(ops.gumbel_softmax_recompute_bwd, overload)(y, logits, key, tau, 0.0, 1, 0, True)
-        assert dlogits.shape == shape and dlogits.dtype == torch.bfloat16
-        assert dtau_rows.shape == (logits.numel() // shape[1],) and dtau_rows.dtype == torch.float32
+        for name, args in room.raw_calls(logits, key):
+            expected = outputs(getattr(room.reference, name)(*args))
+            for overload in OVERLOADS:
+                actual = outputs(getattr(getattr(torch.ops.dvae_kernels, name), overload)(*args))
+                assert [(x.shape, x.dtype) for x in actual] == [(x.shape, x.dtype) for x in expected], name
 
 
-def test_the_public_function_on_huge_fake_tensors(kernel: Target) -> None:
+def outputs(result: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (result,) if isinstance(result, Tensor) else result
+
+
+@pytest.mark.parametrize("op", OPS, ids=str)
+def test_the_public_functions_on_huge_fake_tensors(kernel: Target, op: Op) -> None:
     with FakeTensorMode(allow_non_fake_inputs=True):
-        logits = torch.empty(2**16, 2**16, device=kernel.device, requires_grad=True)
-        y = gumbel_softmax(logits, hard=True, seed=0, backend=kernel.backend)
-        y.sum().backward()
-        assert logits.grad is not None and logits.grad.shape == y.shape == (2**16, 2**16)
+        inputs = {name: torch.empty_like(x, dtype=torch.float32, device=kernel.device).requires_grad_()
+                  for name, x in op.inputs((2**16, 2**16)).items()}  # fmt: skip
+        op.call(inputs, kernel.backend, **({"seed": 0} if op.draws else {})).sum().backward()
+        for x in inputs.values():
+            assert x.grad is not None and x.grad.shape == x.shape
 
 
 def test_rows_beyond_the_stream_are_refused() -> None:

@@ -2,101 +2,164 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from contract.harness import Errors
+from contract.ops import ROOMS
 from dvae_kernels import BackendUnavailable, _backend, gumbel_softmax, use_backend
 
 X = torch.zeros(2, 3)
 KEY = torch.tensor([1, 2])
 META = torch.device("meta")
 
-# (arguments, error, the whole message after "gumbel_softmax: ")
-CASES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
-    "list": ({"logits": [0.0]}, TypeError, "expected logits to be a Tensor, got list"),
-    "integer": ({"logits": X.long()}, TypeError, "expected floating-point logits, got int64"),
-    "bool": ({"logits": X.bool()}, TypeError, "expected floating-point logits, got bool"),
-    "complex": ({"logits": X.to(torch.complex64)}, TypeError, "expected floating-point logits, got complex64"),
-    "sparse": ({"logits": X.to_sparse()}, TypeError, "expected strided logits, got layout torch.sparse_coo"),
-    "tau negative": ({"tau": -0.5}, ValueError, "expected finite tau >= 0, got -0.5"),
-    "tau nan": ({"tau": math.nan}, ValueError, "expected finite tau >= 0, got nan"),
-    "tau infinite": ({"tau": math.inf}, ValueError, "expected finite tau >= 0, got inf"),
-    "tau text": ({"tau": "1"}, TypeError, "expected tau to be a float or a Tensor, got str"),
-    "tau none": ({"tau": None}, TypeError, "expected tau to be a float or a Tensor, got NoneType"),
-    "tau bool": ({"tau": True}, TypeError, "expected tau to be a float or a Tensor, got bool"),
-    "tau complex": ({"tau": 1j}, TypeError, "expected tau to be a float or a Tensor, got complex"),
-    "tau size": ({"tau": torch.ones(2)}, ValueError, "expected tau with one element, got shape (2,)"),
-    "tau empty": ({"tau": torch.ones(0)}, ValueError, "expected tau with one element, got shape (0,)"),
-    "tau dtype": ({"tau": torch.tensor(1)}, TypeError, "expected floating-point tau, got int64"),
-    "tau device": ({"tau": torch.ones((), device=META)}, ValueError, "expected tau on cpu, got meta"),
-    "dim high": ({"dim": 2}, ValueError, "expected dim in [-2, 1], got 2"),
-    "dim low": ({"dim": -3}, ValueError, "expected dim in [-2, 1], got -3"),
-    "dim scalar": ({"logits": X[0, 0], "dim": 1}, ValueError, "expected dim in [-1, 0], got 1"),
-    "dim float": ({"dim": 1.0}, TypeError, "expected dim to be an int, got float"),
-    "dim bool": ({"dim": True}, TypeError, "expected dim to be an int, got bool"),
-    "dim none": ({"dim": None}, TypeError, "expected dim to be an int, got NoneType"),
-    "hard": ({"hard": 1}, TypeError, "expected hard to be a bool, got int"),
-    "key type": ({"key": 3}, TypeError, "expected key to be a Tensor, got int"),
-    "key dtype": ({"key": KEY.int()}, TypeError, "expected key of dtype int64, got int32"),
-    "key shape": ({"key": KEY[:1]}, ValueError, "expected key of shape (2,), got (1,)"),
-    "key rank": ({"key": KEY[None]}, ValueError, "expected key of shape (2,), got (1, 2)"),
-    "key device": ({"key": KEY.to(META)}, ValueError, "expected key on cpu, got meta"),
-    "seed float": ({"seed": 1.0}, TypeError, "expected seed to be an int, got float"),
-    "seed bool": ({"seed": True}, TypeError, "expected seed to be an int, got bool"),
-    "seed tensor": ({"seed": KEY}, TypeError, "expected seed to be an int, got Tensor"),
-    "generator": ({"generator": 1}, TypeError, "expected generator to be a torch.Generator, got int"),
-    "key and seed": (
-        {"key": KEY, "seed": 1}, ValueError, "expected at most one of key, seed and generator, got key and seed",
-    ),
-    "generator elsewhere": (
-        {"logits": X.to("meta"), "generator": torch.Generator()}, ValueError, "expected a generator on meta, got cpu",
-    ),
-    "sparse tau": (
-        {"tau": torch.tensor([1.0]).to_sparse()}, TypeError, "expected strided tau, got layout torch.sparse_coo",
-    ),
-    "sparse key": (
-        {"key": KEY.to_sparse()}, TypeError, "expected strided key, got layout torch.sparse_coo",
-    ),
-    "tau beyond floats": ({"tau": 10**400}, ValueError, f"expected finite tau >= 0, got {10**400}"),
-    "seed and generator": (
-        {"seed": 0, "generator": torch.Generator()}, ValueError,
-        "expected at most one of key, seed and generator, got seed and generator",
-    ),
-    "all three": (
-        {"key": KEY, "seed": 0, "generator": torch.Generator()}, ValueError,
-        "expected at most one of key, seed and generator, got key and seed and generator",
-    ),
-    "row_offset negative": (
-        {"row_offset": -1}, ValueError, "expected rows within [0, 2^32), got 2 from row_offset -1",
-    ),
-    "row_offset high": (
-        {"row_offset": 2**32 - 1}, ValueError, "expected rows within [0, 2^32), got 2 from row_offset 4294967295",
-    ),
-    "row_offset float": ({"row_offset": 0.0}, TypeError, "expected row_offset to be an int, got float"),
-    "backend": (
-        {"backend": "opencl"}, ValueError, "unknown backend 'opencl', expected one of cpp, triton, cuda, reference",
-    ),
-    "backend type": ({"backend": 1}, ValueError, "unknown backend 1, expected one of cpp, triton, cuda, reference"),
+# (arguments, error, the whole message after "op: ")
+Bad = tuple[dict[str, Any], type[Exception], str]
+
+
+def bad_tensor(name: str, x: Tensor) -> dict[str, Bad]:
+    return {
+        f"{name} list": ({name: [0.0]}, TypeError, f"expected {name} to be a Tensor, got list"),
+        f"{name} integer": ({name: x.long()}, TypeError, f"expected floating-point {name}, got int64"),
+        f"{name} bool": ({name: x.bool()}, TypeError, f"expected floating-point {name}, got bool"),
+        f"{name} complex": ({name: x.to(torch.complex64)}, TypeError, f"expected floating-point {name}, got complex64"),
+        f"{name} sparse": (
+            {name: x.to_sparse()}, TypeError, f"expected strided {name}, got layout torch.sparse_coo",
+        ),
+    }  # fmt: skip
+
+
+def bad_temperatures(positive: bool) -> dict[str, Bad]:
+    expected = f"expected finite tau {'>' if positive else '>='} 0"
+    cases: dict[str, Bad] = {
+        "tau negative": ({"tau": -0.5}, ValueError, f"{expected}, got -0.5"),
+        "tau nan": ({"tau": math.nan}, ValueError, f"{expected}, got nan"),
+        "tau infinite": ({"tau": math.inf}, ValueError, f"{expected}, got inf"),
+        "tau beyond floats": ({"tau": 10**400}, ValueError, f"{expected}, got {10**400}"),
+        "tau text": ({"tau": "1"}, TypeError, "expected tau to be a float or a Tensor, got str"),
+        "tau none": ({"tau": None}, TypeError, "expected tau to be a float or a Tensor, got NoneType"),
+        "tau bool": ({"tau": True}, TypeError, "expected tau to be a float or a Tensor, got bool"),
+        "tau complex": ({"tau": 1j}, TypeError, "expected tau to be a float or a Tensor, got complex"),
+        "tau size": ({"tau": torch.ones(2)}, ValueError, "expected tau with one element, got shape (2,)"),
+        "tau empty": ({"tau": torch.ones(0)}, ValueError, "expected tau with one element, got shape (0,)"),
+        "tau dtype": ({"tau": torch.tensor(1)}, TypeError, "expected floating-point tau, got int64"),
+        "tau device": ({"tau": torch.ones((), device=META)}, ValueError, "expected tau on cpu, got meta"),
+        "tau sparse": (
+            {"tau": torch.tensor([1.0]).to_sparse()}, TypeError, "expected strided tau, got layout torch.sparse_coo",
+        ),
+    }  # fmt: skip
+    if positive:
+        cases["tau zero"] = ({"tau": 0.0}, ValueError, f"{expected}, got 0.0")
+    return cases
+
+
+# By the parameter that they are about.
+COMMON: dict[str, dict[str, Bad]] = {
+    "dim": {
+        "dim high": ({"dim": 2}, ValueError, "expected dim in [-2, 1], got 2"),
+        "dim low": ({"dim": -3}, ValueError, "expected dim in [-2, 1], got -3"),
+        "dim float": ({"dim": 1.0}, TypeError, "expected dim to be an int, got float"),
+        "dim bool": ({"dim": True}, TypeError, "expected dim to be an int, got bool"),
+        "dim none": ({"dim": None}, TypeError, "expected dim to be an int, got NoneType"),
+    },
+    "hard": {"hard": ({"hard": 1}, TypeError, "expected hard to be a bool, got int")},
+    "key": {
+        "key type": ({"key": 3}, TypeError, "expected key to be a Tensor, got int"),
+        "key dtype": ({"key": KEY.int()}, TypeError, "expected key of dtype int64, got int32"),
+        "key shape": ({"key": KEY[:1]}, ValueError, "expected key of shape (2,), got (1,)"),
+        "key rank": ({"key": KEY[None]}, ValueError, "expected key of shape (2,), got (1, 2)"),
+        "key device": ({"key": KEY.to(META)}, ValueError, "expected key on cpu, got meta"),
+        "key sparse": ({"key": KEY.to_sparse()}, TypeError, "expected strided key, got layout torch.sparse_coo"),
+        "key and seed": (
+            {"key": KEY, "seed": 1}, ValueError, "expected at most one of key, seed and generator, got key and seed",
+        ),
+        "all three": (
+            {"key": KEY, "seed": 0, "generator": torch.Generator()}, ValueError,
+            "expected at most one of key, seed and generator, got key and seed and generator",
+        ),
+    },
+    "seed": {
+        "seed float": ({"seed": 1.0}, TypeError, "expected seed to be an int, got float"),
+        "seed bool": ({"seed": True}, TypeError, "expected seed to be an int, got bool"),
+        "seed tensor": ({"seed": KEY}, TypeError, "expected seed to be an int, got Tensor"),
+        "seed and generator": (
+            {"seed": 0, "generator": torch.Generator()}, ValueError,
+            "expected at most one of key, seed and generator, got seed and generator",
+        ),
+    },
+    "generator": {
+        "generator type": ({"generator": 1}, TypeError, "expected generator to be a torch.Generator, got int"),
+    },
+    "row_offset": {
+        "row_offset negative": (
+            {"row_offset": -1}, ValueError, "expected rows within [0, 2^32), got 2 from row_offset -1",
+        ),
+        "row_offset high": (
+            {"row_offset": 2**32 - 1}, ValueError, "expected rows within [0, 2^32), got 2 from row_offset 4294967295",
+        ),
+        "row_offset float": ({"row_offset": 0.0}, TypeError, "expected row_offset to be an int, got float"),
+    },
+    "backend": {
+        "backend": (
+            {"backend": "opencl"}, ValueError, "unknown backend 'opencl', expected one of cpp, triton, cuda, reference",
+        ),
+        "backend type": (
+            {"backend": 1}, ValueError, "unknown backend 1, expected one of cpp, triton, cuda, reference",
+        ),
+    },
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("arguments, error, message", CASES.values(), ids=CASES.keys())
-@pytest.mark.parametrize("hard", [False, True], ids=["soft", "hard"])
-def test_errors(arguments: dict[str, Any], error: type[Exception], message: str, hard: bool) -> None:
+def bad_calls(errors: Errors) -> dict[str, Bad]:
+    parameters = inspect.signature(errors.function).parameters
+    tensors = {name: x for name, x in errors.arguments.items() if isinstance(x, Tensor) and x.is_floating_point()}
+    cases: dict[str, Bad] = {}
+    for name, x in tensors.items():
+        cases |= bad_tensor(name, x)
+    for name in parameters:
+        cases |= COMMON.get(name, {})
+    if "tau" in parameters:
+        cases |= bad_temperatures(errors.positive_tau)
+    if "generator" in parameters:
+        elsewhere = {name: x.to(META) for name, x in tensors.items()} | {"generator": torch.Generator()}
+        cases["generator elsewhere"] = (elsewhere, ValueError, "expected a generator on meta, got cpu")
+    return cases | errors.special
+
+
+CASES = [
+    pytest.param(errors, *case, id=f"{errors.function.__name__} {name}")
+    for room in ROOMS
+    for errors in room.errors
+    for name, case in bad_calls(errors).items()
+]
+
+
+@pytest.mark.parametrize("errors, arguments, error, message", CASES)
+def test_errors(errors: Errors, arguments: dict[str, Any], error: type[Exception], message: str) -> None:
     generator = arguments.get("generator")
     states = [torch.get_rng_state()]
     if isinstance(generator, torch.Generator):
         states.append(generator.get_state())
-    with pytest.raises(error) as caught:
-        gumbel_softmax(**{"logits": X, "hard": hard, **arguments})
-    assert str(caught.value) == f"gumbel_softmax: {message}"
-    assert type(caught.value) is error
-    assert torch.equal(torch.get_rng_state(), states[0]), "something was drawn"
-    if len(states) > 1:
-        assert torch.equal(generator.get_state(), states[1])
+    hard = "hard" in inspect.signature(errors.function).parameters
+    for options in ({"hard": False}, {"hard": True}) if hard else ({},):
+        with pytest.raises(error) as caught:
+            errors.function(**{**errors.arguments, **options, **arguments})
+        assert str(caught.value) == f"{errors.function.__name__}: {message}"
+        assert type(caught.value) is error
+        assert torch.equal(torch.get_rng_state(), states[0]), "something was drawn"
+        if len(states) > 1:
+            assert torch.equal(generator.get_state(), states[1])
+
+
+def test_the_valid_calls_are_valid() -> None:
+    for room in ROOMS:
+        for errors in room.errors:
+            errors.function(**errors.arguments)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
@@ -182,8 +245,6 @@ def test_eps_is_ignored_with_torchs_warning() -> None:
 
 
 def test_the_signature_starts_like_torchs() -> None:
-    import inspect
-
     def positional(function: Any) -> list[tuple[str, Any]]:
         parameters = inspect.signature(function).parameters.values()
         return [(p.name, p.default) for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]

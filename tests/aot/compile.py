@@ -6,6 +6,7 @@ the pretended GPU stays there. Triton's disk cache, keyed by the hash of the sou
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import subprocess
@@ -21,7 +22,7 @@ class Binary:
     """One compiled kernel. Counts are of instructions in the code, each branch and each loop body once."""
 
     kernel: str
-    tiles: int
+    tiles: int  # that one program loops over
     per_thread: float  # elements of a tile that one thread holds
     usage: dict[str, int]  # REG, STACK, LOCAL as cuobjdump reports them, and SHARED
     opcodes: Counter[str]
@@ -41,7 +42,10 @@ class Binary:
 
 
 def compile_launches(cache: str, module: str, arch: int, call: Callable[..., Any], *args: Any) -> list[Binary]:
-    """The kernels that `call(*args)` launches through `module.launch`, compiled for sm_<arch>. Runs in a worker."""
+    """The kernels that `call(*args)` launches through `module.launch`, compiled for sm_<arch>. Runs in a worker.
+
+    A kernel's tile has the size of its options ROWS, BLOCK and BLOCK_*; TILES is how many of them a program loops over.
+    """
     assert os.environ.get("TRITON_INTERPRET") != "1", "kernels decorated for the interpreter cannot be compiled"
     import importlib
 
@@ -53,10 +57,11 @@ def compile_launches(cache: str, module: str, arch: int, call: Callable[..., Any
 
     def launch(kernel: Any, programs: int, *launch_args: Any, **options: Any) -> None:
         compiled = kernel.warmup(*launch_args, grid=(programs,), **options)
-        per_thread = options["ROWS"] * options["BLOCK_K"] / (32 * options["num_warps"])
+        tile = math.prod(size for name, size in options.items() if re.fullmatch("ROWS|BLOCK(_.*)?", name))
+        per_thread = tile / (32 * options["num_warps"])
         usage, opcodes = _disassemble(compiled.asm["cubin"], triton.knobs.nvidia.cuobjdump.path)
         usage["SHARED"] = compiled.metadata.shared  # given at launch, so not in the binary
-        binaries.append(Binary(kernel.fn.__name__, options["TILES"], per_thread, usage, opcodes))
+        binaries.append(Binary(kernel.fn.__name__, options.get("TILES", 1), per_thread, usage, opcodes))
 
     importlib.import_module(module).launch = launch  # type: ignore[attr-defined]
     call(*args)

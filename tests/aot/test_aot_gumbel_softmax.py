@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from typing import NamedTuple
 
 import pytest
 import torch
-from compile import Binary, compile_launches
+from compile import Binary
+from gates import Budget, Case, Ceiling, check, submit
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.aot
 
-_MODULE = "dvae_kernels.ops.gumbel_softmax.triton_kernels"
 _KERNELS = ("fwd", "bwd", "recompute_bwd")
 
 # One shape for every row of the configuration table, the categories along dimension 1.
@@ -28,31 +25,11 @@ _SHAPES = _CONTIGUOUS | _STRIDED | _VARIANTS
 _ELSEWHERE = ("k8192", "k262144", "k512s", "k8192s")  # compiled for the other architectures too
 
 
-class Case(NamedTuple):
-    arch: int
-    dtype: torch.dtype
-    shape: str
-
-    def __str__(self) -> str:
-        return f"sm{self.arch}-{str(self.dtype).removeprefix('torch.')}-{self.shape}"
-
-
-_CASES = [Case(90, torch.float32, name) for name in _SHAPES]
-_CASES += [Case(90, torch.bfloat16, name) for name in _CONTIGUOUS | _STRIDED]
-_CASES += [Case(arch, torch.float32, name) for arch in (80, 100) for name in _ELSEWHERE]
-
-
-class Budget(NamedTuple):
-    """Ceilings per element, of all instructions in the code and by pipe; how often it is drawn, read and written."""
-
-    total: float
-    mufu: float  # MUFU: lg2, ex2, rcp
-    imad: float  # 32-bit integer multiplications
-    imad_wide: float  # those of double cost: IMAD.WIDE, IMAD.HI
-    draws: int
-    reads: int
-    writes: int
-
+_CASES = [
+    *(Case(90, torch.float32, name, shape, aligned=name != "k1001") for name, shape in _SHAPES.items()),
+    *(Case(90, torch.bfloat16, name, shape) for name, shape in (_CONTIGUOUS | _STRIDED).items()),
+    *(Case(arch, torch.float32, name, _SHAPES[name]) for arch in (80, 100) for name in _ELSEWHERE),
+]
 
 # By kernel and whether it loops over tiles. The forward holds the soft and the one-hot path, of which one runs.
 _BUDGETS = {
@@ -63,11 +40,11 @@ _BUDGETS = {
     ("recompute_bwd", False): Budget(73, 3.4, 6.4, 5.4, 1, 2, 1),
     ("recompute_bwd", True): Budget(105, 6.7, 10.2, 9.4, 2, 4, 1),
 }
-# By kernel and whether the categories are strided: (registers, bytes of shared memory).
+# By kernel and whether the categories are strided.
 _CEILINGS = {
-    ("fwd", False): (100, 16384), ("fwd", True): (176, 16384),
-    ("bwd", False): (100, 512), ("bwd", True): (112, 1024),
-    ("recompute_bwd", False): (128, 16384), ("recompute_bwd", True): (224, 16384),
+    ("fwd", False): Ceiling(100, 16384), ("fwd", True): Ceiling(176, 16384),
+    ("bwd", False): Ceiling(100, 512), ("bwd", True): Ceiling(112, 1024),
+    ("recompute_bwd", False): Ceiling(128, 16384), ("recompute_bwd", True): Ceiling(224, 16384),
 }  # fmt: skip
 
 
@@ -84,49 +61,14 @@ def launch_all(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
 
 
 @pytest.fixture(scope="module")
-def compiled(request: pytest.FixtureRequest) -> Iterator[dict[Case, Future[list[Binary]]]]:
-    cache = str(request.config.cache.mkdir("triton"))
-    selected = {item.callspec.params["case"] for item in request.session.items if item.fspath == request.node.fspath}
-    pool = ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn"))
-    try:
-        yield {
-            case: pool.submit(compile_launches, cache, _MODULE, case.arch, launch_all, case.dtype, _SHAPES[case.shape])
-            for case in _CASES
-            if case in selected
-        }
-    finally:
-        pool.shutdown(cancel_futures=True)
+def compiled(request: pytest.FixtureRequest, compilers: ProcessPoolExecutor) -> dict[Case, Future[list[Binary]]]:
+    return submit(request, compilers, "dvae_kernels.ops.gumbel_softmax.triton_kernels", launch_all, _CASES)
 
 
 @pytest.mark.parametrize("case", _CASES, ids=str)
 def test_machine_code(case: Case, compiled: dict[Case, Future[list[Binary]]]) -> None:
     binaries = compiled[case].result()
     assert [b.kernel for b in binaries] == [f"_gumbel_softmax_{name}_kernel" for name in _KERNELS]
+    strided = len(case.shape) > 2
     for name, binary in zip(_KERNELS, binaries):
-        strided = case.shape in _STRIDED or case.shape.startswith("k512s")
-        budget = _BUDGETS[name, binary.tiles > 1]
-        registers, shared = _CEILINGS[name, strided]
-        what = f"{name} {case}: {binary.usage}"
-
-        # in registers, in float32, without subroutines
-        assert binary.usage["STACK"] == binary.usage["LOCAL"] == 0, what
-        assert binary.count("LDL|STL") == 0, what
-        assert binary.count("D(ADD|MUL|FMA|SETP|MNMX)|.*F64") == 0, what
-        assert binary.count("RET") == 0, what  # a subroutine; CALL alone also ends loops on sm_80
-        assert binary.usage["REG"] <= registers, what
-        assert binary.usage["SHARED"] <= shared, what
-
-        # per element, by pipe
-        assert binary.per_element() <= budget.total, f"{what}: {binary.per_element()}"
-        assert binary.per_element("MUFU") <= budget.mufu, f"{what}: {binary.per_element('MUFU')}"
-        assert binary.per_element("IMAD(?!.MOV|.IADD|.SHL)") <= budget.imad, what
-        assert binary.per_element("IMAD.(WIDE|HI)") <= budget.imad_wide, what
-        # I2F shares the pipe of MUFU; sm_80 has no other, later ones convert on the integer pipe (I2FP)
-        slow_conversions = budget.draws * binary.per_thread if case.arch == 80 else 0
-        assert binary.count("I2F(?!P)|F2I") <= slow_conversions + 2, what
-
-        # memory in 16-byte pieces, every element exactly as often as planned
-        if case.shape != "k1001":
-            tile = binary.per_thread * case.dtype.itemsize
-            assert binary.wide_bytes("LDG") == tile * budget.reads, what
-            assert binary.wide_bytes("STG") == tile * budget.writes, what
+        check(binary, case, _BUDGETS[name, binary.tiles > 1], _CEILINGS[name, strided])

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 
 Inputs = dict[str, Tensor]
+RawCall = tuple[str, tuple[Any, ...]]  # a raw op's name and its arguments
 SLACK = 2.0
 FLOAT64_ROUNDINGS = 256
 TIE = 1e-5  # scores closer than this may be ordered either way in float32
@@ -37,6 +40,50 @@ class Case:
     dim: int = -1
     keys: int = 16  # how many keys estimate the reference's error
     slow_interpreted: bool = False
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Op:
+    """A public op with its options fixed, for tests that do not depend on what it computes."""
+
+    name: str
+    # float64 values of the differentiable arguments for logits of a shape, the categories (or codes) at dimension 1
+    inputs: Callable[[tuple[int, ...]], Inputs]
+    # (inputs, backend, **noise) -> the differentiable output; noise is key=, seed= or nothing
+    call: Callable[..., Tensor]
+    draws: bool = True  # False: it has no noise, and no arguments for it
+    step: bool = False  # the output is a step function of the inputs, whose gradient is an estimator's
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Bad calls of one public function; what its signature tells (tau, dim, key, ...) need not be repeated."""
+
+    function: Callable[..., Any]
+    arguments: dict[str, Any]  # of a valid call: its tensors, logits of shape [2, 3]
+    # by name: (arguments, error, the whole message after "op: ")
+    special: dict[str, tuple[dict[str, Any], type[Exception], str]] = field(default_factory=dict)
+    positive_tau: bool = False  # tau = 0 is refused
+
+
+@dataclass(frozen=True)
+class Room:
+    """What the generic tests know of the ops of one folder."""
+
+    name: str
+    cases: list[Case]
+    ops: list[Op]
+    reference: ModuleType  # whose functions have the raw ops' names
+    # (logits, key) -> calls of every raw op on tensors made like the logits, which have their categories at dimension
+    # 1 and any dtype, layout and device; they may be fake
+    raw_calls: Callable[[Tensor, Tensor], list[RawCall]]
+    errors: list[Errors]
 
     def __str__(self) -> str:
         return self.name

@@ -6,170 +6,55 @@ Rounding differs a little (the device has its own log2 and exp2); tests/contract
 
 from __future__ import annotations
 
-import ctypes
-import hashlib
-import shutil
-import subprocess
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 import torch
+from loader import DTYPES, H100_SHARED, SHAPES, RowShim, compile_shim, cuda_overloads, guarded_empty_like
 from torch import Tensor
 
 from contract.harness import Case, assert_keeps_the_contract, noise_key
 from contract.ops.gumbel_softmax import CASES
-from dvae_kernels import _backend, _rng, gumbel_softmax
+from dvae_kernels import _rng, gumbel_softmax
 from dvae_kernels.ops.gumbel_softmax import reference
 
-ROOT = Path(__file__).parents[2]
-FLAGS = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-shared", "-fPIC", "-Icsrc"]
-STORAGE = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
-H100_SHARED = 227 << 10
 
-
-class Call(ctypes.Structure):
-    _fields_ = (
-        ("ndim", ctypes.c_int),
-        ("dim", ctypes.c_int),
-        ("sizes", ctypes.c_void_p),
-        ("strides", ctypes.c_void_p * 3),
-        ("data", ctypes.c_void_p * 3),
-        ("storage", ctypes.c_int * 3),
-        ("key", ctypes.c_void_p),
-        ("row_offset", ctypes.c_uint32),
-        ("tau", ctypes.c_void_p),
-        ("tau_value", ctypes.c_double),
-        ("dtau_rows", ctypes.c_void_p),
-        ("shared_limit", ctypes.c_int64),
-    )
-
-
-class Shim:
-    """The compiled shim with the signatures of the raw ops."""
-
-    def __init__(self, library: ctypes.CDLL) -> None:
-        self.library = library
-        self.library.shim_run.restype = ctypes.c_bool
-        self.shared_limit = H100_SHARED
-
+class Shim(RowShim):
     def fwd(self, logits: Tensor, key: Tensor, tau: Tensor | None, tau_value: float, dim: int, hard: bool,
             row_offset: int, dtype: torch.dtype) -> Tensor:  # fmt: skip
         y = torch.empty_like(logits, dtype=dtype)
-        self._run(0, [logits, y], dim, key, row_offset, tau, tau_value, None, hard)
+        self.run("shim_fwd", [logits, y], dim, hard, key=key, row_offset=row_offset, tau=tau, tau_value=tau_value)
         return y
 
     def bwd(self, grad: Tensor, y: Tensor, tau: Tensor | None, tau_value: float, dim: int,
             dtype: torch.dtype) -> Tensor:  # fmt: skip
         dlogits = torch.empty_like(y, dtype=dtype)
-        self._run(1, [grad, y, dlogits], dim, None, 0, tau, tau_value, None)
+        self.run("shim_bwd", [grad, y, dlogits], dim, tau=tau, tau_value=tau_value)
         return dlogits
 
     def recompute_bwd(self, grad: Tensor, logits: Tensor, key: Tensor, tau: Tensor | None, tau_value: float, dim: int,
                       row_offset: int, tau_grad: bool) -> tuple[Tensor, Tensor]:  # fmt: skip
         dlogits = torch.empty_like(logits)
-        count = logits.numel() // logits.shape[dim] if tau_grad and logits.numel() else 0
-        rows = torch.empty(count, dtype=_rng.compute_dtype(logits.dtype))
-        self._run(2, [grad, logits, dlogits], dim, key, row_offset, tau, tau_value, rows if tau_grad else None)
+        rows = reference.new_tau_rows(logits, dim, tau_grad)
+        self.run("shim_recompute_bwd", [grad, logits, dlogits], dim, key=key, row_offset=row_offset, tau=tau,
+                 tau_value=tau_value, row_parts=rows if tau_grad else None)  # fmt: skip
         return dlogits, rows
 
     def path(self, x: Tensor, y: Tensor, dim: int) -> int:
         """0 for strided rows, 1 for interleaved ones, else the columns per vector chunk."""
-        return self.library.shim_path(ctypes.byref(self._call([x, y], dim, None, 0, None, 0.0, None)[0]))
-
-    def _call(self, tensors: list[Tensor], dim: int, key: Tensor | None, row_offset: int, tau: Tensor | None,
-              tau_value: float, rows: Tensor | None) -> tuple[Call, list[object]]:  # fmt: skip
-        ndim = tensors[0].dim()
-        arrays = [(ctypes.c_int64 * max(ndim, 1))(*t.stride()) for t in tensors]
-        sizes = (ctypes.c_int64 * max(ndim, 1))(*tensors[0].shape)
-        call = Call(ndim, dim, ctypes.cast(sizes, ctypes.c_void_p), row_offset=row_offset, tau_value=tau_value)
-        for i, (t, strides) in enumerate(zip(tensors, arrays)):
-            call.strides[i], call.data[i] = ctypes.cast(strides, ctypes.c_void_p).value, t.data_ptr()
-            call.storage[i] = STORAGE[t.dtype]
-        call.key, call.tau, call.dtau_rows = (None if t is None else t.data_ptr() for t in (key, tau, rows))
-        call.shared_limit = self.shared_limit
-        return call, [sizes, arrays]
-
-    def _run(self, op: int, tensors: list[Tensor], dim: int, key: Tensor | None, row_offset: int,
-             tau: Tensor | None, tau_value: float, rows: Tensor | None, hard: bool = False) -> None:  # fmt: skip
-        if not tensors[0].numel():
-            return
-        for tensors_now in (tensors, [t.contiguous() for t in tensors]):
-            call, keep = self._call(tensors_now, dim, key, row_offset, tau, tau_value, rows)
-            if self.library.shim_run(ctypes.byref(call), op, hard):
-                break
-        else:
-            raise AssertionError("contiguous tensors must collapse")
-        del keep
-        if tensors_now[-1] is not tensors[-1]:
-            tensors[-1].copy_(tensors_now[-1])
+        return self.call("shim_path", [x, y], dim)
 
 
 @pytest.fixture(scope="module")
 def shim() -> Iterator[Shim]:
-    """The shim, registered as the kernels of the `cuda` overloads for CPU tensors."""
-    compiler = shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
-        pytest.skip("no g++ or clang++")
-    source = Path(__file__).with_name("gumbel_softmax_shim.cpp")
-    headers = [p for p in sorted((ROOT / "csrc").rglob("*")) if p.suffix in (".h", ".cuh")]
-    text = b"".join(p.read_bytes() for p in [source, *headers]) + repr((compiler, FLAGS)).encode()
-    target = ROOT / "build" / "shim" / f"gumbel_softmax_{hashlib.sha256(text).hexdigest()[:16]}.so"
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = target.with_suffix(".tmp")
-        subprocess.run([compiler, *FLAGS, str(source), "-o", str(scratch)], check=True, cwd=ROOT)
-        scratch.replace(target)
-    kernels = Shim(ctypes.CDLL(str(target)))
-    library = torch.library.Library("dvae_kernels", "IMPL")
-    for op in ("fwd", "bwd", "recompute_bwd"):
-        library.impl(f"gumbel_softmax_{op}.cuda", getattr(kernels, op), "CPU")
-    before = _backend._reasons.get(("cuda", "cpu"))
-    _backend._reasons["cuda", "cpu"] = ""
-    yield kernels
-    library._destroy()
-    _backend._reasons.pop(("cuda", "cpu"))
-    if before is not None:
-        _backend._reasons["cuda", "cpu"] = before
+    shim = Shim(compile_shim("gumbel_softmax"))
+    with cuda_overloads({f"gumbel_softmax_{op}": getattr(shim, op) for op in ("fwd", "bwd", "recompute_bwd")}):
+        yield shim
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_contract(case: Case, shim: Shim) -> None:
     assert_keeps_the_contract(case, "cuda", "cpu")
-
-
-def guarded_empty_like(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Every torch.empty_like lies inside a larger buffer; the returned function checks its surroundings."""
-    made: list[tuple[Tensor, Tensor]] = []
-    plain = torch.empty_like
-
-    def embedded(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        model = plain(x, dtype=dtype)
-        storage = torch.full((model.numel() + 256,), 12345.0, dtype=model.dtype)
-        view = storage[128:-128].as_strided(model.shape, model.stride(), 128)
-        view.fill_(torch.nan)
-        made.append((storage, model))
-        return view
-
-    def verify() -> None:
-        assert made
-        for storage, model in made:
-            assert (storage[:128] == torch.tensor(12345.0, dtype=model.dtype)).all(), "written before the output"
-            assert (storage[-128:] == torch.tensor(12345.0, dtype=model.dtype)).all(), "written behind the output"
-            assert not storage.isnan().any(), "an element was not written"
-
-    monkeypatch.setattr(torch, "empty_like", embedded)
-    return verify
-
-
-SHAPES = [
-    ((7, 10), 1), ((3, 64), 1), ((130, 4), 1), ((5, 1024), 1), ((2, 1028), 1), ((2, 1032), 1), ((3, 4099), 1),
-    ((2, 6, 33), 1), ((1, 130, 40), 1), ((2, 1500, 5), 1), ((70, 3), 0), ((9, 8), 0),
-]  # fmt: skip
-PAIRS = [
-    (torch.float32, torch.float32), (torch.float64, torch.float64), (torch.bfloat16, torch.bfloat16),
-    (torch.float16, torch.float16), (torch.bfloat16, torch.float32), (torch.float16, torch.float32),
-]  # fmt: skip
 
 
 @pytest.mark.parametrize("shared_limit", [H100_SHARED, 12 << 10, 4 << 10], ids=["fits", "12K", "4K"])
@@ -182,7 +67,7 @@ def test_raw_ops_in_guard_bands(
     key, row_offset = noise_key(3), 5
     tau = torch.tensor(0.75)
     verify = guarded_empty_like(monkeypatch)
-    for narrow, wide in PAIRS:
+    for narrow, wide in DTYPES:
         compute = _rng.compute_dtype(narrow)
         t = tau.to(compute)
         generator = torch.Generator().manual_seed(1)

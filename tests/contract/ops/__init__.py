@@ -1,6 +1,8 @@
-"""The case tables, one module an op. A new op adds its module to `CASES`; the contract suite does the rest."""
+"""The tables of the ops, one module a room. A new room adds itself to ROOMS; the generic tests do the rest."""
 
-from contract.harness import Case
+from contract.harness import Case, Op, Room
 from contract.ops import gumbel_softmax
 
-CASES: list[Case] = [*gumbel_softmax.CASES]
+ROOMS: list[Room] = [gumbel_softmax.ROOM]
+CASES: list[Case] = [case for room in ROOMS for case in room.cases]
+OPS: list[Op] = [op for room in ROOMS for op in room.ops]

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contract.harness import Case, Inputs
+from contract.harness import Case, Errors, Inputs, Op, RawCall, Room
 from dvae_kernels import _rng, gumbel_softmax
+from dvae_kernels.ops.gumbel_softmax import reference
 
 WIDTHS = (1, 2, 3, 5, 7, 8, 15, 16, 17, 31, 33, 63, 64, 65, 127, 129, 1000, 1024, 1031, 8192, 20011, 262144)
 HALVES = (torch.float16, torch.bfloat16)
@@ -132,3 +133,52 @@ def _cases() -> list[Case]:
 
 
 CASES = _cases()
+
+
+def _op(hard: bool, tau: float | None = None) -> Op:
+    """With the temperature an input unless it is fixed."""
+
+    def inputs(shape: tuple[int, ...]) -> Inputs:
+        logits = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        return {"logits": logits} | ({"tau": torch.tensor(0.7, dtype=torch.float64)} if tau is None else {})
+
+    def call(inputs: Inputs, backend: str, **noise: Any) -> Tensor:
+        return gumbel_softmax(inputs["logits"], inputs.get("tau", tau), hard, dim=1, backend=backend, **noise)  # type: ignore[arg-type]
+
+    name = f"gumbel_softmax {'hard' if hard else 'soft'}" + ("" if tau is None else f" tau={tau}")
+    return Op(name, inputs, call, step=hard)
+
+
+def _raw_calls(logits: Tensor, key: Tensor) -> list[RawCall]:
+    calls: list[RawCall] = []
+    y, dtype = logits.softmax(1), logits.dtype
+    grad = torch.randn_like(y)
+    for tau in (None, torch.full((), 0.5, dtype=_rng.compute_dtype(dtype), device=logits.device)):
+        common = (tau, 0.7, 1)
+        calls += [
+            ("gumbel_softmax_fwd", (logits, key, *common, False, 0, dtype)),
+            ("gumbel_softmax_fwd", (logits, key, *common, True, 5, _rng.compute_dtype(dtype))),
+            ("gumbel_softmax_bwd", (grad, y, *common, dtype)),
+            ("gumbel_softmax_bwd", (grad[:1].expand(grad.shape), y, *common, dtype)),
+            ("gumbel_softmax_recompute_bwd", (grad, logits, key, *common, 0, False)),
+            ("gumbel_softmax_recompute_bwd", (grad, logits, key, *common, 5, True)),
+        ]
+    return calls
+
+
+ROOM = Room(
+    "gumbel_softmax",
+    CASES,
+    [_op(False), _op(True), _op(False, 0.7)],
+    reference,
+    _raw_calls,
+    [
+        Errors(
+            gumbel_softmax,
+            {"logits": torch.zeros(2, 3)},
+            {
+                "dim scalar": ({"logits": torch.zeros(()), "dim": 1}, ValueError, "expected dim in [-1, 0], got 1"),
+            },
+        )
+    ],
+)

@@ -1,0 +1,49 @@
+// What the shims of row kernels share: a call as ctypes passes it. Pointers and strides are the caller's. Functions that
+// take a call return int, as ctypes expects.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "common/cuda_call.cuh"
+
+constexpr int kMaxShimTensors = 4;
+
+struct ShimCall {
+  int ndim, dim;
+  const int64_t* sizes;
+  const int64_t* strides[kMaxShimTensors];
+  void* data[kMaxShimTensors];
+  int storage[kMaxShimTensors];
+  const int64_t* key;
+  uint32_t row_offset;
+  const void* tau;
+  double tau_value;
+  void* row_parts;
+  int64_t shared_limit;
+
+  dvae::RowCall row_call() const {
+    dvae::shim::shared_limit = static_cast<size_t>(shared_limit);
+    dvae::RowCall call;
+    call.noise = {key, 1, row_offset};
+    call.tau = tau;
+    call.tau_value = tau_value;
+    return call;
+  }
+
+  // Calls run(layout, tensors) with the first N tensors. False where the rows do not collapse; the host code of the
+  // extension then copies.
+  template <int N, class Run>
+  bool with_layout(const Run& run) const {
+    std::array<const int64_t*, N> all;
+    dvae::Buffer tensors[N];
+    for (int t = 0; t < N; ++t) {
+      all[t] = strides[t];
+      tensors[t] = {data[t], static_cast<dvae::Storage>(storage[t])};
+    }
+    dvae::RowLayout<N> layout;
+    if (!dvae::collapse_rows<N>(ndim, sizes, dim, all, &layout)) return false;
+    run(layout, tensors);
+    return true;
+  }
+};
