@@ -3,11 +3,13 @@
 // leak through inline functions of the standard library, all of whose headers must be included before this one.
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <type_traits>
 #include <vector>
 
 #include "common/intrinsics.h"

@@ -37,26 +37,49 @@ void store_tile(const typename F::Scalar* from, int64_t pitch, int rows, int64_t
   }
 }
 
-// The vector at column j of a row, zero beyond its end.
+// How many columns of a vector exist: all, which the compiler then knows, or the first few.
 template <class F>
-F load_upto(const typename F::Scalar* row, int64_t j, int64_t columns) {
-  if (j + F::lanes <= columns) return F::load(row + j);
-  typename F::Scalar last[F::lanes] = {};
-  std::memcpy(last, row + j, (columns - j) * sizeof(last[0]));
-  return F::load(last);
+using AllLanes = std::integral_constant<int, F::lanes>;
+
+// The first `count` columns at p, zero in the other lanes.
+template <class F>
+F load_lanes(const typename F::Scalar* p, AllLanes<F>) {
+  return F::load(p);
+}
+template <class F>
+F load_lanes(const typename F::Scalar* p, int count) {
+  typename F::Scalar lanes[F::lanes] = {};
+  std::memcpy(lanes, p, count * sizeof(lanes[0]));
+  return F::load(lanes);
 }
 
-// Sum of term(column) over the vectors of a row, in double between short runs so that long rows lose nothing.
-template <class F, class Term>
-double sum_by_runs(int64_t columns, const Term& term) {
-  constexpr int64_t run = 64 * F::lanes;
-  double total = 0;
-  for (int64_t first = 0; first < columns; first += run) {
-    F sum(0);
-    for (int64_t j = first; j < std::min(first + run, columns); j += F::lanes) sum = sum + term(j);
-    total += reduce_add(sum);
+// Calls visit(column, count) for the vectors of [begin, end).
+template <class F, class Visit>
+void for_vectors(int64_t begin, int64_t end, const Visit& visit) {
+  for (; begin + F::lanes <= end; begin += F::lanes) visit(begin, AllLanes<F>());
+  if (begin < end) visit(begin, static_cast<int>(end - begin));
+}
+
+// N sums over a row: add(column, count, sums) adds a vector's part. Taken over to double after short runs, each with four
+// chains, so that long rows lose nothing.
+template <class F, int N, class Add>
+std::array<double, N> sums_by_runs(int64_t columns, const Add& add) {
+  constexpr int64_t step = 4 * F::lanes, run = 16 * step;
+  std::array<double, N> totals{};
+  for (int64_t begin = 0; begin < columns; begin += run) {
+    const int64_t end = std::min(begin + run, columns), whole = begin + (end - begin) / step * step;
+    F sums[4][N];
+    for (auto& chain : sums) std::fill(chain, chain + N, F(0));
+    for (int64_t j = begin; j < whole; j += step) {
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) add(j + i * F::lanes, AllLanes<F>(), sums[i]);
+    }
+    for_vectors<F>(whole, end, [&](int64_t j, auto count) { add(j, count, sums[0]); });
+    for (int n = 0; n < N; ++n) {
+      totals[n] += reduce_add((sums[0][n] + sums[1][n]) + (sums[2][n] + sums[3][n]));
+    }
   }
-  return total;
+  return totals;
 }
 
 // A tensor's rows by tiles: in place where they already are contiguous compute scalars, else through a buffer.
@@ -102,30 +125,33 @@ class RowTensor {
   char* base_ = nullptr;
 };
 
-// Writes the vectors of a row: whole ones directly, past the caches where asked, the last one in part.
+// Writes the vectors of a row, past the caches where asked.
 template <class F>
 class RowWriter {
  public:
   using Scalar = typename F::Scalar;
-  RowWriter(Scalar* row, int64_t columns, bool stream)
-      : row_(row), columns_(columns), stream_(stream && reinterpret_cast<uintptr_t>(row) % 64 == 0) {}
+  RowWriter() = default;
+  RowWriter(Scalar* row, bool stream) : row_(row), stream_(stream && reinterpret_cast<uintptr_t>(row) % 64 == 0) {}
 
-  void put(int64_t j, F value) const {
-    if (j + F::lanes > columns_) {
-      Scalar last[F::lanes];
-      value.store(last);
-      std::memcpy(row_ + j, last, (columns_ - j) * sizeof(Scalar));
-    } else if (stream_) {
-      value.stream(row_ + j);
+  // Writes value(column, count) for the columns [begin, end).
+  template <class Value>
+  void put(int64_t begin, int64_t end, const Value& value) const {
+    Scalar* const row = row_;
+    if (stream_) {
+      for (; begin + F::lanes <= end; begin += F::lanes) value(begin, AllLanes<F>()).stream(row + begin);
     } else {
-      value.store(row_ + j);
+      for (; begin + F::lanes <= end; begin += F::lanes) value(begin, AllLanes<F>()).store(row + begin);
     }
+    if (begin == end) return;
+    const auto count = static_cast<int>(end - begin);
+    Scalar last[F::lanes];
+    value(begin, count).store(last);
+    std::memcpy(row + begin, last, count * sizeof(Scalar));
   }
 
  private:
-  Scalar* row_;
-  int64_t columns_;
-  bool stream_;
+  Scalar* row_ = nullptr;
+  bool stream_ = false;
 };
 
 // Calls run(first row number, outer, inner, rows) for the tiles [begin, end).

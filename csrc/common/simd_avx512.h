@@ -17,7 +17,7 @@ struct F32 {
   __m512 v;
   F32() = default;
   F32(__m512 x) : v(x) {}
-  F32(float x) : v(_mm512_set1_ps(x)) {}
+  [[gnu::always_inline]] F32(float x) : v(_mm512_set1_ps(x)) {}
 
   static F32 load(const float* p) { return _mm512_loadu_ps(p); }
   static F32 load(const BFloat16* p) {
@@ -50,6 +50,8 @@ inline F32 fma_exact(F32 a, F32 b, F32 c) { return fma(a, b, c); }
 inline F32 max(F32 a, F32 b) { return _mm512_max_ps(a.v, b.v); }
 inline Mask operator>(F32 a, F32 b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ)}; }
 inline Mask operator==(F32 a, F32 b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ)}; }
+inline int first_lane(Mask m) { return __builtin_ctz(m.v); }
+inline Mask either_nan(F32 a, F32 b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_UNORD_Q)}; }
 inline Mask is_nan(F32 a) { return {_mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q)}; }
 inline F32 select(Mask m, F32 yes, F32 no) { return _mm512_mask_mov_ps(no.v, m.v, yes.v); }
 inline float reduce_max(F32 a) { return _mm512_reduce_max_ps(a.v); }

@@ -25,7 +25,7 @@ struct F32 {
   Vector v;
   F32() = default;
   F32(Vector x) : v(x) {}
-  F32(float x) : v{x, x, x, x} {}
+  [[gnu::always_inline]] F32(float x) : v{x, x, x, x} {}
 
   template <class T>
   static F32 load(const T* p) {  // unaligned, converted to float
@@ -51,6 +51,9 @@ inline F32 fma_exact(F32 a, F32 b, F32 c) {  // rounded once, where a second rou
 }
 inline Mask operator>(F32 a, F32 b) { return {a.v > b.v}; }
 inline Mask operator==(F32 a, F32 b) { return {a.v == b.v}; }
+// The lowest lane that is set; there is one.
+inline int first_lane(Mask m) { return m.v[0] ? 0 : m.v[1] ? 1 : m.v[2] ? 2 : 3; }
+inline Mask either_nan(F32 a, F32 b) { return {(a.v != a.v) | (b.v != b.v)}; }
 inline Mask is_nan(F32 a) { return {a.v != a.v}; }
 inline F32 select(Mask m, F32 yes, F32 no) { return m.v ? yes.v : no.v; }
 inline F32 max(F32 a, F32 b) { return a.v > b.v ? a.v : b.v; }  // b where either is NaN

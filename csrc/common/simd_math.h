@@ -72,6 +72,8 @@ inline F64 fma_exact(F64 a, F64 b, F64 c) { return fma(a, b, c); }
 inline F64 max(F64 a, F64 b) { return a.v > b.v ? a.v : b.v; }
 inline BoolMask operator>(F64 a, F64 b) { return {a.v > b.v}; }
 inline BoolMask operator==(F64 a, F64 b) { return {a.v == b.v}; }
+inline int first_lane(BoolMask) { return 0; }
+inline BoolMask either_nan(F64 a, F64 b) { return {a.v != a.v || b.v != b.v}; }
 inline BoolMask is_nan(F64 a) { return {a.v != a.v}; }
 inline F64 select(BoolMask m, F64 yes, F64 no) { return m.v ? yes : no; }
 inline double reduce_max(F64 a) { return a.v; }
@@ -123,8 +125,8 @@ struct KeySchedule {
 // row are folded into per-row constants, so that the first two rounds cost one multiplication each instead of two.
 class RowNoise {
  public:
-  // fill() writes whole blocks of this many columns
-  static constexpr int block = 4 * W64::lanes;
+  // fill() writes whole steps of this many columns
+  static constexpr int step = 4 * F32::lanes;
 
   RowNoise(uint64_t key, uint32_t offset) : keys_(key), offset_product_(uint64_t{KeySchedule::m1} * offset) {}
 
@@ -135,17 +137,26 @@ class RowNoise {
     round3_low_ = low_word(product) ^ keys_.k1[2];
   }
 
-  // Words of columns 4 * group onwards; `count` is rounded up to whole blocks, `words` is aligned to 64 bytes.
-  void fill(uint32_t group, uint32_t* words, int count) const {
+  // Words of columns 4 * group onwards; `count` is rounded up to whole steps, `words` is aligned to 64 bytes. Calls
+  // meanwhile(begin, end) for the columns of every few steps: what waits for memory overlaps with the arithmetic.
+  template <class Meanwhile>
+  void fill(uint32_t group, uint32_t* words, int count, const Meanwhile& meanwhile) const {
     constexpr int in_flight = 4;  // hides the latency of the multiplier
+    constexpr int few = step / block;
     int done = 0;
     for (; done + in_flight * block <= count; done += in_flight * block) {
       blocks<in_flight>(group + done / 4, words + done);
+      meanwhile(done, done + in_flight * block);
     }
-    for (; done < count; done += block) blocks<1>(group + done / 4, words + done);
+    for (; done < count; done += few * block) {
+      blocks<few>(group + done / 4, words + done);
+      meanwhile(done, done + few * block);
+    }
   }
 
  private:
+  static constexpr int block = 4 * W64::lanes;
+
   template <int N>
   void blocks(uint32_t group, uint32_t* words) const {
     const W64 m0 = W64::set(KeySchedule::m0), m1 = W64::set(KeySchedule::m1);

@@ -49,43 +49,62 @@ class RowWeights {
         unit_tau_(inverse_tau == 1),
         steepness_(static_cast<Scalar>(
             std::min(inverse_tau * kLog2e<double>, double{std::numeric_limits<Scalar>::max()}))),
-        weights_(allocate<Scalar>(chunks_ * kChunk)),
         sums_(chunks_),
-        tops_(chunks_),
-        scales_(chunks_) {}
+        tops_(chunks_) {
+    for (Row& row : rows_) {
+      row.weights.reset(allocate<Scalar>(chunks_ * kChunk + kPadding));
+      row.scales.resize(chunks_);
+    }
+  }
 
-  // The weights of a row and their scales; weight * scale is the sample. Gives the wanted sums over the sample.
-  template <Want want>
-  Sums<double> compute(const Scalar* x, const Scalar* g, uint32_t row) {
+  // Whether threads may share a row.
+  bool shares_rows() const { return chunks_ >= 2 * kGrain; }
+
+  // The weights of a row and their scales; weight * scale is the sample. Gives the wanted sums over the sample. Calls
+  // meanwhile(begin, end) for all columns, piece by piece, where the processor would wait; until this returns, for_each
+  // visits the row before.
+  template <Want want, class Meanwhile>
+  Sums<double> compute(const Scalar* x, const Scalar* g, uint32_t row, const Meanwhile& meanwhile) {
     noise_.set_row(row);
     // At tau = 1 the weight is e^l / E: no second logarithm. The gradient to tau needs the exponent anyway, and a
     // single category must come out as exactly 1.
     constexpr bool may_be_unit = want != Want::grad_and_tau;
     const bool unit = may_be_unit && unit_tau_ && categories_ > 1;
-    for_chunks([&](int64_t c) { unit ? weigh<want, may_be_unit>(c, x, g) : weigh<want, false>(c, x, g); });
-    return combine<want>();
+    for_chunks([&](int64_t c) {
+      unit ? weigh<want, may_be_unit>(c, x, g, meanwhile) : weigh<want, false>(c, x, g, meanwhile);
+    });
+    const Sums<double> sums = combine<want>();
+    std::swap(rows_[0], rows_[1]);
+    return sums;
   }
 
-  // Visits the row's weights vector by vector: visit(column, weight, scale of its chunk).
-  template <class Visit>
-  void for_each(const Visit& visit) const {
-    for_chunks([&](int64_t c) {
-      const F scale(scales_[c]);
-      const int64_t first = c * kChunk, end = first + size_of_chunk(c);
-      for (int64_t j = first; j < end; j += F::lanes) visit(j, F::load(weights_.get() + j), scale);
+  // Writes finish(column, count, weight, scale) for the columns [begin, end) of one chunk.
+  template <class Finish>
+  void write(int64_t begin, int64_t end, const RowWriter<F>& to, const Finish& finish) const {
+    const Scalar* weights = rows_[0].weights.get();
+    const F scale(rows_[0].scales[begin / kChunk]);
+    // by value: a store could change what is behind a reference
+    to.put(begin, std::min(end, categories_), [=](int64_t j, auto count) {
+      return finish(j, count, F::load(weights + j), scale);
     });
+  }
+  // For the whole row, shared out to threads.
+  template <class Finish>
+  void write(const RowWriter<F>& to, const Finish& finish) const {
+    for_chunks([&](int64_t c) { write(c * kChunk, (c + 1) * kChunk, to, finish); });
   }
 
   static constexpr int64_t kNone = -1, kNan = -2;
 
   // The category of the largest perturbed logit, the lowest of equals; kNone where all are -inf, kNan in a row with
-  // NaN or +inf.
-  int64_t argmax(const Scalar* x, uint32_t row) {
+  // NaN or +inf. Calls meanwhile(begin, end) for all columns, as compute() does.
+  template <class Meanwhile>
+  int64_t argmax(const Scalar* x, uint32_t row, const Meanwhile& meanwhile) {
     noise_.set_row(row);
     bests_.assign(chunks_, Best());
     for_ranges([&](int64_t begin, int64_t end) {
       Best best;  // carried on, so that later chunks have a high mark to pass
-      for (int64_t c = begin; c < end && best.index != kNan; ++c) best = find_better(c, x, best);
+      for (int64_t c = begin; c < end; ++c) best = find_better(c, x, best, meanwhile);
       bests_[begin] = best;
     });
     Best best;
@@ -97,6 +116,9 @@ class RowWeights {
   }
 
  private:
+  static constexpr int64_t kGrain = kRowRange / kChunk;
+  static constexpr int kPadding = 528;  // keeps the two rows' columns from falling on the same cache sets
+
   struct Best {
     Scalar p = -std::numeric_limits<Scalar>::infinity();
     int64_t index = kNone;
@@ -105,11 +127,10 @@ class RowWeights {
   // A wide row is shared out to threads where rows are too few to go round; inside a parallel region this is one range.
   template <class Run>
   void for_ranges(const Run& run) const {
-    constexpr int64_t grain = kRowRange / kChunk;
-    if (chunks_ < 2 * grain) {
+    if (!shares_rows()) {
       run(0, chunks_);
     } else {
-      torch::stable::parallel_for(0, chunks_, grain, [&](int64_t begin, int64_t end) {
+      torch::stable::parallel_for(0, chunks_, kGrain, [&](int64_t begin, int64_t end) {
         run(begin, end);
         fence_streams();  // of the thread that wrote
       });
@@ -129,19 +150,23 @@ class RowWeights {
   // Loops take four vectors at a time, each with sums of its own: shorter chains, faster and more exact.
   static constexpr int kStep = 4 * F::lanes;
 
-  // A chunk of a tensor's row: the run itself where it is whole steps, else a copy filled up with `fill`.
-  struct Run {
-    alignas(64) Scalar copy[kChunk];
-    const Scalar* data;
-    int size;
+  // A chunk of a tensor's row by steps, the last of which is a copy filled up with `fill` where it is not whole.
+  class Run {
+   public:
+    const int size;  // whole steps
 
-    Run(const Scalar* run, int n, Scalar fill) : data(run), size((n + kStep - 1) / kStep * kStep) {
-      for (int j = 0; j < n; j += 64 / sizeof(Scalar)) prefetch(run + j);
-      if (n == size) return;
-      std::memcpy(copy, run, n * sizeof(Scalar));
-      std::fill(copy + n, copy + size, fill);
-      data = copy;
+    Run(const Scalar* run, int n, Scalar fill) : size((n + kStep - 1) / kStep * kStep), data_(run) {
+      whole_ = n / kStep * kStep;
+      if (n == whole_) return;
+      std::memcpy(last_, run + whole_, (n - whole_) * sizeof(Scalar));
+      std::fill(last_ + (n - whole_), last_ + kStep, fill);
     }
+    const Scalar* step(int first) const { return first < whole_ ? data_ + first : last_; }
+
+   private:
+    alignas(64) Scalar last_[kStep];
+    const Scalar* data_;
+    int whole_;
   };
 
   F perturbed(const Functions<F>& f, const Scalar* x, const uint32_t* bits) const {
@@ -150,63 +175,89 @@ class RowWeights {
 
   // The better of `best` and the chunk's largest. Perturbed logits are computed only in the steps whose bound passes
   // the best so far: few in a long row.
-  Best find_better(int64_t c, const Scalar* row, Best best) {
+  template <class Meanwhile>
+  Best find_better(int64_t c, const Scalar* row, Best best, const Meanwhile& meanwhile) {
     constexpr Scalar infinity = std::numeric_limits<Scalar>::infinity();
     const Run x(row + c * kChunk, size_of_chunk(c), -infinity);
     alignas(64) uint32_t bits[kChunk];
-    alignas(64) Scalar p[kStep];
-    noise_.fill(static_cast<uint32_t>(c * kChunk / 4), bits, x.size);
+    alignas(64) Scalar bounds[kChunk / 4];  // a vector a step: the largest in each lane
     const Functions<F> f;
+    F largest(-infinity);
+    auto unordered = is_nan(largest);
+    noise_.fill(static_cast<uint32_t>(c * kChunk / 4), bits, x.size, [&](int begin, int end) {
+      for (int first = begin; first < std::min(end, x.size); first += kStep) {
+        const Scalar* logits = x.step(first);
+        F v[4];
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) v[i] = F::load(logits + i * F::lanes);
+        unordered = unordered | either_nan(v[0], v[1]) | either_nan(v[2], v[3]);
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) v[i] = v[i] + f.minus_log_bound(bits + first + i * F::lanes);
+        const F bound = max(max(v[0], v[1]), max(v[2], v[3]));
+        bound.store(bounds + first / 4);
+        largest = max(largest, bound);
+      }
+      meanwhile(c * kChunk + begin, c * kChunk + end);
+    });
+    if (unordered.any()) best.index = kNan;
+    if (best.index == kNan) return best;
+
     // rounding of large logits may lift a perturbed logit above its bound, relatively
-    const auto mark = [&] { return F(best.p - std::abs(best.p) * Scalar(1e-6)); };
-    F to_pass = mark();
-    auto unordered = is_nan(F(0));
+    const auto can_win = [&](F bound) { return (bound > F(best.p - std::abs(best.p) * Scalar(1e-6))).any(); };
+    const auto visit = [&](int first) {
+      best = better_of_step(f, x.step(first), bits + first, c * kChunk + first, best);
+    };
+    if (!can_win(largest)) return best;
+    // the largest bound is most often the winner's: hardly any other step can then win
+    const F top(reduce_max(largest));
+    int likely = 0;
+    while (!(F::load(bounds + likely / 4) == top).any()) likely += kStep;
+    visit(likely);
     for (int first = 0; first < x.size; first += kStep) {
-      F bound(-infinity);
-#pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) {
-        const int j = first + i * F::lanes;
-        const F xj = F::load(x.data + j);
-        unordered = unordered | is_nan(xj);
-        bound = max(bound, xj + f.minus_log_bound(bits + j));
-      }
-      if (!(bound > to_pass).any()) continue;
-      F top(-infinity);
-#pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) {
-        const int j = first + i * F::lanes;
-        const F pj = perturbed(f, x.data + j, bits + j);
-        pj.store(p + i * F::lanes);
-        top = max(top, pj);
-      }
-      const Scalar step_top = reduce_max(top);
-      if (step_top > best.p) {
-        best = {step_top, c * kChunk + first + (std::find(p, p + kStep, step_top) - p)};
-        to_pass = mark();
-      }
+      if (first != likely && can_win(F::load(bounds + first / 4))) visit(first);
     }
-    if (unordered.any() || best.p == infinity) best.index = kNan;
+    if (best.p == infinity) best.index = kNan;
     return best;
   }
 
-  template <Want want, bool unit>
-  void weigh(int64_t c, const Scalar* row, const Scalar* grad) {
+  Best better_of_step(const Functions<F>& f, const Scalar* x, const uint32_t* bits, int64_t first, Best best) const {
+    F p[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) p[i] = perturbed(f, x + i * F::lanes, bits + i * F::lanes);
+    const Scalar top = reduce_max(max(max(p[0], p[1]), max(p[2], p[3])));
+    if (top < best.p) return best;
+    int64_t index = first;
+    int i = 0;
+    for (; !(p[i] == F(top)).any(); ++i) index += F::lanes;
+    index += first_lane(p[i] == F(top));
+    return top > best.p || index < best.index ? Best{top, index} : best;
+  }
+
+  template <Want want, bool unit, class Meanwhile>
+  void weigh(int64_t c, const Scalar* row, const Scalar* grad, const Meanwhile& meanwhile) {
     const int n = size_of_chunk(c);
     const Run x(row + c * kChunk, n, -std::numeric_limits<Scalar>::infinity());
     alignas(64) uint32_t bits[kChunk];
     alignas(64) Scalar work[kChunk];  // 1 / E' at tau = 1, else the perturbed logits
-    noise_.fill(static_cast<uint32_t>(c * kChunk / 4), bits, x.size);
+    noise_.fill(static_cast<uint32_t>(c * kChunk / 4), bits, x.size, [&](int begin, int end) {
+      for (int j = begin; j < end; j += 64 / sizeof(Scalar)) {
+        prefetch(row + c * kChunk + j);
+        if (want != Want::weights) prefetch(grad + c * kChunk + j);
+      }
+      meanwhile(c * kChunk + begin, c * kChunk + end);
+    });
     const Functions<F> f;
     F top(-std::numeric_limits<Scalar>::infinity());
     for (int first = 0; first < x.size; first += kStep) {
+      const Scalar* logits = x.step(first);
 #pragma GCC unroll 4
       for (int i = 0; i < 4; ++i) {
         const int j = first + i * F::lanes;
         if constexpr (unit) {
           reciprocal(f.exponential(bits + j)).store(work + j);
-          top = max(top, F::load(x.data + j));
+          top = max(top, F::load(logits + i * F::lanes));
         } else {
-          const F p = perturbed(f, x.data + j, bits + j);
+          const F p = perturbed(f, logits + i * F::lanes, bits + j);
           p.store(work + j);
           top = max(top, p);
         }
@@ -216,32 +267,32 @@ class RowWeights {
     tops_[c] = chunk_top;
     if (chunk_top == -std::numeric_limits<Scalar>::infinity()) chunk_top = 0;  // weights of 0, not of NaN
 
-    Scalar* weights = weights_.get() + c * kChunk;
+    Scalar* weights = rows_[1].weights.get() + c * kChunk;
     if constexpr (want == Want::weights) {
-      sums_[c] = weigh_out<want, unit>(x.size, x.data, nullptr, work, chunk_top, weights);
+      sums_[c] = weigh_out<want, unit>(x, x, work, chunk_top, weights);
     } else {
-      const Run g(grad + c * kChunk, n, 0);
-      sums_[c] = weigh_out<want, unit>(x.size, x.data, g.data, work, chunk_top, weights);
+      sums_[c] = weigh_out<want, unit>(x, Run(grad + c * kChunk, n, 0), work, chunk_top, weights);
     }
   }
 
   template <Want want, bool unit>
-  Sums<Scalar> weigh_out(int n, const Scalar* x, const Scalar* g, const Scalar* work, Scalar top, Scalar* weights) {
+  Sums<Scalar> weigh_out(const Run& x, const Run& g, const Scalar* work, Scalar top, Scalar* weights) {
     const F steepness(steepness_), shift(top);
     Sums<F> sums[4];
-    for (int first = 0; first < n; first += kStep) {
+    for (int first = 0; first < x.size; first += kStep) {
+      const Scalar *logits = x.step(first), *grads = g.step(first);
 #pragma GCC unroll 4
       for (int i = 0; i < 4; ++i) {
         const int j = first + i * F::lanes;
         F z(0), w;
         if constexpr (unit) {
-          w = exp2((F::load(x + j) - shift) * steepness) * F::load(work + j);
+          w = exp2((F::load(logits + i * F::lanes) - shift) * steepness) * F::load(work + j);
         } else {
           z = (F::load(work + j) - shift) * steepness;
           w = exp2(z);
         }
         w.store(weights + j);
-        add<want>(w, z, g == nullptr ? w : F::load(g + j), &sums[i]);
+        add<want>(w, z, want == Want::weights ? w : F::load(grads + i * F::lanes), &sums[i]);
       }
     }
     const auto total = [&](F Sums<F>::*member) { return reduce_add(sum_of(sums, member)); };
@@ -256,10 +307,12 @@ class RowWeights {
     double top = -infinity;
     for (const Scalar t : tops_) top = std::max(top, double{t});
     Sums<double> row;
+    std::vector<Scalar>& scales = rows_[1].scales;
     for (int64_t c = 0; c < chunks_; ++c) {
       const double lag = (double{tops_[c]} - top) * steepness_;
-      const double factor = tops_[c] == -infinity ? (std::isnan(sums_[c].weight) ? NAN : 0) : std::exp2(lag);
-      scales_[c] = static_cast<Scalar>(factor);
+      const double factor =
+          tops_[c] == -infinity ? (std::isnan(sums_[c].weight) ? NAN : 0) : lag == 0 ? 1 : std::exp2(lag);
+      scales[c] = static_cast<Scalar>(factor);
       row.weight += factor * sums_[c].weight;
       if (want != Want::weights) row.grad += factor * sums_[c].grad;
       if (want == Want::grad_and_tau && factor != 0) {
@@ -268,7 +321,7 @@ class RowWeights {
       }
     }
     const double inverse = row.weight == 0 ? 0 : 1 / row.weight;
-    for (Scalar& scale : scales_) scale = static_cast<Scalar>(scale * inverse);
+    for (Scalar& scale : scales) scale = static_cast<Scalar>(scale * inverse);
     return {row.weight * inverse, row.grad * inverse, row.exponent * inverse, row.grad_exponent * inverse};
   }
 
@@ -276,11 +329,65 @@ class RowWeights {
   RowNoise noise_;
   bool unit_tau_;
   Scalar steepness_;
-  Allocation<Scalar> weights_;
+  struct Row {
+    Allocation<Scalar> weights;
+    std::vector<Scalar> scales;  // by chunk
+  };
+  Row rows_[2];  // the last one that is whole, and the one in work
   // by chunk
   std::vector<Sums<Scalar>> sums_;
-  std::vector<Scalar> tops_, scales_;
+  std::vector<Scalar> tops_;
   std::vector<Best> bests_;
+};
+
+// Writes a row from its weights while the integers of the next row are drawn, or at once where its tile has to be closed
+// before that or threads share the row.
+template <class F, class Finish>
+class RowOutput {
+ public:
+  RowOutput(const RowWeights<F>& weights, bool at_once)
+      : weights_(weights), at_once_(at_once || weights.shares_rows()) {}
+
+  // The row whose weights are whole is to be written.
+  void put(const RowWriter<F>& writer, const Finish& finish) {
+    writer_ = writer;
+    finish_ = finish;
+    waits_ = true;
+    if (at_once_) flush();
+  }
+  void flush() {
+    if (waits_) weights_.write(writer_, finish_);
+    waits_ = false;
+  }
+  // Writes the columns [begin, end) of the row that waits.
+  void operator()(int64_t begin, int64_t end) const {
+    if (waits_) weights_.write(begin, end, writer_, finish_);
+  }
+
+ private:
+  const RowWeights<F>& weights_;
+  bool at_once_, waits_ = false;
+  RowWriter<F> writer_;
+  Finish finish_;
+};
+
+template <class F>
+struct Sample {
+  template <class Count>
+  F operator()(int64_t, Count, F w, F scale) const {
+    return w * scale;
+  }
+};
+
+template <class F>
+struct LogitGradient {
+  const typename F::Scalar* g;
+  F mean, inverse_tau;
+
+  template <class Count>
+  F operator()(int64_t j, Count count, F w, F scale) const {
+    return w * (scale * inverse_tau) * (load_lanes<F>(g + j, count) - mean);
+  }
 };
 
 template <class F>
@@ -290,26 +397,31 @@ void sample_tiles(const SampleArgs& args, int64_t begin, int64_t end) {
   RowWeights<F> weights(columns, args.noise, args.inverse_tau);
   RowTensor<F> logits(args.logits, args.logits_strides, columns, args.tiles.tile_rows);
   RowTensor<F> sample(args.sample, args.sample_strides, columns, args.tiles.tile_rows);
+  RowOutput<F, Sample<F>> output(weights, !sample.in_place());
   for_tiles(args.tiles, begin, end, [&](int64_t row, int64_t outer, int64_t inner, int rows) {
     logits.open(outer, inner, rows, true);
     sample.open(outer, inner, rows, false);
     for (int i = 0; i < rows; ++i) {
       const auto number = static_cast<uint32_t>(args.row_offset + row + i);
-      const RowWriter<F> writer(sample.row(i), columns, args.stream && sample.in_place());
+      const RowWriter<F> writer(sample.row(i), args.stream && sample.in_place());
       if (args.hard) {
-        const int64_t index = weights.argmax(logits.row(i), number);
-        const F rest(index == RowWeights<F>::kNan ? std::numeric_limits<Scalar>::quiet_NaN() : 0);
-        Scalar one[F::lanes] = {};
-        if (index >= 0) one[index % F::lanes] = 1;
-        const int64_t one_at = index >= 0 ? index - index % F::lanes : -1;
-        for (int64_t j = 0; j < columns; j += F::lanes) writer.put(j, j == one_at ? F::load(one) : rest);
+        Scalar* marks = sample.row(i);
+        const auto fill = [=](F value) {
+          return [=](int64_t from, int64_t to) {
+            writer.put(from, std::min(to, columns), [=](int64_t, auto) { return value; });
+          };
+        };
+        const int64_t index = weights.argmax(logits.row(i), number, fill(F(0)));
+        if (index >= 0) marks[index] = 1;
+        if (index == RowWeights<F>::kNan) fill(F(std::numeric_limits<Scalar>::quiet_NaN()))(0, columns);
       } else {
-        weights.template compute<Want::weights>(logits.row(i), nullptr, number);
-        weights.for_each([&](int64_t j, F w, F scale) { writer.put(j, w * scale); });
+        weights.template compute<Want::weights>(logits.row(i), nullptr, number, output);
+        output.put(writer, Sample<F>());
       }
     }
     sample.close(rows);
   });
+  output.flush();
   if (args.stream) fence_streams();
 }
 
@@ -322,30 +434,30 @@ void recompute_backward_tiles(const RecomputeBackwardArgs& args, int64_t begin, 
   RowTensor<F> logits(args.logits, args.logits_strides, columns, args.tiles.tile_rows);
   RowTensor<F> dlogits(args.dlogits, args.dlogits_strides, columns, args.tiles.tile_rows);
   auto* dtau_rows = static_cast<Scalar*>(args.dtau_rows.data);
+  const F inverse_tau(static_cast<Scalar>(args.inverse_tau));
+  RowOutput<F, LogitGradient<F>> output(weights, !(dlogits.in_place() && grad.in_place()));
   for_tiles(args.tiles, begin, end, [&](int64_t row, int64_t outer, int64_t inner, int rows) {
     grad.open(outer, inner, rows, true);
     logits.open(outer, inner, rows, true);
     dlogits.open(outer, inner, rows, false);
     for (int i = 0; i < rows; ++i) {
       const auto number = static_cast<uint32_t>(args.row_offset + row + i);
-      const Scalar* g = grad.row(i);
       Sums<double> sums;
       if (dtau_rows != nullptr) {
-        sums = weights.template compute<Want::grad_and_tau>(logits.row(i), g, number);
+        sums = weights.template compute<Want::grad_and_tau>(logits.row(i), grad.row(i), number, output);
         // -sum(dlogits * log y) with log y = z ln 2 up to a constant of the row
         dtau_rows[row + i] = static_cast<Scalar>(
             -(sums.grad_exponent - sums.grad * sums.exponent) * kLn2<double> * args.inverse_tau);
       } else {
-        sums = weights.template compute<Want::grad>(logits.row(i), g, number);
+        sums = weights.template compute<Want::grad>(logits.row(i), grad.row(i), number, output);
       }
-      const F mean(static_cast<Scalar>(sums.grad)), inverse_tau(static_cast<Scalar>(args.inverse_tau));
-      const RowWriter<F> writer(dlogits.row(i), columns, args.stream && dlogits.in_place());
-      weights.for_each([&](int64_t j, F w, F scale) {
-        writer.put(j, w * scale * (load_upto<F>(g, j, columns) - mean) * inverse_tau);
-      });
+      output.put(
+          RowWriter<F>(dlogits.row(i), args.stream && dlogits.in_place()),
+          {grad.row(i), F(static_cast<Scalar>(sums.grad)), inverse_tau});
     }
     dlogits.close(rows);
   });
+  output.flush();
   if (args.stream) fence_streams();
 }
 
@@ -365,14 +477,16 @@ void backward_tiles(const BackwardArgs& args, int64_t begin, int64_t end) {
       const Scalar *g = grad.row(i), *y = sample.row(i);
       // A sample rounded to half precision does not sum to one; the mean under it must be a mean all the same, or the
       // gradient of a nearly one-hot row is lost in the difference.
-      const auto yg = [&](int64_t j) { return load_upto<F>(y, j, columns) * load_upto<F>(g, j, columns); };
-      const double total = sum_by_runs<F>(columns, [&](int64_t j) { return load_upto<F>(y, j, columns); });
-      const double dot = total == 0 ? 0 : sum_by_runs<F>(columns, yg) / total;
-      const F mean(static_cast<Scalar>(dot));
-      const RowWriter<F> writer(dlogits.row(i), columns, args.stream && dlogits.in_place());
-      for (int64_t j = 0; j < columns; j += F::lanes) {
-        writer.put(j, load_upto<F>(y, j, columns) * (load_upto<F>(g, j, columns) - mean) * inverse_tau);
-      }
+      const auto [total, dot] = sums_by_runs<F, 2>(columns, [=](int64_t j, auto count, F* sums) {
+        const F yj = load_lanes<F>(y + j, count);
+        sums[0] = sums[0] + yj;
+        sums[1] = fma(yj, load_lanes<F>(g + j, count), sums[1]);
+      });
+      const LogitGradient<F> gradient{g, F(static_cast<Scalar>(total == 0 ? 0 : dot / total)), inverse_tau};
+      const RowWriter<F> writer(dlogits.row(i), args.stream && dlogits.in_place());
+      writer.put(0, columns, [=](int64_t j, auto count) {
+        return gradient(j, count, load_lanes<F>(y + j, count), F(1));
+      });
     }
     dlogits.close(rows);
   });
