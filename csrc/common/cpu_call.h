@@ -35,6 +35,10 @@ inline NoiseKey noise_key(const Tensor& key) {
   return {static_cast<uint64_t>(words[0]), static_cast<uint32_t>(words[key.stride(0)])};
 }
 
+inline std::optional<NoiseKey> optional_noise_key(const std::optional<Tensor>& key) {
+  return key.has_value() ? std::optional(noise_key(*key)) : std::nullopt;
+}
+
 template <int N>
 RowTiles tiles_of(const RowLayout<N>& layout, ScalarType compute, bool splits_rows) {
   constexpr int line = 16;  // floats in a cache line, and rows that are handled together

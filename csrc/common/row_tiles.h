@@ -10,6 +10,9 @@ namespace dvae {
 constexpr int kRowChunk = 1024;
 constexpr int64_t kRowRange = 16 * kRowChunk;
 
+// The index of a row that has no category to choose: a row of only -inf, one with NaN or +inf.
+constexpr int64_t kNone = -1, kNan = -2;
+
 struct NoiseKey {
   uint64_t key;
   uint32_t offset;

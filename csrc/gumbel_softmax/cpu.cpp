@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <tuple>
+#include <vector>
 
 #include "common/cpu_call.h"
 #include "common/parallel.h"
@@ -16,6 +17,46 @@
 namespace dvae {
 namespace {
 
+// The hard sample, and its indices where there is room for them.
+void fill_hard(const Tensor& logits, const Tensor& key, int64_t dim, int64_t row_offset, const Tensor& sample,
+               int64_t* indices) {
+  const ScalarType compute = compute_type(logits.scalar_type());
+  for_collapsed_rows<2>({logits, sample}, dim, [&](const RowLayout<2>& layout, const std::array<Tensor, 2>& t) {
+    const HardArgs args{
+        buffer_of(t[0]), buffer_of(t[1]), layout.strides[0], layout.strides[1], tiles_of(layout, compute, true),
+        noise_key(key), row_offset, is_large(t[1]), indices};
+    parallel_for_tiles(args.tiles, DVAE_DISPATCH(gumbel_softmax_hard), args);
+  });
+}
+
+// One index a row of `logits`.
+Tensor new_indices(const Tensor& logits, int64_t dim) {
+  std::vector<int64_t> sizes(logits.sizes().begin(), logits.sizes().end());
+  sizes.erase(sizes.begin() + dim);
+  return torch::stable::new_empty(logits, sizes, ScalarType::Long);
+}
+
+Tensor argmax(Tensor logits, Tensor key, int64_t dim, int64_t row_offset) {
+  Tensor indices = new_indices(logits, dim);
+  if (logits.numel() == 0) return fill(indices, kNone);
+  const ScalarType compute = compute_type(logits.scalar_type());
+  for_collapsed_rows<1, 0>({logits}, dim, [&](const RowLayout<1>& layout, const std::array<Tensor, 1>& t) {
+    const ArgmaxArgs args{
+        buffer_of(t[0]), layout.strides[0], tiles_of(layout, compute, true), noise_key(key), row_offset,
+        static_cast<int64_t*>(indices.mutable_data_ptr())};
+    parallel_for_tiles(args.tiles, DVAE_DISPATCH(gumbel_softmax_argmax), args);
+  });
+  return indices;
+}
+
+std::tuple<Tensor, Tensor> onehot(Tensor logits, Tensor key, int64_t dim, int64_t row_offset, ScalarType dtype) {
+  check_sample_type(logits.scalar_type(), dtype);
+  Tensor sample = empty_like(logits, dtype), indices = new_indices(logits, dim);
+  if (sample.numel() == 0) return {sample, fill(indices, kNone)};
+  fill_hard(logits, key, dim, row_offset, sample, static_cast<int64_t*>(indices.mutable_data_ptr()));
+  return {sample, indices};
+}
+
 Tensor fwd(Tensor logits, Tensor key, std::optional<Tensor> tau, double tau_value, int64_t dim, bool hard,
            int64_t row_offset, ScalarType dtype) {
   check_sample_type(logits.scalar_type(), dtype);
@@ -23,12 +64,16 @@ Tensor fwd(Tensor logits, Tensor key, std::optional<Tensor> tau, double tau_valu
   if (sample.numel() == 0) return sample;
   const HostTemperature temperature(tau, tau_value);
   if (!temperature.valid()) return fill(sample, NAN);
+  if (hard || temperature.zero()) {
+    fill_hard(logits, key, dim, row_offset, sample, nullptr);
+    return sample;
+  }
   const ScalarType compute = compute_type(logits.scalar_type());
   for_collapsed_rows<2>({logits, sample}, dim, [&](const RowLayout<2>& layout, const std::array<Tensor, 2>& t) {
-    const SampleArgs args{
+    const SoftArgs args{
         buffer_of(t[0]), buffer_of(t[1]), layout.strides[0], layout.strides[1], tiles_of(layout, compute, true),
-        noise_key(key), row_offset, temperature.inverse(compute), hard || temperature.zero(), is_large(t[1])};
-    parallel_for_tiles(args.tiles, DVAE_DISPATCH(gumbel_softmax_sample), args);
+        noise_key(key), row_offset, temperature.inverse(compute), is_large(t[1])};
+    parallel_for_tiles(args.tiles, DVAE_DISPATCH(gumbel_softmax_soft), args);
   });
   return sample;
 }
@@ -76,6 +121,8 @@ std::tuple<Tensor, Tensor> recompute_bwd(Tensor grad, Tensor logits, std::option
 }  // namespace dvae
 
 STABLE_TORCH_LIBRARY_IMPL(dvae_kernels, CPU, m) {
+  m.impl("gumbel_argmax.cpp", TORCH_BOX(&dvae::argmax));
+  m.impl("gumbel_onehot.cpp", TORCH_BOX(&dvae::onehot));
   m.impl("gumbel_softmax_fwd.cpp", TORCH_BOX(&dvae::fwd));
   m.impl("gumbel_softmax_bwd.cpp", TORCH_BOX(&dvae::bwd));
   m.impl("gumbel_softmax_recompute_bwd.cpp", TORCH_BOX(&dvae::recompute_bwd));

@@ -1,19 +1,39 @@
 // Arguments of the CPU kernels, the same for every target.
 #pragma once
 
+#include <optional>
+
 #include "common/row_tiles.h"
 
 namespace dvae {
 
-struct SampleArgs {
+struct SoftArgs {
   Buffer logits, sample;
   RowStrides logits_strides, sample_strides;
   RowTiles tiles;
   NoiseKey noise;
   int64_t row_offset;
   double inverse_tau;
-  bool hard;
   bool stream;  // the sample is too large to stay in cache
+};
+
+struct ArgmaxArgs {
+  Buffer logits;
+  RowStrides logits_strides;
+  RowTiles tiles;
+  NoiseKey noise;
+  int64_t row_offset;
+  int64_t* indices;  // of the rows
+};
+
+struct HardArgs {
+  Buffer logits, sample;
+  RowStrides logits_strides, sample_strides;
+  RowTiles tiles;
+  NoiseKey noise;
+  int64_t row_offset;
+  bool stream;
+  int64_t* indices;  // of the rows, or null
 };
 
 struct BackwardArgs {
@@ -28,7 +48,7 @@ struct RecomputeBackwardArgs {
   Buffer grad, logits, dlogits;
   RowStrides grad_strides, logits_strides, dlogits_strides;
   RowTiles tiles;
-  NoiseKey noise;
+  std::optional<NoiseKey> noise;
   int64_t row_offset;
   double inverse_tau;
   bool stream;

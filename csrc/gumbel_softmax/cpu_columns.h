@@ -5,10 +5,13 @@
 
 class ColumnWeights {
  public:
-  ColumnWeights(const RowTiles& tiles, NoiseKey key, int64_t row_offset, double inverse_tau)
+  // Without a key there is no noise.
+  ColumnWeights(
+      const RowTiles& tiles, const std::optional<NoiseKey>& key, int64_t row_offset, double inverse_tau)
       : categories_(tiles.categories),
         row_offset_(row_offset),
-        noise_(key.key, key.offset),
+        noise_(key.has_value() ? ColumnNoise(key->key, key->offset) : ColumnNoise(0, 0)),
+        noisy_(key.has_value()),
         steepness_(static_cast<float>(
             std::min(inverse_tau * kLog2e<double>, double{std::numeric_limits<float>::max()}))),
         weights_(allocate<float>(tiles.categories * F32::lanes)) {}
@@ -23,7 +26,7 @@ class ColumnWeights {
     });
     top = select(top == F32(-kInfinity), F32(0), top);  // weights of 0, not of NaN
     const F32 steepness(steepness_);
-    Sums<F32> sums[4];
+    Sums<F32> sums[4] = {};
     for (int64_t first = 0; first < categories_; first += 4) {
       for (int i = 0; i < std::min<int64_t>(4, categories_ - first); ++i) {
         const int64_t j = first + i;
@@ -41,18 +44,17 @@ class ColumnWeights {
 
   F32 sample(int64_t column) const { return F32::load(weights(column)) * scale_; }
 
-  // The category of the largest perturbed logit of each row, the lowest of equals, -1 where all are -inf; `nan` is 0,
-  // or NaN in a row with NaN or +inf.
-  F32 argmax(const ColumnTensor& x, int64_t row, F32* nan) {
-    F32 best(-kInfinity), index(-1.0f), unordered(0);
+  // The category of the largest perturbed logit of each row, the lowest of equals; kNone where all are -inf, kNan in a
+  // row with NaN or +inf.
+  F32 argmax(const ColumnTensor& x, int64_t row) {
+    F32 best(-kInfinity), index(kNone), unordered(0);
     perturb(x, row, [&](int64_t j, F32 p) {
       const Mask better = p > best;
       best = select(better, p, best);
       index = select(better, F32(static_cast<float>(j)), index);
       unordered = select(is_nan(p), p, unordered);
     });
-    *nan = select(best == F32(kInfinity), F32(NAN), unordered);
-    return index;
+    return select(is_nan(unordered) | (best == F32(kInfinity)), F32(kNan), index);
   }
 
  private:
@@ -63,6 +65,10 @@ class ColumnWeights {
   // Calls visit(column, perturbed logits of the rows).
   template <class Visit>
   void perturb(const ColumnTensor& x, int64_t row, const Visit& visit) {
+    if (!noisy_) {
+      for (int64_t j = 0; j < categories_; ++j) visit(j, x.load(j));
+      return;
+    }
     noise_.set_rows(static_cast<uint32_t>(row_offset_ + row));
     const Functions<F32> f;
     alignas(64) uint32_t words[4 * F32::lanes];
@@ -77,29 +83,53 @@ class ColumnWeights {
 
   int64_t categories_, row_offset_;
   ColumnNoise noise_;
+  bool noisy_;
   float steepness_;
   Allocation<float> weights_;
   F32 scale_;
 };
 
-void sample_columns(const SampleArgs& args, int64_t begin, int64_t end) {
+void soft_columns(const SoftArgs& args, int64_t begin, int64_t end) {
   ColumnWeights weights(args.tiles, args.noise, args.row_offset, args.inverse_tau);
   ColumnTensor logits(args.logits, args.logits_strides, args.tiles);
   ColumnTensor sample(args.sample, args.sample_strides, args.tiles);
   for (int64_t row = begin * F32::lanes; row < end * F32::lanes; row += F32::lanes) {
     logits.open(row, true);
     sample.open(row, false);
-    if (args.hard) {
-      F32 nan(0);
-      const F32 index = weights.argmax(logits, row, &nan);
-      for (int64_t j = 0; j < args.tiles.categories; ++j) {
-        sample.store(j, select(index == F32(static_cast<float>(j)), F32(1), F32(0)) + nan);
-      }
-    } else {
-      weights.compute<Want::weights>(logits, nullptr, row);
-      for (int64_t j = 0; j < args.tiles.categories; ++j) sample.store(j, weights.sample(j));
+    weights.compute<Want::weights>(logits, nullptr, row);
+    for (int64_t j = 0; j < args.tiles.categories; ++j) sample.store(j, weights.sample(j));
+    sample.close();
+  }
+}
+
+void store_indices(F32 index, int rows, int64_t* indices) {
+  float lanes[F32::lanes];
+  index.store(lanes);
+  std::copy(lanes, lanes + rows, indices);
+}
+
+void argmax_columns(const ArgmaxArgs& args, int64_t begin, int64_t end) {
+  ColumnWeights weights(args.tiles, args.noise, args.row_offset, 1);
+  ColumnTensor logits(args.logits, args.logits_strides, args.tiles);
+  for (int64_t row = begin * F32::lanes; row < end * F32::lanes; row += F32::lanes) {
+    logits.open(row, true);
+    store_indices(weights.argmax(logits, row), logits.rows(), args.indices + row);
+  }
+}
+
+void hard_columns(const HardArgs& args, int64_t begin, int64_t end) {
+  ColumnWeights weights(args.tiles, args.noise, args.row_offset, 1);
+  ColumnTensor logits(args.logits, args.logits_strides, args.tiles);
+  ColumnTensor sample(args.sample, args.sample_strides, args.tiles);
+  for (int64_t row = begin * F32::lanes; row < end * F32::lanes; row += F32::lanes) {
+    logits.open(row, true);
+    sample.open(row, false);
+    const F32 index = weights.argmax(logits, row), rest = select(index == F32(kNan), F32(NAN), F32(0));
+    for (int64_t j = 0; j < args.tiles.categories; ++j) {
+      sample.store(j, select(index == F32(static_cast<float>(j)), F32(1), rest));
     }
     sample.close();
+    if (args.indices != nullptr) store_indices(index, logits.rows(), args.indices + row);
   }
 }
 
@@ -141,7 +171,7 @@ void backward_columns(const BackwardArgs& args, int64_t begin, int64_t end) {
     grad.open(row, true);
     sample.open(row, true);
     dlogits.open(row, false);
-    Sums<F32> sums[4];
+    Sums<F32> sums[4] = {};
     for (int64_t j = 0; j < args.tiles.categories; ++j) {
       const F32 y = sample.load(j);
       sums[j % 4].weight = sums[j % 4].weight + y;
