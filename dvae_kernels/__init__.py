@@ -6,8 +6,16 @@ Importing this loads neither triton nor a compiled module; each is loaded by the
 """
 
 from dvae_kernels._backend import BackendUnavailable, use_backend
+from dvae_kernels.ops.categorical import categorical_kl, gumbel_softmax_log_prob
 from dvae_kernels.ops.gumbel_softmax import gumbel_argmax, gumbel_softmax
 
 __version__ = "0.1.0"
 
-__all__ = ["BackendUnavailable", "gumbel_argmax", "gumbel_softmax", "use_backend"]
+__all__ = [
+    "BackendUnavailable",
+    "categorical_kl",
+    "gumbel_argmax",
+    "gumbel_softmax",
+    "gumbel_softmax_log_prob",
+    "use_backend",
+]

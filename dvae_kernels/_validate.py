@@ -32,6 +32,22 @@ def floating(op: str, name: str, value: Any) -> None:
         raise TypeError(f"{op}: expected strided {name}, got layout {value.layout}")
 
 
+def alike(op: str, name: str, tensor: Tensor, device: torch.device, *dtypes: torch.dtype) -> None:
+    """A tensor on the device, and of one of the dtypes, of another one."""
+    if tensor.dtype not in dtypes:
+        expected = " or ".join(map(dtype_name, dtypes))
+        raise TypeError(f"{op}: expected {name} of dtype {expected}, got {dtype_name(tensor.dtype)}")
+    if tensor.device != device:
+        raise ValueError(f"{op}: expected {name} on {device}, got {tensor.device}")
+
+
+def broadcastable(op: str, name: str, tensor: Tensor, shape: torch.Size) -> None:
+    """A tensor that `expand` can bring to `shape`."""
+    extra = len(shape) - tensor.dim()
+    if extra < 0 or any(n not in (1, m) for n, m in zip(tensor.shape, shape[extra:])):
+        raise ValueError(f"{op}: expected {name} that broadcasts to {tuple(shape)}, got shape {tuple(tensor.shape)}")
+
+
 def dimension(op: str, tensor: Tensor, dim: Any) -> int:
     """`dim` counted from the front; `tensor` has at least one dimension."""
     if not isinstance(dim, int) or isinstance(dim, bool):

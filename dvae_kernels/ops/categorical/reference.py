@@ -1,0 +1,124 @@
+"""Categorical divergence and concrete density in plain torch: the definitions that every backend is tested against.
+
+The ops have the signatures of op.py's schemas. Traceable; computed in float64 for float64, in float32 otherwise. The
+backward ops are differentiable themselves: what is masked is masked before it is used.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from dvae_kernels._rng import compute_dtype
+from dvae_kernels.ops.gumbel_softmax.reference import temperature
+
+
+def categorical_kl_fwd(logits: Tensor, prior: Tensor | None, dim: int) -> Tensor:
+    """KL(pi || m), pi = softmax(logits), m = softmax(prior) or uniform: the sum of m phi(t), t = log(pi / m).
+
+    phi(t) = e^t t - e^t + 1 is never negative and the sum of pi - m is 0, so nothing cancels where pi is close to m; an
+    error of e in the normalisation of t enters as e^2 / 2 only.
+    """
+    if logits.numel() == 0:
+        return logits.new_zeros(without(logits, dim), dtype=compute_dtype(logits.dtype))
+    pi, total, x = _softmax(logits, dim)
+    m, m_total, u = _softmax(torch.zeros_like(logits) if prior is None else prior, dim)
+    impossible = (u == -torch.inf) & (pi > 0)
+    t = torch.where(pi == 0, 0, x - u) - (total / torch.where(m_total == 0, 1, m_total)).log()
+    series = torch.full_like(t, 1 / (12 * math.factorial(10)))
+    for k in range(9, -1, -1):
+        series = series * t + 1 / ((k + 2) * math.factorial(k))
+    terms = torch.where(t.abs() < 0.125, m * t * t * series, pi * t - pi + m)
+    kl = torch.where(pi == 0, m, terms).sum(dim)
+    total = total.squeeze(dim)
+    kl = torch.where(impossible.any(dim) & (total == total), torch.inf, kl)
+    return torch.where(total > 0, kl, torch.nan)
+
+
+def categorical_kl_bwd(
+    grad: Tensor, logits: Tensor, prior: Tensor | None, dim: int, prior_grad: bool
+) -> tuple[Tensor, Tensor]:
+    """(dlogits, dprior): grad pi (log(pi / m) - KL) and grad (m - pi)."""
+    if logits.numel() == 0:
+        return torch.zeros_like(logits), torch.zeros_like(logits) if prior_grad else logits.new_empty((0,))
+    pi, _, x = _softmax(logits, dim)
+    m, _, u = _softmax(torch.zeros_like(logits) if prior is None else prior, dim)
+    grad = grad.to(x.dtype).unsqueeze(dim)
+    ratio = torch.where(pi == 0, 0, x - u)  # log(pi / m) up to a constant of the row
+    dlogits = grad * pi * (ratio - (pi * ratio).sum(dim, keepdim=True))
+    dprior = (grad * (m - pi)).to(logits.dtype) if prior_grad else logits.new_empty((0,))
+    return dlogits.to(logits.dtype), dprior
+
+
+def gumbel_softmax_log_prob_fwd(
+    y: Tensor, logits: Tensor, tau: Tensor | None, tau_value: float, dim: int
+) -> tuple[Tensor, Tensor]:
+    """(the log density less lgamma(count), count), count the number of categories that are not excluded."""
+    if logits.numel() == 0:
+        zeros = logits.new_zeros(without(logits, dim), dtype=compute_dtype(logits.dtype))
+        return zeros, zeros.clone()
+    t = _positive(temperature(tau, tau_value, logits))
+    excluded, _, _, log_y, z, total = _energies(y, logits, t, dim)
+    count = (~excluded).sum(dim).to(z.dtype)
+    density = (count - 1) * t.log() + torch.where(excluded, 0, z - log_y).sum(dim) - count * total.squeeze(dim).log()
+    return torch.where(count == 0, torch.nan, density), count
+
+
+def gumbel_softmax_log_prob_bwd(
+    grad: Tensor, y: Tensor, logits: Tensor, tau: Tensor | None, tau_value: float, dim: int, tau_grad: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(dy, dlogits, the rows' parts of dtau)."""
+    if logits.numel() == 0:
+        return torch.zeros_like(y), torch.zeros_like(logits), grad.new_empty((0,))
+    t = _positive(temperature(tau, tau_value, logits))
+    excluded, clamped, y_clamped, log_y, z, total = _energies(y, logits, t, dim)
+    grad = grad.to(z.dtype).unsqueeze(dim)
+    count = (~excluded).sum(dim, keepdim=True).to(z.dtype)
+    # 0 where excluded, but NaN in a row with NaN
+    share = torch.where(excluded, 0, z.exp()) / torch.where(total == 0, 1, total)
+    dlogits = torch.where(excluded, share, grad * (1 - count * share))
+    dy = torch.where(excluded, share, grad * (count * t * share - (t + 1)) / y_clamped)
+    dy = torch.where(clamped, 0, dy)
+    dtau = grad.new_empty((0,))
+    if tau_grad:
+        sums = (torch.where(excluded, 0, count * share - 1) * log_y).sum(dim, keepdim=True)
+        dtau = torch.where(count == 0, 0, grad * ((count - 1) / t + sums)).reshape(-1)
+    return dy.to(y.dtype), dlogits.to(logits.dtype), dtau
+
+
+def without(tensor: Tensor, dim: int) -> list[int]:
+    """The shape of `tensor` without `dim`."""
+    return [*tensor.shape[:dim], *tensor.shape[dim + 1 :]]
+
+
+def _softmax(logits: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(softmax, the sum of its weights, the logarithms of its weights): 0 in a row of only -inf."""
+    x = logits.to(compute_dtype(logits.dtype))
+    top = x.detach().amax(dim, keepdim=True)
+    x = x - torch.where(top == -torch.inf, 0, top)
+    masked = x == -torch.inf
+    weight = torch.where(masked, 0, torch.where(masked, 0, x).exp())
+    total = weight.sum(dim, keepdim=True)
+    return weight / torch.where(total == 0, 1, total), total, x
+
+
+def _energies(y: Tensor, logits: Tensor, tau: Tensor, dim: int) -> tuple[Tensor, ...]:
+    """(excluded, clamped, y and log y after clamping, z = logits - tau log y less its largest, the sum of exp(z))."""
+    x = logits.to(compute_dtype(logits.dtype))
+    excluded = x == -torch.inf
+    y = y.to(x.dtype)
+    smallest = torch.finfo(x.dtype).tiny
+    clamped = y < smallest
+    y = torch.where(clamped, smallest, y)
+    log_y = y.log()
+    energy = x - tau * log_y
+    top = torch.where(excluded, -torch.inf, energy.detach()).amax(dim, keepdim=True)
+    z = torch.where(excluded, 0, energy - torch.where(top == -torch.inf, 0, top))
+    return excluded, clamped, y, log_y, z, torch.where(excluded, 0, z.exp()).sum(dim, keepdim=True)
+
+
+def _positive(tau: Tensor) -> Tensor:
+    """tau, and NaN where it is not a finite number > 0."""
+    return torch.where((tau > 0) & (tau < torch.inf), tau, torch.nan)
