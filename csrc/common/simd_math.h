@@ -67,6 +67,7 @@ inline BoolMask operator|(BoolMask a, BoolMask b) { return {a.v || b.v}; }
 inline F64 operator+(F64 a, F64 b) { return a.v + b.v; }
 inline F64 operator-(F64 a, F64 b) { return a.v - b.v; }
 inline F64 operator*(F64 a, F64 b) { return a.v * b.v; }
+inline F64 operator/(F64 a, F64 b) { return a.v / b.v; }
 inline F64 fma(F64 a, F64 b, F64 c) { return a.v * b.v + c.v; }
 inline F64 fma_exact(F64 a, F64 b, F64 c) { return fma(a, b, c); }
 inline F64 max(F64 a, F64 b) { return a.v > b.v ? a.v : b.v; }

@@ -10,6 +10,7 @@
 #include <array>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "common/buffers.h"
 #include "common/rows.h"
@@ -50,9 +51,28 @@ inline void check_sample_type(ScalarType logits, ScalarType sample) {
       "dvae_kernels: expected samples and their gradients in the logits' dtype, or in float32 for half logits");
 }
 
+inline void check_same_type(const Tensor& a, const Tensor& b) {
+  STD_TORCH_CHECK(a.scalar_type() == b.scalar_type(), "dvae_kernels: expected tensors of one dtype");
+}
+
 // A one-dimensional tensor beside `like`.
 inline Tensor new_vector(const Tensor& like, int64_t size, ScalarType dtype) {
   return torch::stable::new_empty(like, {size}, dtype);
+}
+
+// One value for each row around `dim`: the shape of `like` without it.
+inline Tensor new_rows(const Tensor& like, int64_t dim, ScalarType dtype) {
+  std::vector<int64_t> sizes(like.sizes().begin(), like.sizes().end());
+  sizes.erase(sizes.begin() + dim);
+  return torch::stable::new_empty(like, sizes, dtype);
+}
+
+// Such values as a kernel reads them: contiguous, in the compute type of `like`.
+inline Tensor checked_rows(const Tensor& rows, const Tensor& like, int64_t dim) {
+  STD_TORCH_CHECK(
+      rows.scalar_type() == compute_type(like.scalar_type()) && rows.numel() * like.size(dim) == like.numel(),
+      "dvae_kernels: expected one value in the compute type for each row");
+  return torch::stable::contiguous(rows);
 }
 
 template <int N>

@@ -47,7 +47,7 @@ def categorical_kl_bwd(
     m, _, u = _softmax(torch.zeros_like(logits) if prior is None else prior, dim)
     grad = grad.to(x.dtype).unsqueeze(dim)
     ratio = torch.where(pi == 0, 0, x - u)  # log(pi / m) up to a constant of the row
-    dlogits = grad * pi * (ratio - (pi * ratio).sum(dim, keepdim=True))
+    dlogits = torch.where(pi == 0, 0, grad * pi * (ratio - (pi * ratio).sum(dim, keepdim=True)))
     dprior = (grad * (m - pi)).to(logits.dtype) if prior_grad else logits.new_empty((0,))
     return dlogits.to(logits.dtype), dprior
 

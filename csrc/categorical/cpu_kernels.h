@@ -1,0 +1,501 @@
+// Kernels of the categorical divergence and the concrete density, over the SIMD layer. Included once per target by
+// for_each_target.h. A row is worked on in chunks that stay in the first-level cache, each with a maximum of its own:
+// one sweep takes the exponentials, the chunks are brought to a common scale, a second sweep uses them.
+
+#include "common/column_io.h"
+#include "common/row_io.h"
+
+template <class Scalar>
+constexpr Scalar kMinusInf = -std::numeric_limits<Scalar>::infinity();
+
+// The vector at column j of a row, `fill` beyond its end.
+template <class F>
+F load_or(const typename F::Scalar* row, int64_t j, int64_t columns, typename F::Scalar fill) {
+  if (j + F::lanes <= columns) return F::load(row + j);
+  typename F::Scalar last[F::lanes];
+  std::fill(last, last + F::lanes, fill);
+  std::memcpy(last, row + j, (columns - j) * sizeof(fill));
+  return F::load(last);
+}
+
+// The largest value of a row, 0 where it is -inf: weights of 0 then, not of NaN.
+template <class F>
+typename F::Scalar top_or_zero(const typename F::Scalar* row, int64_t columns) {
+  using Scalar = typename F::Scalar;
+  constexpr int step = 4 * F::lanes;
+  F tops[4] = {F(kMinusInf<Scalar>), F(kMinusInf<Scalar>), F(kMinusInf<Scalar>), F(kMinusInf<Scalar>)};
+  int64_t j = 0;
+  for (; j + step <= columns; j += step) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) tops[i] = max(tops[i], F::load(row + j + i * F::lanes));
+  }
+  for (; j < columns; j += F::lanes) tops[0] = max(tops[0], load_or<F>(row, j, columns, kMinusInf<Scalar>));
+  const Scalar top = reduce_max(max(max(tops[0], tops[1]), max(tops[2], tops[3])));
+  return top == kMinusInf<Scalar> ? 0 : top;
+}
+
+template <class F>
+F natural_exp(F x) {
+  return exp2(x * F(kLog2e<typename F::Scalar>));
+}
+
+// m phi(t), phi(t) = e^t t - e^t + 1 and pi = m e^t: near 0 by the series of phi, which loses no digits there.
+template <class F>
+F divergence_term(F t, F pi, F m) {
+  using Scalar = typename F::Scalar;
+  constexpr Scalar near = sizeof(Scalar) == 4 ? 0x1p-2 : 0x1p-6;
+  t = select(pi == F(0), F(Scalar(-1e30)), t);  // where pi is 0, all that is left is m
+  const F square = t * t;
+  F series = fma(F(Scalar(1.0 / 840)), t, F(Scalar(1.0 / 144)));
+  series = fma(series, t, F(Scalar(1.0 / 30)));
+  series = fma(series, t, F(Scalar(1.0 / 8)));
+  series = fma(series, t, F(Scalar(1.0 / 3)));
+  series = fma(series, t, F(Scalar(0.5)));
+  return select(F(near * near) > square, m * square * series, fma(pi, t, m - pi));
+}
+
+// Calls run(chunk) for the chunks of a row: shared out to threads where the row is wide. Inside a parallel region this is
+// a plain loop.
+template <class Run>
+void for_row_chunks(int64_t chunks, const Run& run) {
+  constexpr int64_t grain = kRowRange / kRowChunk;
+  if (chunks < 2 * grain) {
+    for (int64_t c = 0; c < chunks; ++c) run(c);
+    return;
+  }
+  torch::stable::parallel_for(0, chunks, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t c = begin; c < end; ++c) run(c);
+    fence_streams();  // of the thread that wrote
+  });
+}
+
+struct ChunkColumns {
+  int64_t first, size;
+  ChunkColumns(int64_t chunk, int64_t categories)
+      : first(chunk * kRowChunk), size(std::min<int64_t>(kRowChunk, categories - first)) {}
+};
+
+// The softmax of a row by chunks: weights relative to the chunk's top, and the factor of each chunk that makes them
+// probabilities. A row of only -inf gets factors of 0, one with NaN or +inf factors of NaN.
+template <class F>
+class ChunkedSoftmax {
+ public:
+  using Scalar = typename F::Scalar;
+
+  explicit ChunkedSoftmax(int64_t categories)
+      : categories_(categories),
+        chunks_((categories + kRowChunk - 1) / kRowChunk),
+        weights_(allocate<Scalar>(chunks_ * kRowChunk)),
+        tops_(chunks_),
+        factors_(chunks_),
+        sums_(chunks_) {}
+
+  void weigh(int64_t c, const Scalar* row) {
+    const ChunkColumns chunk(c, categories_);
+    const Scalar* x = row + chunk.first;
+    const Scalar top = tops_[c] = top_or_zero<F>(x, chunk.size);
+    F sum(0);
+    for (int64_t j = 0; j < chunk.size; j += F::lanes) {
+      const F w = natural_exp(load_or<F>(x, j, chunk.size, kMinusInf<Scalar>) - F(top));
+      w.store(weights_.get() + chunk.first + j);
+      sum = sum + w;
+    }
+    sums_[c] = reduce_add(sum);
+  }
+
+  void combine() {
+    top_ = kMinusInf<double>;
+    for (int64_t c = 0; c < chunks_; ++c) {
+      if (sums_[c] != 0) top_ = std::max(top_, double{tops_[c]});
+    }
+    total_ = 0;
+    for (int64_t c = 0; c < chunks_; ++c) {
+      const double factor = sums_[c] == 0 ? 0 : std::exp(tops_[c] - top_);
+      factors_[c] = static_cast<Scalar>(factor);
+      total_ += factor * sums_[c];
+    }
+    const double inverse = total_ == 0 ? 0 : 1 / total_;
+    for (Scalar& factor : factors_) factor = static_cast<Scalar>(factor * inverse);
+    if (total_ == 0) top_ = 0;
+  }
+
+  const Scalar* weights(int64_t c) const { return weights_.get() + c * kRowChunk; }
+  Scalar top(int64_t c) const { return tops_[c]; }
+  double top() const { return top_; }
+  double total() const { return total_; }
+  Scalar factor(int64_t c) const { return factors_[c]; }
+  // The chunk's top above the row's; 0 where the chunk has no weight, and it does not matter.
+  double lag(int64_t c) const { return sums_[c] == 0 ? 0 : tops_[c] - top_; }
+
+ private:
+  int64_t categories_, chunks_;
+  Allocation<Scalar> weights_;
+  std::vector<Scalar> tops_, factors_, sums_;
+  double top_ = 0, total_ = 0;
+};
+
+// pi = softmax(logits), m = softmax(prior) or uniform, and delta = log(pi / m) up to a constant, of a row.
+template <class F, bool has_prior>
+class KlRow {
+ public:
+  using Scalar = typename F::Scalar;
+
+  explicit KlRow(int64_t categories)
+      : categories_(categories),
+        chunks_((categories + kRowChunk - 1) / kRowChunk),
+        pi_(categories),
+        m_(has_prior ? categories : 0),
+        sums_(chunks_) {}
+
+  void weigh(const Scalar* logits, const Scalar* prior) {
+    logits_ = logits;
+    prior_ = prior;
+    for_row_chunks(chunks_, [&](int64_t c) {
+      pi_.weigh(c, logits);
+      if constexpr (has_prior) m_.weigh(c, prior);
+    });
+    pi_.combine();
+    if constexpr (has_prior) m_.combine();
+  }
+
+  double kl() {
+    if (pi_.total() == 0) return NAN;
+    const double m_total = has_prior ? m_.total() : static_cast<double>(categories_);
+    const double normal = std::log(pi_.total() / (m_total == 0 ? 1 : m_total));
+    for_row_chunks(chunks_, [&](int64_t c) {
+      const F shift(static_cast<Scalar>(lag(c) - normal));
+      F sum(0);
+      visit(c, [&](int64_t, F delta, F pi, F m) { sum = sum + divergence_term(delta + shift, pi, m); });
+      sums_[c] = reduce_add(sum);
+    });
+    return sum_of_chunks();
+  }
+
+  // The mean of delta under pi, relative to the row's tops.
+  double mean_delta() {
+    for_row_chunks(chunks_, [&](int64_t c) {
+      const F shift(static_cast<Scalar>(lag(c)));
+      F sum(0);
+      visit(c, [&](int64_t, F delta, F pi, F) {
+        sum = sum + select(pi == F(0), F(0), pi * (delta + shift));
+      });
+      sums_[c] = reduce_add(sum);
+    });
+    return sum_of_chunks();
+  }
+
+  // Calls put(column, delta relative to the row's tops, pi, m) by vectors.
+  template <class Put>
+  void for_each(const Put& put) const {
+    for_row_chunks(chunks_, [&](int64_t c) {
+      const F shift(static_cast<Scalar>(lag(c)));
+      visit(c, [&](int64_t j, F delta, F pi, F m) { put(c * kRowChunk + j, delta + shift, pi, m); });
+    });
+  }
+
+ private:
+  double lag(int64_t c) const {
+    if constexpr (has_prior) return pi_.lag(c) - m_.lag(c);
+    return pi_.lag(c);
+  }
+  double sum_of_chunks() const {
+    double total = 0;
+    for (const Scalar sum : sums_) total += sum;
+    return total;
+  }
+
+  // Calls run(column of the chunk, delta relative to the chunk's tops, pi, m); pi and m are 0 beyond the row's end.
+  template <class Run>
+  void visit(int64_t c, const Run& run) const {
+    const ChunkColumns chunk(c, categories_);
+    const F factor(pi_.factor(c)), top(pi_.top(c));
+    const Scalar uniform = 1 / static_cast<Scalar>(categories_);
+    for (int64_t j = 0; j < chunk.size; j += F::lanes) {
+      const F pi = F::load(pi_.weights(c) + j) * factor;
+      F delta = load_or<F>(logits_ + chunk.first, j, chunk.size, kMinusInf<Scalar>) - top;
+      F m(uniform);
+      if constexpr (has_prior) {
+        m = F::load(m_.weights(c) + j) * F(m_.factor(c));
+        delta = delta - (load_or<F>(prior_ + chunk.first, j, chunk.size, kMinusInf<Scalar>) - F(m_.top(c)));
+      } else if (j + F::lanes > chunk.size) {
+        Scalar last[F::lanes] = {};
+        std::fill(last, last + (chunk.size - j), uniform);
+        m = F::load(last);
+      }
+      run(j, delta, pi, m);
+    }
+  }
+
+  int64_t categories_, chunks_;
+  ChunkedSoftmax<F> pi_, m_;
+  std::vector<Scalar> sums_;
+  const Scalar *logits_ = nullptr, *prior_ = nullptr;
+};
+
+// A prior's rows, or nothing that costs anything.
+template <class F, bool has_prior>
+RowTensor<F> prior_rows(const Buffer& prior, RowStrides strides, const RowTiles& tiles) {
+  if (has_prior) return RowTensor<F>(prior, strides, tiles.categories, tiles.tile_rows);
+  return RowTensor<F>(Buffer{nullptr, storage_of<typename F::Scalar>}, {0, 1, 0}, 0, 1);
+}
+
+template <class F, bool has_prior>
+void kl_tiles(const KlArgs& args, int64_t begin, int64_t end) {
+  using Scalar = typename F::Scalar;
+  const int64_t columns = args.tiles.categories;
+  KlRow<F, has_prior> row_state(columns);
+  RowTensor<F> logits(args.logits, args.logits_strides, columns, args.tiles.tile_rows);
+  RowTensor<F> prior = prior_rows<F, has_prior>(args.prior, args.prior_strides, args.tiles);
+  auto* kl = static_cast<Scalar*>(args.kl);
+  for_tiles(args.tiles, begin, end, [&](int64_t row, int64_t outer, int64_t inner, int rows) {
+    logits.open(outer, inner, rows, true);
+    if (has_prior) prior.open(outer, inner, rows, true);
+    for (int i = 0; i < rows; ++i) {
+      row_state.weigh(logits.row(i), has_prior ? prior.row(i) : nullptr);
+      kl[row + i] = static_cast<Scalar>(row_state.kl());
+    }
+  });
+}
+
+template <class F, bool has_prior>
+void kl_backward_tiles(const KlBackwardArgs& args, int64_t begin, int64_t end) {
+  using Scalar = typename F::Scalar;
+  const int64_t columns = args.tiles.categories;
+  const bool prior_grad = args.dprior.data != nullptr;
+  KlRow<F, has_prior> row_state(columns);
+  RowTensor<F> logits(args.logits, args.logits_strides, columns, args.tiles.tile_rows);
+  RowTensor<F> prior = prior_rows<F, has_prior>(args.prior, args.prior_strides, args.tiles);
+  RowTensor<F> dlogits(args.dlogits, args.dlogits_strides, columns, args.tiles.tile_rows);
+  RowTensor<F> dprior = prior_rows<F, has_prior>(args.dprior, args.dprior_strides, args.tiles);
+  const auto* grad = static_cast<const Scalar*>(args.grad);
+  for_tiles(args.tiles, begin, end, [&](int64_t row, int64_t outer, int64_t inner, int rows) {
+    logits.open(outer, inner, rows, true);
+    dlogits.open(outer, inner, rows, false);
+    if (has_prior) prior.open(outer, inner, rows, true);
+    if (prior_grad) dprior.open(outer, inner, rows, false);
+    for (int i = 0; i < rows; ++i) {
+      row_state.weigh(logits.row(i), has_prior ? prior.row(i) : nullptr);
+      const F g(grad[row + i]), mean(static_cast<Scalar>(row_state.mean_delta()));
+      const RowWriter<F> to_logits(dlogits.row(i), columns, args.stream && dlogits.in_place());
+      const RowWriter<F> to_prior(
+          prior_grad ? dprior.row(i) : nullptr, columns, args.stream && dprior.in_place());
+      row_state.for_each([&](int64_t j, F delta, F pi, F m) {
+        to_logits.put(j, select(pi == F(0), F(0), g * pi * (delta - mean)));
+        if (has_prior && prior_grad) to_prior.put(j, g * (m - pi));
+      });
+    }
+    dlogits.close(rows);
+    if (prior_grad) dprior.close(rows);
+  });
+  if (args.stream) fence_streams();
+}
+
+// log max(y, smallest); NaN and +inf stay what they are.
+template <class F>
+F log_of_sample(const Functions<F>& f, F y) {
+  using Scalar = typename F::Scalar;
+  y = max(F(std::numeric_limits<Scalar>::min()), y);
+  return select(is_nan(y - y), y, f.log2(y) * F(kLn2<Scalar>));
+}
+
+// Gradients of the concrete density, `share` being the softmax of the energies.
+template <class F>
+struct DensityGradient {
+  using Scalar = typename F::Scalar;
+  F grad, count, count_tau, tau_plus_1;
+
+  DensityGradient(F grad, F count, double tau)
+      : grad(grad),
+        count(count),
+        count_tau(count * F(static_cast<Scalar>(tau))),
+        tau_plus_1(static_cast<Scalar>(tau + 1)) {}
+
+  F to_logits(F x, F share) const { return select(excluded(x), share, grad * (F(1) - count * share)); }
+  F to_y(F y, F x, F share) const {
+    const F smallest(std::numeric_limits<Scalar>::min());
+    const F gradient = grad * (count_tau * share - tau_plus_1) / max(smallest, y);
+    return select(smallest > y, F(0), select(excluded(x), share, gradient));
+  }
+
+ private:
+  // whose share is 0, or NaN in a row with NaN
+  static auto excluded(F x) { return x == F(kMinusInf<Scalar>); }
+};
+
+// Rows of the concrete density: energies u = l - tau log y, their softmax, and the sums that density and gradients need.
+template <class F>
+class DensityRow {
+ public:
+  using Scalar = typename F::Scalar;
+
+  DensityRow(int64_t categories, double tau)
+      : categories_(categories),
+        tau_(tau),
+        energies_(allocate<Scalar>((categories + kRowChunk - 1) / kRowChunk * kRowChunk)),
+        weights_(categories),
+        sums_((categories + kRowChunk - 1) / kRowChunk) {}
+
+  void weigh(const Scalar* y, const Scalar* logits) {
+    const int64_t chunks = sums_.size();
+    for_row_chunks(chunks, [&](int64_t c) { weigh_chunk(c, y, logits); });
+    weights_.combine();
+    row_ = {};
+    for (int64_t c = 0; c < chunks; ++c) {
+      row_.count += sums_[c].count;
+      row_.log_y += sums_[c].log_y;
+      row_.energy += sums_[c].energy + sums_[c].count * weights_.lag(c);
+      row_.mean_log_y += sums_[c].mean_log_y * weights_.factor(c);
+    }
+  }
+
+  double count() const { return row_.count; }
+  // less lgamma(count)
+  double density() const {
+    if (row_.count == 0) return NAN;
+    return (row_.count - 1) * std::log(tau_) + row_.energy - row_.log_y - row_.count * std::log(weights_.total());
+  }
+  double tau_gradient() const {
+    return row_.count == 0 ? 0 : (row_.count - 1) / tau_ + row_.count * row_.mean_log_y - row_.log_y;
+  }
+
+  // Calls put(column, softmax of the energies) by vectors.
+  template <class Put>
+  void for_each(const Put& put) const {
+    for_row_chunks(sums_.size(), [&](int64_t c) {
+      const ChunkColumns chunk(c, categories_);
+      const F factor(weights_.factor(c));
+      for (int64_t j = 0; j < chunk.size; j += F::lanes) put(chunk.first + j, F::load(weights_.weights(c) + j) * factor);
+    });
+  }
+
+ private:
+  // Over the categories that are not excluded; the mean is under the softmax of the energies.
+  struct Sums {
+    double count = 0, log_y = 0, energy = 0, mean_log_y = 0;
+  };
+
+  void weigh_chunk(int64_t c, const Scalar* y_row, const Scalar* logits_row) {
+    const ChunkColumns chunk(c, categories_);
+    const Scalar *x = logits_row + chunk.first, *y = y_row + chunk.first;
+    Scalar* energies = energies_.get() + chunk.first;
+    alignas(64) Scalar logs[kRowChunk];
+    const Functions<F> f;
+    F log_y_sum(0), count(0);
+    for (int64_t j = 0; j < chunk.size; j += F::lanes) {
+      const F xj = load_or<F>(x, j, chunk.size, kMinusInf<Scalar>);
+      const auto excluded = xj == F(kMinusInf<Scalar>);
+      const F log_y = log_of_sample(f, load_or<F>(y, j, chunk.size, 1));
+      select(excluded, xj, fma(F(static_cast<Scalar>(-tau_)), log_y, xj)).store(energies + j);
+      const F kept = select(excluded, F(0), log_y);
+      kept.store(logs + j);
+      log_y_sum = log_y_sum + kept;
+      count = count + select(excluded, F(0), F(1));
+    }
+    weights_.weigh(c, energies_.get());
+    const F top(weights_.top(c));
+    F energy(0), mean(0);
+    for (int64_t j = 0; j < chunk.size; j += F::lanes) {
+      const F u = load_or<F>(energies, j, chunk.size, kMinusInf<Scalar>);
+      energy = energy + select(u == F(kMinusInf<Scalar>), F(0), u - top);
+      mean = fma(F::load(weights_.weights(c) + j), F::load(logs + j), mean);
+    }
+    sums_[c] = {reduce_add(count), reduce_add(log_y_sum), reduce_add(energy), reduce_add(mean)};
+  }
+
+  int64_t categories_;
+  double tau_;
+  Allocation<Scalar> energies_;
+  ChunkedSoftmax<F> weights_;
+  std::vector<Sums> sums_;
+  Sums row_;
+};
+
+template <class F>
+void log_prob_tiles(const LogProbArgs& args, int64_t begin, int64_t end) {
+  using Scalar = typename F::Scalar;
+  const int64_t columns = args.tiles.categories;
+  DensityRow<F> row_state(columns, args.tau);
+  RowTensor<F> y(args.y, args.y_strides, columns, args.tiles.tile_rows);
+  RowTensor<F> logits(args.logits, args.logits_strides, columns, args.tiles.tile_rows);
+  auto *density = static_cast<Scalar*>(args.density), *count = static_cast<Scalar*>(args.count);
+  for_tiles(args.tiles, begin, end, [&](int64_t row, int64_t outer, int64_t inner, int rows) {
+    y.open(outer, inner, rows, true);
+    logits.open(outer, inner, rows, true);
+    for (int i = 0; i < rows; ++i) {
+      row_state.weigh(y.row(i), logits.row(i));
+      density[row + i] = static_cast<Scalar>(row_state.density());
+      count[row + i] = static_cast<Scalar>(row_state.count());
+    }
+  });
+}
+
+template <class F>
+void log_prob_backward_tiles(const LogProbBackwardArgs& args, int64_t begin, int64_t end) {
+  using Scalar = typename F::Scalar;
+  const int64_t columns = args.tiles.categories;
+  DensityRow<F> row_state(columns, args.tau);
+  RowTensor<F> y(args.y, args.y_strides, columns, args.tiles.tile_rows);
+  RowTensor<F> logits(args.logits, args.logits_strides, columns, args.tiles.tile_rows);
+  RowTensor<F> dy(args.dy, args.dy_strides, columns, args.tiles.tile_rows);
+  RowTensor<F> dlogits(args.dlogits, args.dlogits_strides, columns, args.tiles.tile_rows);
+  const auto* grad = static_cast<const Scalar*>(args.grad);
+  auto* dtau_rows = static_cast<Scalar*>(args.dtau_rows);
+  for_tiles(args.tiles, begin, end, [&](int64_t row, int64_t outer, int64_t inner, int rows) {
+    y.open(outer, inner, rows, true);
+    logits.open(outer, inner, rows, true);
+    dy.open(outer, inner, rows, false);
+    dlogits.open(outer, inner, rows, false);
+    for (int i = 0; i < rows; ++i) {
+      const Scalar *yi = y.row(i), *xi = logits.row(i);
+      row_state.weigh(yi, xi);
+      const DensityGradient<F> gradient(F(grad[row + i]), F(static_cast<Scalar>(row_state.count())), args.tau);
+      const RowWriter<F> to_y(dy.row(i), columns, args.stream && dy.in_place());
+      const RowWriter<F> to_logits(dlogits.row(i), columns, args.stream && dlogits.in_place());
+      row_state.for_each([&](int64_t j, F share) {
+        const F x = load_or<F>(xi, j, columns, 0);
+        to_logits.put(j, gradient.to_logits(x, share));
+        to_y.put(j, gradient.to_y(load_or<F>(yi, j, columns, 1), x, share));
+      });
+      if (dtau_rows != nullptr) {
+        dtau_rows[row + i] = static_cast<Scalar>(grad[row + i] * row_state.tau_gradient());
+      }
+    }
+    dy.close(rows);
+    dlogits.close(rows);
+  });
+  if (args.stream) fence_streams();
+}
+
+#include "categorical/cpu_columns.h"
+
+void categorical_kl_kernel(const KlArgs& args, int64_t begin, int64_t end) {
+  const bool prior = args.prior.data != nullptr;
+  if (args.logits.type == Storage::float64) {
+    prior ? kl_tiles<F64, true>(args, begin, end) : kl_tiles<F64, false>(args, begin, end);
+  } else if (args.tiles.columns) {
+    prior ? kl_columns<true>(args, begin, end) : kl_columns<false>(args, begin, end);
+  } else {
+    prior ? kl_tiles<F32, true>(args, begin, end) : kl_tiles<F32, false>(args, begin, end);
+  }
+}
+
+void categorical_kl_backward_kernel(const KlBackwardArgs& args, int64_t begin, int64_t end) {
+  const bool prior = args.prior.data != nullptr;
+  if (args.logits.type == Storage::float64) {
+    prior ? kl_backward_tiles<F64, true>(args, begin, end) : kl_backward_tiles<F64, false>(args, begin, end);
+  } else if (args.tiles.columns) {
+    prior ? kl_backward_columns<true>(args, begin, end) : kl_backward_columns<false>(args, begin, end);
+  } else {
+    prior ? kl_backward_tiles<F32, true>(args, begin, end) : kl_backward_tiles<F32, false>(args, begin, end);
+  }
+}
+
+void log_prob_kernel(const LogProbArgs& args, int64_t begin, int64_t end) {
+  if (args.logits.type == Storage::float64) return log_prob_tiles<F64>(args, begin, end);
+  args.tiles.columns ? log_prob_columns(args, begin, end) : log_prob_tiles<F32>(args, begin, end);
+}
+
+void log_prob_backward_kernel(const LogProbBackwardArgs& args, int64_t begin, int64_t end) {
+  if (args.logits.type == Storage::float64) return log_prob_backward_tiles<F64>(args, begin, end);
+  args.tiles.columns ? log_prob_backward_columns(args, begin, end) : log_prob_backward_tiles<F32>(args, begin, end);
+}
