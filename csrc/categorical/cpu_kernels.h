@@ -8,14 +8,28 @@
 template <class Scalar>
 constexpr Scalar kMinusInf = -std::numeric_limits<Scalar>::infinity();
 
-// The vector at column j of a row, `fill` beyond its end.
+// The first `count` columns at p, `fill` in the other lanes.
 template <class F>
-F load_or(const typename F::Scalar* row, int64_t j, int64_t columns, typename F::Scalar fill) {
-  if (j + F::lanes <= columns) return F::load(row + j);
-  typename F::Scalar last[F::lanes];
-  std::fill(last, last + F::lanes, fill);
-  std::memcpy(last, row + j, (columns - j) * sizeof(fill));
-  return F::load(last);
+F load_or(const typename F::Scalar* p, AllLanes<F>, typename F::Scalar) {
+  return F::load(p);
+}
+template <class F>
+F load_or(const typename F::Scalar* p, int count, typename F::Scalar fill) {
+  typename F::Scalar lanes[F::lanes];
+  std::fill(lanes, lanes + F::lanes, fill);
+  std::memcpy(lanes, p, count * sizeof(fill));
+  return F::load(lanes);
+}
+// x in the first `count` lanes, 0 in the others.
+template <class F>
+F in_lanes(F x, AllLanes<F>) {
+  return x;
+}
+template <class F>
+F in_lanes(F x, int count) {
+  typename F::Scalar lanes[F::lanes];
+  x.store(lanes);
+  return load_lanes<F>(lanes, count);
 }
 
 // The largest value of a row, 0 where it is -inf: weights of 0 then, not of NaN.
@@ -29,7 +43,9 @@ typename F::Scalar top_or_zero(const typename F::Scalar* row, int64_t columns) {
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) tops[i] = max(tops[i], F::load(row + j + i * F::lanes));
   }
-  for (; j < columns; j += F::lanes) tops[0] = max(tops[0], load_or<F>(row, j, columns, kMinusInf<Scalar>));
+  for_vectors<F>(j, columns, [&](int64_t i, auto count) {
+    tops[0] = max(tops[0], load_or<F>(row + i, count, kMinusInf<Scalar>));
+  });
   const Scalar top = reduce_max(max(max(tops[0], tops[1]), max(tops[2], tops[3])));
   return top == kMinusInf<Scalar> ? 0 : top;
 }
@@ -95,11 +111,12 @@ class ChunkedSoftmax {
     const Scalar* x = row + chunk.first;
     const Scalar top = tops_[c] = top_or_zero<F>(x, chunk.size);
     F sum(0);
-    for (int64_t j = 0; j < chunk.size; j += F::lanes) {
-      const F w = natural_exp(load_or<F>(x, j, chunk.size, kMinusInf<Scalar>) - F(top));
-      w.store(weights_.get() + chunk.first + j);
+    Scalar* const weights = weights_.get() + chunk.first;
+    for_vectors<F>(0, chunk.size, [=, &sum](int64_t j, auto count) {
+      const F w = natural_exp(load_or<F>(x + j, count, kMinusInf<Scalar>) - F(top));
+      w.store(weights + j);
       sum = sum + w;
-    }
+    });
     sums_[c] = reduce_add(sum);
   }
 
@@ -165,7 +182,11 @@ class KlRow {
     for_row_chunks(chunks_, [&](int64_t c) {
       const F shift(static_cast<Scalar>(lag(c) - normal));
       F sum(0);
-      visit(c, [&](int64_t, F delta, F pi, F m) { sum = sum + divergence_term(delta + shift, pi, m); });
+      const Row row = at(c);
+      for_vectors<F>(0, row.size, [=, &sum](int64_t j, auto count) {
+        const Entry e = row.entry(j, count);
+        sum = sum + divergence_term(e.delta + shift, e.pi, e.m);
+      });
       sums_[c] = reduce_add(sum);
     });
     return sum_of_chunks();
@@ -176,24 +197,70 @@ class KlRow {
     for_row_chunks(chunks_, [&](int64_t c) {
       const F shift(static_cast<Scalar>(lag(c)));
       F sum(0);
-      visit(c, [&](int64_t, F delta, F pi, F) {
-        sum = sum + select(pi == F(0), F(0), pi * (delta + shift));
+      const Row row = at(c);
+      for_vectors<F>(0, row.size, [=, &sum](int64_t j, auto count) {
+        const Entry e = row.entry(j, count);
+        sum = sum + select(e.pi == F(0), F(0), e.pi * (e.delta + shift));
       });
       sums_[c] = reduce_add(sum);
     });
     return sum_of_chunks();
   }
 
-  // Calls put(column, delta relative to the row's tops, pi, m) by vectors.
-  template <class Put>
-  void for_each(const Put& put) const {
+  void gradients(Scalar g, const RowWriter<F>& dlogits, const RowWriter<F>* dprior) {
+    const double mean = mean_delta();
     for_row_chunks(chunks_, [&](int64_t c) {
-      const F shift(static_cast<Scalar>(lag(c)));
-      visit(c, [&](int64_t j, F delta, F pi, F m) { put(c * kRowChunk + j, delta + shift, pi, m); });
+      const F grad(g), shift(static_cast<Scalar>(lag(c) - mean));
+      const Row row = at(c);
+      const int64_t first = c * kRowChunk;
+      dlogits.put(first, first + row.size, [=](int64_t j, auto count) {
+        const Entry e = row.entry(j - first, count);
+        return select(e.pi == F(0), F(0), grad * e.pi * (e.delta + shift));
+      });
+      if (dprior == nullptr) return;
+      dprior->put(first, first + row.size, [=](int64_t j, auto count) {
+        const Entry e = row.entry(j - first, count);
+        return grad * (e.m - e.pi);
+      });
     });
   }
 
  private:
+  struct Entry {
+    F pi, m, delta;  // relative to the chunk's tops
+  };
+  // A chunk of the row.
+  struct Row {
+    const Scalar *weights, *prior_weights, *logits, *prior;
+    Scalar factor, prior_factor, top, prior_top;
+    int64_t size;
+
+    // 0 beyond the row's end
+    template <class Count>
+    Entry entry(int64_t j, Count count) const {
+      const F pi = F::load(weights + j) * F(factor);
+      const F delta = load_or<F>(logits + j, count, kMinusInf<Scalar>) - F(top);
+      if constexpr (has_prior) {
+        const F log_m = load_or<F>(prior + j, count, kMinusInf<Scalar>) - F(prior_top);
+        return {pi, F::load(prior_weights + j) * F(prior_factor), delta - log_m};
+      } else {
+        return {pi, in_lanes(F(prior_factor), count), delta};
+      }
+    }
+  };
+  Row at(int64_t c) const {
+    const ChunkColumns chunk(c, categories_);
+    Row row{pi_.weights(c), nullptr, logits_ + chunk.first, nullptr, pi_.factor(c), 1 / static_cast<Scalar>(categories_),
+            pi_.top(c), 0, chunk.size};
+    if constexpr (has_prior) {
+      row.prior_weights = m_.weights(c);
+      row.prior = prior_ + chunk.first;
+      row.prior_factor = m_.factor(c);
+      row.prior_top = m_.top(c);
+    }
+    return row;
+  }
+
   double lag(int64_t c) const {
     if constexpr (has_prior) return pi_.lag(c) - m_.lag(c);
     return pi_.lag(c);
@@ -202,28 +269,6 @@ class KlRow {
     double total = 0;
     for (const Scalar sum : sums_) total += sum;
     return total;
-  }
-
-  // Calls run(column of the chunk, delta relative to the chunk's tops, pi, m); pi and m are 0 beyond the row's end.
-  template <class Run>
-  void visit(int64_t c, const Run& run) const {
-    const ChunkColumns chunk(c, categories_);
-    const F factor(pi_.factor(c)), top(pi_.top(c));
-    const Scalar uniform = 1 / static_cast<Scalar>(categories_);
-    for (int64_t j = 0; j < chunk.size; j += F::lanes) {
-      const F pi = F::load(pi_.weights(c) + j) * factor;
-      F delta = load_or<F>(logits_ + chunk.first, j, chunk.size, kMinusInf<Scalar>) - top;
-      F m(uniform);
-      if constexpr (has_prior) {
-        m = F::load(m_.weights(c) + j) * F(m_.factor(c));
-        delta = delta - (load_or<F>(prior_ + chunk.first, j, chunk.size, kMinusInf<Scalar>) - F(m_.top(c)));
-      } else if (j + F::lanes > chunk.size) {
-        Scalar last[F::lanes] = {};
-        std::fill(last, last + (chunk.size - j), uniform);
-        m = F::load(last);
-      }
-      run(j, delta, pi, m);
-    }
   }
 
   int64_t categories_, chunks_;
@@ -275,14 +320,10 @@ void kl_backward_tiles(const KlBackwardArgs& args, int64_t begin, int64_t end) {
     if (prior_grad) dprior.open(outer, inner, rows, false);
     for (int i = 0; i < rows; ++i) {
       row_state.weigh(logits.row(i), has_prior ? prior.row(i) : nullptr);
-      const F g(grad[row + i]), mean(static_cast<Scalar>(row_state.mean_delta()));
-      const RowWriter<F> to_logits(dlogits.row(i), columns, args.stream && dlogits.in_place());
-      const RowWriter<F> to_prior(
-          prior_grad ? dprior.row(i) : nullptr, columns, args.stream && dprior.in_place());
-      row_state.for_each([&](int64_t j, F delta, F pi, F m) {
-        to_logits.put(j, select(pi == F(0), F(0), g * pi * (delta - mean)));
-        if (has_prior && prior_grad) to_prior.put(j, g * (m - pi));
-      });
+      const RowWriter<F> to_logits(dlogits.row(i), args.stream && dlogits.in_place());
+      RowWriter<F> to_prior;
+      if (prior_grad) to_prior = RowWriter<F>(dprior.row(i), args.stream && dprior.in_place());
+      row_state.gradients(grad[row + i], to_logits, prior_grad ? &to_prior : nullptr);
     }
     dlogits.close(rows);
     if (prior_grad) dprior.close(rows);
@@ -358,13 +399,21 @@ class DensityRow {
     return row_.count == 0 ? 0 : (row_.count - 1) / tau_ + row_.count * row_.mean_log_y - row_.log_y;
   }
 
-  // Calls put(column, softmax of the energies) by vectors.
-  template <class Put>
-  void for_each(const Put& put) const {
+  void gradients(
+      Scalar g, const Scalar* y, const Scalar* logits, const RowWriter<F>& dy, const RowWriter<F>& dlogits) const {
     for_row_chunks(sums_.size(), [&](int64_t c) {
       const ChunkColumns chunk(c, categories_);
-      const F factor(weights_.factor(c));
-      for (int64_t j = 0; j < chunk.size; j += F::lanes) put(chunk.first + j, F::load(weights_.weights(c) + j) * factor);
+      const Scalar* const weights = weights_.weights(c) - chunk.first;
+      const DensityGradient<F> gradient(F(g), F(static_cast<Scalar>(row_.count)), tau_);
+      const Scalar factor = weights_.factor(c);
+      const int64_t end = chunk.first + chunk.size;
+      dlogits.put(chunk.first, end, [=](int64_t j, auto count) {
+        return gradient.to_logits(load_or<F>(logits + j, count, 0), F::load(weights + j) * F(factor));
+      });
+      dy.put(chunk.first, end, [=](int64_t j, auto count) {
+        const F x = load_or<F>(logits + j, count, 0);
+        return gradient.to_y(load_or<F>(y + j, count, 1), x, F::load(weights + j) * F(factor));
+      });
     });
   }
 
@@ -381,24 +430,26 @@ class DensityRow {
     alignas(64) Scalar logs[kRowChunk];
     const Functions<F> f;
     F log_y_sum(0), count(0);
-    for (int64_t j = 0; j < chunk.size; j += F::lanes) {
-      const F xj = load_or<F>(x, j, chunk.size, kMinusInf<Scalar>);
+    const F minus_tau(static_cast<Scalar>(-tau_));
+    for_vectors<F>(0, chunk.size, [&](int64_t j, auto n) {
+      const F xj = load_or<F>(x + j, n, kMinusInf<Scalar>);
       const auto excluded = xj == F(kMinusInf<Scalar>);
-      const F log_y = log_of_sample(f, load_or<F>(y, j, chunk.size, 1));
-      select(excluded, xj, fma(F(static_cast<Scalar>(-tau_)), log_y, xj)).store(energies + j);
+      const F log_y = log_of_sample(f, load_or<F>(y + j, n, 1));
+      select(excluded, xj, fma(minus_tau, log_y, xj)).store(energies + j);
       const F kept = select(excluded, F(0), log_y);
       kept.store(logs + j);
       log_y_sum = log_y_sum + kept;
       count = count + select(excluded, F(0), F(1));
-    }
+    });
     weights_.weigh(c, energies_.get());
     const F top(weights_.top(c));
     F energy(0), mean(0);
-    for (int64_t j = 0; j < chunk.size; j += F::lanes) {
-      const F u = load_or<F>(energies, j, chunk.size, kMinusInf<Scalar>);
+    const Scalar* const weights = weights_.weights(c);
+    for_vectors<F>(0, chunk.size, [&](int64_t j, auto) {
+      const F u = F::load(energies + j);  // -inf beyond the row's end
       energy = energy + select(u == F(kMinusInf<Scalar>), F(0), u - top);
-      mean = fma(F::load(weights_.weights(c) + j), F::load(logs + j), mean);
-    }
+      mean = fma(F::load(weights + j), F::load(logs + j), mean);
+    });
     sums_[c] = {reduce_add(count), reduce_add(log_y_sum), reduce_add(energy), reduce_add(mean)};
   }
 
@@ -448,14 +499,9 @@ void log_prob_backward_tiles(const LogProbBackwardArgs& args, int64_t begin, int
     for (int i = 0; i < rows; ++i) {
       const Scalar *yi = y.row(i), *xi = logits.row(i);
       row_state.weigh(yi, xi);
-      const DensityGradient<F> gradient(F(grad[row + i]), F(static_cast<Scalar>(row_state.count())), args.tau);
-      const RowWriter<F> to_y(dy.row(i), columns, args.stream && dy.in_place());
-      const RowWriter<F> to_logits(dlogits.row(i), columns, args.stream && dlogits.in_place());
-      row_state.for_each([&](int64_t j, F share) {
-        const F x = load_or<F>(xi, j, columns, 0);
-        to_logits.put(j, gradient.to_logits(x, share));
-        to_y.put(j, gradient.to_y(load_or<F>(yi, j, columns, 1), x, share));
-      });
+      row_state.gradients(
+          grad[row + i], yi, xi, RowWriter<F>(dy.row(i), args.stream && dy.in_place()),
+          RowWriter<F>(dlogits.row(i), args.stream && dlogits.in_place()));
       if (dtau_rows != nullptr) {
         dtau_rows[row + i] = static_cast<Scalar>(grad[row + i] * row_state.tau_gradient());
       }
