@@ -87,6 +87,9 @@ class RowWeights {
     chunks_.for_each([&](int64_t c) { write(c * kChunk, (c + 1) * kChunk, to, finish); });
   }
 
+  // log2 of the sum of 2^(l log2(e) / tau) over the row.
+  double log2_total() const { return top_ * steepness_ + std::log2(total_); }
+
   // The sample in the vector that starts at a column.
   F sample(int64_t column) const {
     return F::load(rows_[0].weights.get() + column) * F(rows_[0].scales[column / kChunk]);
@@ -190,6 +193,8 @@ class RowWeights {
         row.grad_exponent += factor * (sums_[c].grad_exponent + lag * sums_[c].grad);
       }
     }
+    top_ = top;
+    total_ = row.weight;
     const double inverse = row.weight == 0 ? 0 : 1 / row.weight;
     for (Scalar& scale : scales) scale = static_cast<Scalar>(scale * inverse);
     return {row.weight * inverse, row.grad * inverse, row.exponent * inverse, row.grad_exponent * inverse};
@@ -205,6 +210,7 @@ class RowWeights {
   Form form_;
   Scalar steepness_;
   Row rows_[2];  // the last one that is whole, and the one in work
+  double top_ = 0, total_ = 0;  // of the last row
   // by chunk
   std::vector<Sums<Scalar>> sums_;
   std::vector<Scalar> tops_;

@@ -48,6 +48,7 @@ inline F32 operator*(F32 a, F32 b) { return _mm256_mul_ps(a.v, b.v); }
 inline F32 operator/(F32 a, F32 b) { return _mm256_div_ps(a.v, b.v); }
 inline F32 fma(F32 a, F32 b, F32 c) { return _mm256_fmadd_ps(a.v, b.v, c.v); }
 inline F32 fma_exact(F32 a, F32 b, F32 c) { return fma(a, b, c); }
+inline F32 min(F32 a, F32 b) { return _mm256_min_ps(a.v, b.v); }
 inline F32 max(F32 a, F32 b) { return _mm256_max_ps(a.v, b.v); }
 inline Mask operator>(F32 a, F32 b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_GT_OQ)}; }
 inline Mask operator==(F32 a, F32 b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_EQ_OQ)}; }

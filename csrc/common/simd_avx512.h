@@ -47,6 +47,7 @@ inline F32 operator*(F32 a, F32 b) { return _mm512_mul_ps(a.v, b.v); }
 inline F32 operator/(F32 a, F32 b) { return _mm512_div_ps(a.v, b.v); }
 inline F32 fma(F32 a, F32 b, F32 c) { return _mm512_fmadd_ps(a.v, b.v, c.v); }
 inline F32 fma_exact(F32 a, F32 b, F32 c) { return fma(a, b, c); }
+inline F32 min(F32 a, F32 b) { return _mm512_min_ps(a.v, b.v); }
 inline F32 max(F32 a, F32 b) { return _mm512_max_ps(a.v, b.v); }
 inline Mask operator>(F32 a, F32 b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ)}; }
 inline Mask operator==(F32 a, F32 b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ)}; }

@@ -56,6 +56,7 @@ inline int first_lane(Mask m) { return m.v[0] ? 0 : m.v[1] ? 1 : m.v[2] ? 2 : 3;
 inline Mask either_nan(F32 a, F32 b) { return {(a.v != a.v) | (b.v != b.v)}; }
 inline Mask is_nan(F32 a) { return {a.v != a.v}; }
 inline F32 select(Mask m, F32 yes, F32 no) { return m.v ? yes.v : no.v; }
+inline F32 min(F32 a, F32 b) { return a.v < b.v ? a.v : b.v; }  // b where either is NaN
 inline F32 max(F32 a, F32 b) { return a.v > b.v ? a.v : b.v; }  // b where either is NaN
 inline float reduce_max(F32 a) { return std::max(std::max(a.v[0], a.v[1]), std::max(a.v[2], a.v[3])); }
 inline float reduce_add(F32 a) { return (a.v[0] + a.v[1]) + (a.v[2] + a.v[3]); }

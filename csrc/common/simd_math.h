@@ -70,6 +70,7 @@ inline F64 operator*(F64 a, F64 b) { return a.v * b.v; }
 inline F64 operator/(F64 a, F64 b) { return a.v / b.v; }
 inline F64 fma(F64 a, F64 b, F64 c) { return a.v * b.v + c.v; }
 inline F64 fma_exact(F64 a, F64 b, F64 c) { return fma(a, b, c); }
+inline F64 min(F64 a, F64 b) { return a.v < b.v ? a.v : b.v; }
 inline F64 max(F64 a, F64 b) { return a.v > b.v ? a.v : b.v; }
 inline BoolMask operator>(F64 a, F64 b) { return {a.v > b.v}; }
 inline BoolMask operator==(F64 a, F64 b) { return {a.v == b.v}; }
@@ -122,7 +123,7 @@ struct KeySchedule {
   }
 };
 
-// The noise integers of a row (see _rng.py), counters (group, row, offset, 0). Counter words that do not vary along the
+// The noise integers of a row (see _rng.py), counters (group, row, offset, draw). Counter words that do not vary along the
 // row are folded into per-row constants, so that the first two rounds cost one multiplication each instead of two.
 class RowNoise {
  public:
@@ -131,7 +132,8 @@ class RowNoise {
 
   RowNoise(uint64_t key, uint32_t offset) : keys_(key), offset_product_(uint64_t{KeySchedule::m1} * offset) {}
 
-  void set_row(uint32_t row) {
+  void set_row(uint32_t row, uint32_t draw = 0) {
+    round1_high_ = keys_.k1[0] ^ draw;
     const uint64_t product = uint64_t{KeySchedule::m0} * (high_word(offset_product_) ^ row ^ keys_.k0[0]);
     round2_high_ = low_word(offset_product_) ^ keys_.k0[1];
     round2_low_ = high_word(product) ^ keys_.k1[1];
@@ -165,7 +167,7 @@ class RowNoise {
 #pragma GCC unroll 4
     for (int b = 0; b < N; ++b) {
       const W64 p0 = multiply(W64::counters(group + b * W64::lanes), m0);
-      const W64 p1 = multiply(xor2(high(p0), W64::set(keys_.k1[0])), m1);
+      const W64 p1 = multiply(xor2(high(p0), W64::set(round1_high_)), m1);
       const W64 q0 = multiply(xor2(high(p1), W64::set(round2_high_)), m0);
       const W64 q1 = multiply(xor2(p0, W64::set(round2_low_)), m1);
       c0[b] = xor3(high(q1), p1, W64::set(keys_.k0[2]));
@@ -194,7 +196,7 @@ class RowNoise {
 
   KeySchedule keys_;
   uint64_t offset_product_;
-  uint32_t round2_high_ = 0, round2_low_ = 0, round3_low_ = 0;
+  uint32_t round1_high_ = 0, round2_high_ = 0, round2_low_ = 0, round3_low_ = 0;
 };
 
 // The same integers for F32::lanes consecutive rows side by side, one row a lane.

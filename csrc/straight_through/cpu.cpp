@@ -1,0 +1,83 @@
+// CPU backend of the straight-through estimators: the ops on torch tensors, run in parallel over tiles of rows.
+
+#include "straight_through/cpu.h"
+
+#include "common/intrinsics.h"
+
+#include <cmath>
+
+#include "common/cpu_call.h"
+#include "common/parallel.h"
+
+#define DVAE_KERNELS "straight_through/cpu_kernels.h"
+#include "common/for_each_target.h"
+
+namespace dvae {
+namespace {
+
+// The row's largest category, one for each row.
+const int64_t* checked_indices(const Tensor& index, const Tensor& logits, int64_t dim) {
+  STD_TORCH_CHECK(
+      index.scalar_type() == ScalarType::Long && index.is_contiguous() &&
+          index.numel() * logits.size(dim) == logits.numel(),
+      "dvae_kernels: expected the contiguous index that gumbel_onehot gave for these logits");
+  return static_cast<const int64_t*>(index.const_data_ptr());
+}
+
+// Calls run(layout, tensors, tiles, inverse of tau) with grad, logits and dlogits, unless tau settles the gradient.
+template <class Run>
+Tensor backward(
+    const Tensor& grad, const Tensor& logits, const std::optional<Tensor>& tau, double tau_value, int64_t dim,
+    const Run& run) {
+  check_sample_type(logits.scalar_type(), grad.scalar_type());
+  Tensor dlogits = empty_like(logits, logits.scalar_type());
+  if (logits.numel() == 0) return dlogits;
+  const HostTemperature temperature(tau, tau_value);
+  if (!temperature.valid()) return fill(dlogits, NAN);
+  if (temperature.zero()) return fill(dlogits, 0);
+  const ScalarType compute = compute_type(logits.scalar_type());
+  for_collapsed_rows<3>({grad, logits, dlogits}, dim, [&](const RowLayout<3>& layout, const std::array<Tensor, 3>& t) {
+    RowTiles tiles = tiles_of(layout, compute, true);
+    if (tiles.columns) {  // these kernels take one row after the other
+      tiles.columns = false;
+      tiles.tile_rows = static_cast<int>(std::min<int64_t>(tiles.tile_rows, layout.inner));
+    }
+    run(layout, t, tiles, temperature.inverse(compute));
+  });
+  return dlogits;
+}
+
+Tensor reinmax_bwd(
+    Tensor grad, Tensor logits, Tensor index, std::optional<Tensor> tau, double tau_value, int64_t dim) {
+  const int64_t* indices = checked_indices(index, logits, dim);
+  return backward(
+      grad, logits, tau, tau_value, dim,
+      [&](const RowLayout<3>& layout, const std::array<Tensor, 3>& t, const RowTiles& tiles, double inverse_tau) {
+        const ReinmaxArgs args{
+            buffer_of(t[0]), buffer_of(t[1]), buffer_of(t[2]), layout.strides[0], layout.strides[1],
+            layout.strides[2], tiles, indices, inverse_tau, is_large(t[2])};
+        parallel_for_tiles(args.tiles, DVAE_DISPATCH(straight_through_reinmax), args);
+      });
+}
+
+Tensor gumbel_rao_bwd(
+    Tensor grad, Tensor logits, Tensor key, Tensor index, std::optional<Tensor> tau, double tau_value, int64_t dim,
+    int64_t draws, int64_t row_offset) {
+  const int64_t* indices = checked_indices(index, logits, dim);
+  return backward(
+      grad, logits, tau, tau_value, dim,
+      [&](const RowLayout<3>& layout, const std::array<Tensor, 3>& t, const RowTiles& tiles, double inverse_tau) {
+        const GumbelRaoArgs args{
+            buffer_of(t[0]), buffer_of(t[1]), buffer_of(t[2]), layout.strides[0], layout.strides[1],
+            layout.strides[2], tiles, indices, noise_key(key), row_offset, draws, inverse_tau, is_large(t[2])};
+        parallel_for_tiles(args.tiles, DVAE_DISPATCH(straight_through_gumbel_rao), args);
+      });
+}
+
+}  // namespace
+}  // namespace dvae
+
+STABLE_TORCH_LIBRARY_IMPL(dvae_kernels, CPU, m) {
+  m.impl("reinmax_bwd.cpp", TORCH_BOX(&dvae::reinmax_bwd));
+  m.impl("gumbel_rao_bwd.cpp", TORCH_BOX(&dvae::gumbel_rao_bwd));
+}
