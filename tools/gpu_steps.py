@@ -9,14 +9,20 @@ import argparse
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from dvae_kernels import _backend, _extension, gumbel_softmax
+from dvae_kernels import _backend, _extension
 
-# (shape, dim): tails of blocks, an inner dimension, one category, a row wider than a block, nothing
-SMALL = [((5, 70), 1), ((2, 33, 3, 5), 1), ((4, 1), 1), ((2, 5000), 1), ((0, 8), 1)]
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+from contract.harness import Inputs, Op, noise_key
+from contract.ops import OPS, ROOMS
+
+# The categories at dimension 1: tails of blocks, an inner dimension, one category, a row wider than a block, nothing.
+SMALL = [(5, 70), (2, 33, 3, 5), (4, 1), (2, 5000), (0, 8)]
 
 
 def load(backend: str, device: str) -> None:
@@ -28,59 +34,53 @@ def load(backend: str, device: str) -> None:
 
 
 def small(backend: str, device: str) -> None:
-    """Every kernel on small shapes against the reference: what the sanitizer watches. Contract tests judge accuracy."""
+    """Every raw op on small shapes against the reference: what the sanitizer watches. Contract tests judge accuracy."""
+    assert not (reason := _backend.why_not(backend, device)), reason  # loads the module
     half = torch.float16 if device == "cpu" else torch.bfloat16  # the interpreter is unreliable in bfloat16
     calls = 0
-    for dtype in (torch.float32, torch.float64, half):
-        for shape, dim in SMALL:
-            for hard in (False, True):
+    for room in ROOMS:
+        for dtype in (torch.float32, torch.float64, half):
+            for shape in SMALL:
                 logits = torch.randn(shape, dtype=dtype, device=device)
-                grad = torch.randn_like(logits)
-                results = [sample_and_grad(logits, grad, dim, hard, name) for name in (backend, "reference")]
                 tolerance = 1e-4 if dtype != half else 2e-2
-                for ours, expected in zip(*results):
-                    torch.testing.assert_close(ours, expected, rtol=tolerance, atol=tolerance)
-                calls += 1
+                for name, args in room.raw_calls(logits, noise_key(0, device)):
+                    ours = getattr(getattr(torch.ops.dvae_kernels, name), backend)(*args)
+                    torch.testing.assert_close(
+                        ours, getattr(room.reference, name)(*args), rtol=tolerance, atol=tolerance, equal_nan=True,
+                        msg=lambda text, name=name, shape=shape, dtype=dtype: f"{name} {shape} {dtype}: {text}",
+                    )  # fmt: skip
+                    calls += 1
     print(f"{calls} calls agree with the reference")
 
 
-def sample_and_grad(logits: Tensor, grad: Tensor, dim: int, hard: bool, backend: str) -> tuple[Tensor, ...]:
-    leaf = logits.clone().requires_grad_()
-    tau = torch.tensor(0.7, dtype=torch.float64, device=logits.device, requires_grad=True)
-    y = gumbel_softmax(leaf, tau, hard, dim=dim, seed=11, backend=backend)
-    return (y.detach(), *torch.autograd.grad(y, (leaf, tau), grad))
-
-
 def graph(backend: str, device: str) -> None:
-    """A replayed graph draws fresh noise, and follows key and tau tensors that are updated in place."""
-    logits = torch.randn(16, 300, device=device, requires_grad=True)
-    grad = torch.randn(16, 300, device=device)
-    key = torch.tensor([5, 0], device=device)
-    tau = torch.tensor(1.0, device=device)
+    """A replayed graph draws fresh noise, and follows a key and inputs (tau among them) that are updated in place."""
+    drawing = [op for op in OPS if op.draws]
+    for op in drawing:
+        inputs = {k: x.to(device, torch.float32).requires_grad_() for k, x in op.inputs((16, 300)).items()}
+        key = noise_key(0, device)
 
-    def drawn() -> tuple[Tensor, ...]:
-        y = gumbel_softmax(logits, tau, hard=True, backend=backend)
-        return y, *torch.autograd.grad(y, logits, grad)
+        def run(op: Op = op, inputs: Inputs = inputs, **noise: Tensor) -> tuple[Tensor, ...]:
+            y = op.call(inputs, backend, **noise)
+            weight = torch.arange(y.numel(), device=y.device, dtype=y.dtype).reshape(y.shape).sin()
+            return y.detach(), *torch.autograd.grad(y, tuple(inputs.values()), weight)
 
-    def keyed() -> tuple[Tensor, ...]:
-        y = gumbel_softmax(logits, tau, key=key, backend=backend)
-        return y, *torch.autograd.grad(y, logits, grad)
+        replay = capture(run, device)
+        samples = [replay()[0].clone() for _ in range(3)]
+        for i in range(3):
+            for j in range(i):
+                assert not torch.equal(samples[i], samples[j]), f"{op}: two replays drew the same noise"
 
-    replay = capture(drawn, device)
-    samples = [tuple(x.clone() for x in replay()) for _ in range(3)]
-    for i in range(3):
-        for j in range(i):
-            assert not torch.equal(samples[i][0], samples[j][0]), "two replays drew the same noise"
-            assert not torch.equal(samples[i][1], samples[j][1]), "two replays had the same gradient"
-
-    replay = capture(keyed, device)
-    for offset, temperature in ((1, 1.0), (2, 0.5)):
-        key[1] = offset
-        tau.fill_(temperature)
-        replayed = [x.clone() for x in replay()]
-        for ours, eager in zip(replayed, keyed()):
-            assert torch.equal(ours, eager), "a replay differs from the eager call with the same key and tau"
-    print("fresh noise in 3 replays; key and tau followed, forward and backward")
+        keyed = partial(run, key=key)
+        replay = capture(keyed, device)
+        for offset in (1, 2):
+            key[1] = offset
+            with torch.no_grad():
+                for x in inputs.values():
+                    x.mul_(0.9)
+            for ours, eager in zip([x.clone() for x in replay()], keyed()):
+                assert torch.equal(ours, eager), f"{op}: a replay differs from the eager call with the same key"
+    print(f"{len(drawing)} ops drew fresh noise in 3 replays, and followed key and inputs, forward and backward")
 
 
 def capture(function: Callable[[], tuple[Tensor, ...]], device: str) -> Callable[[], tuple[Tensor, ...]]:
