@@ -21,6 +21,7 @@ import torch
 
 import dvae_kernels
 import timing
+from dvae_kernels import _backend
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -33,6 +34,31 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--save-results", nargs="?", const="", metavar="FILE", help="write JSON (default: to bench/results/)"
     )
+
+
+# (rows, categories). On CPU, LARGE outputs are fresh pages at every call, the others memory that is used again. ODD
+# sizes are to take as long per element as the even ones beside them.
+LARGE, REUSED, SMALL = [(4096, 8192)], [(256, 8192), (1024, 512)], [(64, 32)]
+ODD = [(257, 8191), (1021, 509)]
+QUICK = [(8, 32), (3, 70)]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The shapes of the run; a module may have a LARGE of its own."""
+    large = getattr(metafunc.module, "LARGE", LARGE)
+    if metafunc.config.getoption("--quick"):
+        shapes = QUICK
+    elif metafunc.config.getoption("--device") == "cpu":
+        shapes = large + REUSED + ODD + SMALL
+    else:
+        shapes = large + SMALL
+    metafunc.parametrize("shape", shapes, ids=lambda s: f"{s[0]}x{s[1]}")
+
+
+def our_backends(device: torch.device) -> list[str]:
+    """The one that is chosen by itself, then the other compiled ones that can run."""
+    chosen = _backend.resolve("bench", None, device.type)
+    return [chosen, *(b for b in ("cpp", "triton", "cuda") if b != chosen and not _backend.why_not(b, device.type))]
 
 
 @dataclass
@@ -112,6 +138,51 @@ def compare(
 
     yield measure
     torch.compiler.reset()
+
+
+Sampler = Callable[..., torch.Tensor]
+
+
+@pytest.fixture
+def contest(
+    compare: Callable[..., None], shape: tuple[int, int], device: torch.device, quick: bool
+) -> Callable[..., None]:
+    """contest(name, ours, peers, *inputs, eager=peers, backward=False): ours(backend), a function of the inputs,
+    against peers, eager and compiled; those of `eager` are not compiled. `backward` times the gradient too."""
+
+    def run(
+        name: str,
+        ours: Callable[[str], Sampler],
+        peers: dict[str, Sampler],
+        *inputs: torch.Tensor,
+        eager: dict[str, Sampler] | None = None,
+        backward: bool = False,
+    ) -> None:
+        samplers = {f"ours ({backend})": ours(backend) for backend in our_backends(device)}
+        for label, peer in peers.items():
+            samplers[label] = peer
+            if not quick:
+                samplers[f"{label}, compiled"] = torch.compile(peer, dynamic=False)
+        samplers |= eager or {}
+        leaves = [x.clone().requires_grad_(backward) for x in inputs]
+        output = next(iter(samplers.values()))(*leaves)
+        grad = torch.randn_like(output) if backward else None
+
+        def call(sampler: Sampler) -> timing.Function:
+            if not backward:
+                return lambda: sampler(*leaves)
+            return lambda: torch.autograd.grad(sampler(*leaves), leaves, grad)
+
+        reused = device.type == "cpu" and shape not in LARGE
+        kept = timing.reserve(inputs[0]) if reused else None
+        compare(
+            f"{name} {shape[0]}x{shape[1]}",
+            "reused memory" if reused else "",
+            {k: call(s) for k, s in samplers.items()},
+        )
+        del kept
+
+    return run
 
 
 def machine(device: torch.device) -> dict[str, str]:

@@ -11,29 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import timing
-from conftest import REPLAY
-from dvae_kernels import _backend, gumbel_softmax
+from conftest import REPLAY, our_backends
+from dvae_kernels import gumbel_softmax
 
-# (rows, categories). On CPU, LARGE outputs are fresh pages at every call, the others memory that is used again.
-LARGE, REUSED, SMALL = [(4096, 8192), (65536, 512)], [(256, 8192), (1024, 512)], [(64, 32)]
-QUICK = [(8, 32), (3, 70)]
-
+LARGE = [(4096, 8192), (65536, 512)]
 MODES = ("soft", "hard", "hard forward+backward")
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    shapes = LARGE + SMALL
-    if metafunc.config.getoption("--quick"):
-        shapes = QUICK
-    elif metafunc.config.getoption("--device") == "cpu":
-        shapes = LARGE + REUSED + SMALL
-    metafunc.parametrize("shape", shapes, ids=lambda s: f"{s[0]}x{s[1]}")
-
-
-def our_backends(device: torch.device) -> list[str]:
-    """The one that is chosen by itself, then the other compiled ones that can run."""
-    chosen = _backend.resolve("bench", None, device.type)
-    return [chosen, *(b for b in ("cpp", "triton", "cuda") if b != chosen and not _backend.why_not(b, device.type))]
 
 
 def call(sample: Callable[[Tensor], Tensor], logits: Tensor, grad: Tensor, mode: str) -> timing.Function:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from conftest import Target
-from dvae_kernels import gumbel_softmax
+from dvae_kernels import gumbel_argmax, gumbel_softmax
 
 np = pytest.importorskip("numpy")  # a GPU machine may have neither
 stats = pytest.importorskip("scipy.stats")
@@ -22,13 +22,17 @@ def enough_samples(target: Target) -> None:
 
 @pytest.mark.parametrize("k", [2, 5, 64, 1000])
 @pytest.mark.parametrize("dim", [0, 1])
-def test_hard_samples_follow_softmax(target: Target, k: int, dim: int) -> None:
+@pytest.mark.parametrize("op", ["gumbel_softmax", "gumbel_argmax"])
+def test_hard_samples_follow_softmax(target: Target, k: int, dim: int, op: str) -> None:
     """Chi-square of the counts against softmax(logits), rare categories pooled."""
     rows = 1_000_000 // k
     values = 1.5 * torch.randn(k, generator=torch.Generator().manual_seed(k))
     logits = (values.expand(rows, k) if dim else values[:, None].expand(k, rows)).to(target.device)
-    y = gumbel_softmax(logits, hard=True, dim=dim, seed=123 + k, backend=target.backend)
-    counts = y.sum(1 - dim, dtype=torch.float64).cpu().numpy()
+    options = {"dim": dim, "seed": 123 + k, "backend": target.backend}
+    if op == "gumbel_softmax":
+        counts = gumbel_softmax(logits, hard=True, **options).sum(1 - dim, dtype=torch.float64).cpu().numpy()
+    else:
+        counts = gumbel_argmax(logits, **options).bincount(minlength=k).cpu().numpy()
     assert counts.sum() == rows
     expected = rows * torch.softmax(values.double(), 0).numpy()
     order = np.argsort(expected)
@@ -37,6 +41,21 @@ def test_hard_samples_follow_softmax(target: Target, k: int, dim: int) -> None:
     expected = np.bincount(np.unique(pools, return_inverse=True)[1], weights=expected[order])
     assert len(observed) > 1
     assert stats.chisquare(observed, expected).pvalue > ALARM
+
+
+def assert_poisson(count: int, expected: float) -> None:
+    assert ALARM < stats.poisson.cdf(count, expected) and stats.poisson.sf(count - 1, expected) > ALARM, count
+
+
+def test_a_gap_of_17_nats_is_crossed_at_the_right_rate(target: Target) -> None:
+    """In 2^31 draws. Noise that ends at 16.6, as that of 24-bit uniforms does, would cross it six times less often."""
+    if target.backend == "reference" or target.capability == "baseline":
+        pytest.skip("takes too long")
+    rows, k, gap = 1 << 18, 1 << 13, 17.0
+    logits = torch.zeros(k, device=target.device)
+    logits[5] = gap
+    index = gumbel_argmax(logits.expand(rows, k), seed=8, backend=target.backend)
+    assert_poisson(int((index != 5).sum()), rows * (k - 1) / (k - 1 + np.exp(gap)))
 
 
 def test_noise_follows_the_gumbel_distribution(target: Target) -> None:
