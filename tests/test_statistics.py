@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from conftest import Target
-from dvae_kernels import gumbel_argmax, gumbel_softmax
+from dvae_kernels import gumbel_argmax, gumbel_softmax, gumbel_softmax_log_prob
 
 np = pytest.importorskip("numpy")  # a GPU machine may have neither
 stats = pytest.importorskip("scipy.stats")
@@ -90,3 +90,23 @@ def test_columns_and_rows_are_uncorrelated(target: Target) -> None:
     for lag in (1, 2, 4, 32):
         shifted = np.corrcoef(noise[:-lag].T, noise[lag:].T)[:8, 8:]
         assert np.abs(shifted).max() < limit
+
+
+@pytest.mark.parametrize("tau", [0.4, 1.0, 2.5])
+def test_the_density_of_relaxed_samples(target: Target, tau: float) -> None:
+    """torch's; and over the simplex of three categories, y = softmax(u, v, 0), it integrates to one."""
+    logits = torch.tensor([0.9, -0.4, 0.1], dtype=torch.float64, device=target.device)
+    y = gumbel_softmax(logits.expand(1000, 3), tau, seed=1, backend=target.backend)
+    log_prob = gumbel_softmax_log_prob(y, logits, tau, backend=target.backend)
+    expected = torch.distributions.RelaxedOneHotCategorical(
+        torch.tensor(tau, dtype=torch.float64, device=target.device), logits=logits, validate_args=False
+    ).log_prob(y)
+    torch.testing.assert_close(log_prob, expected, rtol=1e-9, atol=1e-9)
+
+    step = 0.15 / tau
+    axis = step * torch.arange(-200, 201, dtype=torch.float64, device=target.device)
+    u, v = torch.meshgrid(axis, axis, indexing="ij")
+    log_y = torch.log_softmax(torch.stack([u, v, torch.zeros_like(u)], -1), -1)
+    # the volume of dy1 dy2 is y1 y2 y3 du dv
+    density = gumbel_softmax_log_prob(log_y.exp(), logits, tau, backend=target.backend) + log_y.sum(-1)
+    assert abs(density.exp().sum().item() * step**2 - 1) < 1e-6
