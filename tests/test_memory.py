@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from conftest import Target
-from dvae_kernels import gumbel_softmax
+from dvae_kernels import categorical_kl, gumbel_softmax
 
 ROWS, K = 256, 4096
 TENSOR = ROWS * K * 4  # bytes
@@ -63,6 +63,26 @@ def test_torch_allocates_output_and_gradient_only(hard: bool) -> None:
     assert reference > 6 * TENSOR
 
 
+@pytest.mark.parametrize("with_prior", [False, True], ids=["uniform", "prior"])
+def test_the_kl_allocates_its_gradients_and_no_more_per_row_than_its_result(with_prior: bool) -> None:
+    target = Target("cpp", "cpu")
+    if reason := target.why_not():
+        pytest.skip(f"{target}: {reason}")
+    leaves = [torch.randn(ROWS, K, requires_grad=True) for _ in range(1 + with_prior)]
+    grad = torch.randn(ROWS)
+
+    def run(backend: str = "cpp") -> None:
+        prior = leaves[1] if with_prior else None
+        torch.autograd.grad(categorical_kl(leaves[0], prior=prior, backend=backend), leaves, grad)
+
+    run()
+    gradients = len(leaves) * TENSOR
+    peak, final = peak_and_final(allocations(run))
+    assert final == 0
+    assert gradients <= peak <= gradients + 16 * ROWS + 4096
+    assert peak_and_final(allocations(lambda: run("reference")))[0] > gradients + TENSOR
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("overload", ["triton", "cuda"], ids=["triton-cuda", "cuda-cuda"])
 def test_gpu_peak_memory(overload: str) -> None:
@@ -95,7 +115,7 @@ def test_process_peak_memory() -> None:
         pytest.skip(f"{target}: {reason}")
     script = """
         import resource, torch
-        from dvae_kernels import gumbel_softmax
+        from dvae_kernels import categorical_kl, gumbel_softmax
         key = torch.tensor([1, 2])
 
         def step(rows, k):
@@ -123,7 +143,7 @@ def test_process_peak_memory() -> None:
 
 HEAP_CHECKED = """
     import ctypes, itertools, sys, torch
-    from dvae_kernels import gumbel_softmax
+    from dvae_kernels import categorical_kl, gumbel_softmax
 
     key = torch.tensor([1, 2])
     if sys.argv[1:] == ["overrun"]:
