@@ -146,12 +146,12 @@ def run_all(run: Run, scratch: Path) -> None:
     run.step(Step("info", [PYTHON, "-m", "dvae_kernels.info"], 30))
 
     for backend, env, needs in (("triton", interpreter, ""), (compiled, {}, module)):
-        run.step(Step(f"small, {backend}", ours("small", backend), 60, env, needs))
-        run.step(Step(f"graph, {backend}", ours("graph", backend), 40, env, needs))
+        run.step(Step(f"small, {backend}", ours("small", backend), 120, env, needs))
+        run.step(Step(f"graph, {backend}", ours("graph", backend), 80, env, needs))
     pytest = [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     if installed("pytest", site) and installed("hypothesis", site):
         # most of the time is compiling Triton kernels, on one core each
-        workers = ["-n", "4"] if installed("xdist", site) and not dry else []
+        workers = ["-n", "8"] if installed("xdist", site) and not dry else []
         tests = [*pytest, *workers, "-m", "gpu", "--maxfail=20", "tests"]
         run.step(Step("tests, cuda", [*tests, "-k", "cuda-cuda"], 120, must_pass=True))
         run.step(Step("tests, triton", [*tests, "-k", "not cuda-cuda"], 150, must_pass=True))
@@ -176,7 +176,7 @@ def run_all(run: Run, scratch: Path) -> None:
     env = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     for tool, backend in watched[:1] if dry else watched:
         command = [*sanitizer, "--tool", tool, "--error-exitcode", "9", *ours("small", backend)]
-        run.step(Step(f"{tool}, {backend}", command, 60, env, module if backend != "triton" else ""))
+        run.step(Step(f"{tool}, {backend}", command, 90, env, module if backend != "triton" else ""))
 
 
 def write_proven(run: Run) -> None:
