@@ -6,6 +6,7 @@ Importing this loads neither triton nor a compiled module; each is loaded by the
 """
 
 from dvae_kernels._backend import BackendUnavailable, use_backend
+from dvae_kernels.ops.binary_concrete import binary_concrete, binary_concrete_log_prob
 from dvae_kernels.ops.categorical import categorical_kl, gumbel_softmax_log_prob
 from dvae_kernels.ops.gumbel_softmax import gumbel_argmax, gumbel_softmax
 
@@ -13,6 +14,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BackendUnavailable",
+    "binary_concrete",
+    "binary_concrete_log_prob",
     "categorical_kl",
     "gumbel_argmax",
     "gumbel_softmax",

@@ -44,6 +44,12 @@ void with_storage(Storage type, const Run& run) {
   }
 }
 
+// Calls run(Narrow(), Wide()) with the types of logits and samples: equal, or float samples of half logits (autocast).
+template <class Scalar, class Run>
+void with_storages(Storage narrow, Storage wide, const Run& run) {
+  with_storage<Scalar>(narrow, [&](auto logits) { narrow == wide ? run(logits, logits) : run(logits, Scalar()); });
+}
+
 struct Free {
   void operator()(void* p) const { std::free(p); }
 };

@@ -18,7 +18,8 @@ struct TauArgument {
   const Acc* pointer;
   Acc value;
 
-  __device__ Temperature<Acc> temperature() const { return Temperature<Acc>(pointer ? *pointer : value); }
+  __device__ Acc get() const { return pointer ? *pointer : value; }
+  __device__ Temperature<Acc> temperature() const { return Temperature<Acc>(get()); }
 };
 
 struct NoiseArgument {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "common/elements.h"
 #include "common/targets.h"
 
 // The build of a kernel for the active target.
@@ -30,6 +31,15 @@ void parallel_for_tiles(const Tiles& tiles, void (*kernel)(const Args&, int64_t,
   const int64_t threads = torch::stable::get_num_threads();
   if (tiles.count() < threads && tiles.ranges > tiles.count()) return kernel(args, 0, tiles.count());
   torch::stable::parallel_for(0, tiles.count(), grain, [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
+}
+
+// kernel(args, begin, end) over all blocks of elements.
+template <class Args>
+void parallel_for_blocks(void (*kernel)(const Args&, int64_t, int64_t), const Args& args) {
+  constexpr int64_t elements_per_thread = 1 << 14;
+  torch::stable::parallel_for(
+      0, args.blocks.blocks(), elements_per_thread / kElementBlock,
+      [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
 }
 
 }  // namespace dvae

@@ -155,3 +155,4 @@ inline void store_words(W64 w01, W64 w23, uint32_t* p) {
   _mm512_store_si512(p, _mm512_unpacklo_epi64(w01.v, w23.v));
   _mm512_store_si512(p + 16, _mm512_unpackhi_epi64(w01.v, w23.v));
 }
+inline U32 complement(U32 x) { return {_mm512_ternarylogic_epi32(x.v, x.v, x.v, 0x55)}; }

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "common/buffers.h"
+#include "common/elements.h"
 #include "common/rows.h"
 
 namespace dvae {
@@ -108,6 +109,32 @@ void for_collapsed_rows(const std::array<Tensor, N>& given, int64_t dim, const R
     Tensor output = given[t];
     if (!output.is_contiguous()) torch::stable::copy_(output, tensors[t]);  // else contiguous() aliased it
   }
+}
+
+// Calls run(tensors) with contiguous tensors of one shape, the last `outputs` of which are written. What is not
+// contiguous is copied, and such results are copied back.
+template <int N, int outputs = 1, class Run>
+void for_contiguous(const std::array<Tensor, N>& given, const Run& run) {
+  std::array<Tensor, N> tensors = given;
+  for (int t = 0; t < N; ++t) {
+    STD_TORCH_CHECK(given[t].sizes() == given[0].sizes(), "dvae_kernels: expected tensors of one shape");
+    if (t < N - outputs) {
+      tensors[t] = torch::stable::contiguous(given[t]);
+    } else if (!given[t].is_contiguous()) {
+      tensors[t] = torch::stable::new_empty(given[t], given[t].sizes());
+    }
+  }
+  run(tensors);
+  for (int t = N - outputs; t < N; ++t) {
+    Tensor output = given[t];
+    if (!output.is_contiguous()) torch::stable::copy_(output, tensors[t]);
+  }
+}
+
+// One number per block of `like`'s elements, or none.
+inline Tensor new_block_sums(const Tensor& like, bool needed) {
+  const int64_t blocks = needed ? ElementBlocks(like.numel(), 0).blocks() : 0;
+  return new_vector(like, blocks, compute_type(like.scalar_type()));
 }
 
 }  // namespace dvae

@@ -100,3 +100,15 @@ def bits_to_gumbel(bits, dtype: tl.constexpr):
         return -tl.log(e)
     else:
         return log2(e) * -0.6931471805599453
+
+
+@triton.jit
+def bits_to_logistic(bits, dtype: tl.constexpr):
+    """Standard logistic noise L = logit(v), always finite, in `dtype`."""
+    others = bits ^ 0xFFFFFFFF
+    if dtype == tl.float64:
+        return bits_to_exponential(bits, dtype) - bits_to_exponential(others, dtype)
+    else:
+        v = bits.to(tl.float32) * 2.3283064365386963e-10 + 1.1641532182693481e-10
+        w = others.to(tl.float32) * 2.3283064365386963e-10 + 1.1641532182693481e-10
+        return (log2(v) - log2(w)) * 0.6931471805599453

@@ -64,12 +64,13 @@ def binary_concrete_log_prob_bwd(
     """(dy, dlogits, the blocks' parts of dtau)."""
     inside = _clamped(y, logits)
     log_y, log_1y, t, tau = _log_odds(inside, logits, tau, tau_value)
-    grad = torch.where((tau > 0) & (tau < torch.inf), grad.to(inside.dtype), torch.nan)
+    valid = (tau > 0) & (tau < torch.inf)
+    grad = torch.where(valid, grad.to(inside.dtype), torch.nan)
     tanh = torch.tanh(t / 2)
     kept = inside == y
     middle = torch.where(kept, inside, 0.5)
     dy = grad * (2 * middle - 1 - tau * tanh) / (middle * (1 - middle))
-    dy = torch.where(kept, dy, torch.where(y.isnan(), torch.nan, 0))
+    dy = torch.where(kept, dy, torch.where(valid & ~y.isnan(), 0, torch.nan))
     dlogits = grad * tanh
     parts = sum_blocks(grad * (1 / tau - tanh * (log_y - log_1y))) if tau_grad else inside.new_empty((0,))
     return dy.to(y.dtype), dlogits.to(logits.dtype), parts

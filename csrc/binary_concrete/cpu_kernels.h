@@ -1,0 +1,184 @@
+// The binary concrete kernels, written once over the SIMD layer. Included once per target by for_each_target.h.
+//
+// Samples are taken from e = 2^-|t|, t = (l + L) log2(e) / tau: both zeta = 1 / (1 + e) or e / (1 + e) and its slope
+// e / (1 + e)^2 keep their relative accuracy, and nothing overflows.
+
+#include "common/element_io.h"
+
+template <class F>
+class BinaryConcreteNoise {
+ public:
+  using Scalar = typename F::Scalar;
+
+  BinaryConcreteNoise(const ElementBlocks& blocks, NoiseKey key) : blocks_(blocks), noise_(key) {}
+
+  // Draws the integers of a block's elements.
+  void open(int64_t block, int elements, int lacking) {
+    noise_.fill(blocks_.group + block * (kElementBlock / 4), bits_, lacking + elements);
+    words_ = bits_ + lacking;
+  }
+  F perturbed(int j, F logit) const {
+    return fma_exact(log2_odds(functions_, words_ + j), F(kLn2<Scalar>), logit);
+  }
+
+ private:
+  const ElementBlocks& blocks_;
+  ElementNoise noise_;
+  Functions<F> functions_;
+  const uint32_t* words_ = nullptr;
+  // a vector may be loaded that starts with the last element of a shifted block
+  alignas(64) uint32_t bits_[kElementBlock + 16];
+};
+
+// log2(e) / tau, finite: it multiplies perturbed logits that may be zero.
+template <class Scalar>
+Scalar binary_concrete_scale(double inverse_tau) {
+  const double largest = std::numeric_limits<Scalar>::max();
+  return static_cast<Scalar>(std::min(inverse_tau * kLog2e<double>, largest));
+}
+
+template <class F>
+void binary_concrete_sample_as(const BinaryConcreteArgs& args, int64_t begin, int64_t end) {
+  using Scalar = typename F::Scalar;
+  const F scale(binary_concrete_scale<Scalar>(args.inverse_tau));
+  BinaryConcreteNoise<F> noise(args.blocks, args.noise);
+  with_storages<Scalar>(args.logits.type, args.sample.type, [&](auto narrow, auto wide) {
+    for_blocks(args.blocks, begin, end, [&](int64_t block, int64_t first, int elements, int lacking) {
+      const auto* logits = static_cast<const decltype(narrow)*>(args.logits.data) + first;
+      auto* sample = static_cast<decltype(wide)*>(args.sample.data) + first;
+      const bool stream = streams(args.stream, sample);
+      noise.open(block, elements, lacking);
+      if (args.hard) {
+        for_vectors<F>(elements, [&](int j, auto vector) {
+          const F p = noise.perturbed(j, vector.load(logits + j));
+          vector.store(select(is_nan(p), p, select(p > F(0), F(1), F(0))), sample + j, stream);
+        });
+      } else {
+        for_vectors<F>(elements, [&](int j, auto vector) {
+          const F t = noise.perturbed(j, vector.load(logits + j)) * scale;
+          const F e = exp2(F(0) - absolute(t)), r = reciprocal(F(1) + e);
+          vector.store(select(t > F(0), r, e * r), sample + j, stream);
+        });
+      }
+    });
+  });
+  if (args.stream) fence_streams();
+}
+
+template <class F>
+void binary_concrete_backward_as(const BinaryConcreteBackwardArgs& args, int64_t begin, int64_t end) {
+  using Scalar = typename F::Scalar;
+  const F scale(binary_concrete_scale<Scalar>(args.inverse_tau)), inverse_tau(static_cast<Scalar>(args.inverse_tau));
+  auto* parts = static_cast<Scalar*>(args.dtau_parts);
+  BinaryConcreteNoise<F> noise(args.blocks, args.noise);
+  with_storages<Scalar>(args.logits.type, args.grad.type, [&](auto narrow, auto wide) {
+    for_blocks(args.blocks, begin, end, [&](int64_t block, int64_t first, int elements, int lacking) {
+      const auto* logits = static_cast<const decltype(narrow)*>(args.logits.data) + first;
+      const auto* grad = static_cast<const decltype(wide)*>(args.grad.data) + first;
+      auto* dlogits = static_cast<decltype(narrow)*>(args.dlogits.data) + first;
+      const bool stream = streams(args.stream, dlogits);
+      noise.open(block, elements, lacking);
+      F sum(0);
+      for_vectors<F>(elements, [&](int j, auto vector) {
+        const F t = noise.perturbed(j, vector.load(logits + j)) * scale;
+        const F e = exp2(F(0) - absolute(t)), r = reciprocal(F(1) + e);
+        const F dlogit = vector.load(grad + j) * (e * r * r) * inverse_tau;
+        sum = fma(dlogit, select(e == F(0), F(0), t), sum);  // infinite logits have no gradient
+        vector.store(dlogit, dlogits + j, stream);
+      });
+      if (parts != nullptr) parts[block] = -kLn2<Scalar> * reduce_add(sum);
+    });
+  });
+  if (args.stream) fence_streams();
+}
+
+// What the log density and its gradients share: y inside (0, 1), its logarithms, and t = tau logit(y) - l.
+template <class F>
+struct BinaryConcretePoint {
+  using Scalar = typename F::Scalar;
+  F y, one_minus_y, log2_y, log2_1y, t, e;
+
+  BinaryConcretePoint(const Functions<F>& f, F given, F logit, F tau) {
+    constexpr Scalar top = 1 - kEpsilon<Scalar> / 2;
+    y = F(0) - max(F(-top), F(0) - max(F(kLeastNormal<Scalar>), given));  // NaN passes
+    one_minus_y = F(1) - y;
+    log2_y = f.log2(y);
+    log2_1y = f.log2(one_minus_y);
+    t = fma((log2_y - log2_1y) * F(kLn2<Scalar>), tau, F(0) - logit);
+    e = exp2(absolute(t) * F(-kLog2e<Scalar>));
+  }
+};
+
+template <class F>
+void binary_concrete_log_prob_as(const BinaryConcreteLogProbArgs& args, int64_t begin, int64_t end) {
+  using Scalar = typename F::Scalar;
+  const Functions<F> f;
+  const F tau(static_cast<Scalar>(args.tau)), log_tau(static_cast<Scalar>(std::log(args.tau)));
+  with_storages<Scalar>(args.logits.type, args.y.type, [&](auto narrow, auto wide) {
+    for_blocks(args.blocks, begin, end, [&](int64_t, int64_t first, int elements, int) {
+      const auto* y = static_cast<const decltype(wide)*>(args.y.data) + first;
+      const auto* logits = static_cast<const decltype(narrow)*>(args.logits.data) + first;
+      auto* log_prob = static_cast<Scalar*>(args.log_prob.data) + first;
+      const bool stream = streams(args.stream, log_prob);
+      for_vectors<F>(elements, [&](int j, auto vector) {
+        const F given = vector.load(y + j);
+        const BinaryConcretePoint<F> at(f, given, vector.load(logits + j), tau);
+        const F logs = fma(f.log2(F(1) + at.e), F(2), at.log2_y + at.log2_1y);
+        const F result = fma(logs, F(-kLn2<Scalar>), log_tau - absolute(at.t));
+        vector.store(select(is_nan(given), given, result), log_prob + j, stream);
+      });
+    });
+  });
+  if (args.stream) fence_streams();
+}
+
+template <class F>
+void binary_concrete_log_prob_backward_as(const BinaryConcreteLogProbBackwardArgs& args, int64_t begin, int64_t end) {
+  using Scalar = typename F::Scalar;
+  const Functions<F> f;
+  const F tau(static_cast<Scalar>(args.tau)), inverse_tau(static_cast<Scalar>(1 / args.tau));
+  auto* parts = static_cast<Scalar*>(args.dtau_parts);
+  with_storages<Scalar>(args.logits.type, args.y.type, [&](auto narrow, auto wide) {
+    for_blocks(args.blocks, begin, end, [&](int64_t block, int64_t first, int elements, int) {
+      const auto* grad = static_cast<const Scalar*>(args.grad.data) + first;
+      const auto* y = static_cast<const decltype(wide)*>(args.y.data) + first;
+      const auto* logits = static_cast<const decltype(narrow)*>(args.logits.data) + first;
+      auto* dy = static_cast<decltype(wide)*>(args.dy.data) + first;
+      auto* dlogits = static_cast<decltype(narrow)*>(args.dlogits.data) + first;
+      const bool stream_dy = streams(args.stream, dy), stream_dlogits = streams(args.stream, dlogits);
+      F sum(0);
+      for_vectors<F>(elements, [&](int j, auto vector) {
+        const F given = vector.load(y + j), g = vector.load(grad + j);
+        const BinaryConcretePoint<F> at(f, given, vector.load(logits + j), tau);
+        F tanh = (F(1) - at.e) * reciprocal(F(1) + at.e);  // of t / 2
+        tanh = select(is_nan(given), given, select(F(0) > at.t, F(0) - tanh, tanh));
+        const F slope = (at.y - at.one_minus_y - tau * tanh) * reciprocal(at.y * at.one_minus_y);
+        vector.store(select(at.y == given, g * slope, select(is_nan(given), given, F(0))), dy + j, stream_dy);
+        vector.store(g * tanh, dlogits + j, stream_dlogits);
+        sum = fma(g, inverse_tau - tanh * ((at.log2_y - at.log2_1y) * F(kLn2<Scalar>)), sum);
+      });
+      if (parts != nullptr) parts[block] = reduce_add(sum);
+    });
+  });
+  if (args.stream) fence_streams();
+}
+
+void binary_concrete_sample(const BinaryConcreteArgs& args, int64_t begin, int64_t end) {
+  const bool wide = args.logits.type == Storage::float64;
+  (wide ? binary_concrete_sample_as<F64> : binary_concrete_sample_as<F32>)(args, begin, end);
+}
+
+void binary_concrete_backward(const BinaryConcreteBackwardArgs& args, int64_t begin, int64_t end) {
+  const bool wide = args.logits.type == Storage::float64;
+  (wide ? binary_concrete_backward_as<F64> : binary_concrete_backward_as<F32>)(args, begin, end);
+}
+
+void binary_concrete_log_prob(const BinaryConcreteLogProbArgs& args, int64_t begin, int64_t end) {
+  const bool wide = args.logits.type == Storage::float64;
+  (wide ? binary_concrete_log_prob_as<F64> : binary_concrete_log_prob_as<F32>)(args, begin, end);
+}
+
+void binary_concrete_log_prob_backward(const BinaryConcreteLogProbBackwardArgs& args, int64_t begin, int64_t end) {
+  const bool wide = args.logits.type == Storage::float64;
+  (wide ? binary_concrete_log_prob_backward_as<F64> : binary_concrete_log_prob_backward_as<F32>)(args, begin, end);
+}

@@ -1,0 +1,87 @@
+"""Elementwise operations on contiguous tensors: the blocks of dvae_kernels/_elements.py as tiles [BLOCK]."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from dvae_kernels._elements import BLOCK, count_blocks
+from dvae_kernels._triton.philox import philox
+from dvae_kernels._triton.rows import launch
+
+_INT32_MAX = (1 << 31) - 1
+
+
+@triton.jit
+def element_tile(count, shift, BLOCK: tl.constexpr, INT64: tl.constexpr):
+    """(element numbers [BLOCK], which of them exist, whether all do)."""
+    block = tl.program_id(0)
+    if INT64:
+        block = block.to(tl.int64)
+    first = block * BLOCK - shift
+    element = first + tl.arange(0, BLOCK)
+    return element, (element >= 0) & (element < count), (first >= 0) & (first + BLOCK <= count)
+
+
+@triton.jit
+def load_elements(ptr, element, exists, whole, fill, ACC: tl.constexpr, EVEN: tl.constexpr):
+    """Elements upcast to ACC, `fill` where there are none. A whole tile needs no mask, which would split accesses."""
+    if EVEN:
+        x = tl.load(ptr + element, mask=exists, other=fill)
+    else:
+        if whole:
+            x = tl.load(ptr + element)
+        else:
+            x = tl.load(ptr + element, mask=exists, other=fill)
+    return x.to(ACC)
+
+
+@triton.jit
+def store_elements(ptr, element, exists, whole, value, EVEN: tl.constexpr):
+    """The inverse of load_elements; rounds to the dtype behind ptr."""
+    if EVEN:
+        tl.store(ptr + element, value, mask=exists)
+    else:
+        if whole:
+            tl.store(ptr + element, value)
+        else:
+            tl.store(ptr + element, value, mask=exists)
+
+
+@triton.jit
+def element_bits(key_ptr, group, BLOCK: tl.constexpr):
+    """The stream's uint32 words [BLOCK] of this program's tile, draw 0. group: counter of the first tile's start."""
+    seed = tl.load(key_ptr)
+    offset = tl.load(key_ptr + 1).to(tl.uint32)
+    first = group.to(tl.uint64) + tl.program_id(0).to(tl.uint64) * (BLOCK // 4)
+    counter = first + tl.arange(0, BLOCK // 4).to(tl.uint64)
+    zero = tl.zeros([BLOCK // 4], tl.uint32)
+    a, b, c, d = philox(seed, counter.to(tl.uint32), (counter >> 32).to(tl.uint32), offset + zero, zero)
+    return tl.reshape(tl.join(tl.join(a, c), tl.join(b, d)), [BLOCK])
+
+
+def launch_elements(
+    kernel: Any, inputs: Sequence[Tensor], outputs: Sequence[Tensor], *args: Any, index_offset: int = 0
+) -> None:
+    """kernel(*inputs, *outputs, *args, count, shift, group, ...) over the elements of tensors of one shape.
+
+    What is not contiguous is copied, and such outputs are copied back.
+    """
+    count, shift = outputs[0].numel(), index_offset % 4
+    written = [
+        y if y.is_contiguous() else torch.empty_like(y, memory_format=torch.contiguous_format) for y in outputs
+    ]
+    launch(
+        kernel, count_blocks(count), *(x.contiguous() for x in inputs), *written, *args,
+        count, shift, (index_offset - shift) // 4 % (1 << 62),
+        ACC=tl.float64 if outputs[0].dtype == torch.float64 else tl.float32, BLOCK=BLOCK,
+        EVEN=count % 16 == 0 and shift == 0, INT64=count > _INT32_MAX - 2 * BLOCK, num_warps=4,
+    )  # fmt: skip
+    for output, y in zip(outputs, written):
+        if y is not output:
+            output.copy_(y)
