@@ -17,7 +17,7 @@ class BinaryConcreteNoise {
     noise_.fill(blocks_.group + block * (kElementBlock / 4), bits_, lacking + elements);
     words_ = bits_ + lacking;
   }
-  F perturbed(int j, F logit) const {
+  F perturbed(int64_t j, F logit) const {
     return fma_exact(log2_odds(functions_, words_ + j), F(kLn2<Scalar>), logit);
   }
 
@@ -49,15 +49,15 @@ void binary_concrete_sample_as(const BinaryConcreteArgs& args, int64_t begin, in
       const bool stream = streams(args.stream, sample);
       noise.open(block, elements, lacking);
       if (args.hard) {
-        for_vectors<F>(elements, [&](int j, auto vector) {
-          const F p = noise.perturbed(j, vector.load(logits + j));
-          vector.store(select(is_nan(p), p, select(p > F(0), F(1), F(0))), sample + j, stream);
+        for_vectors<F>(0, elements, [&](int64_t j, auto count) {
+          const F p = noise.perturbed(j, load_elements<F>(logits + j, count));
+          store_elements<F>(select(is_nan(p), p, select(p > F(0), F(1), F(0))), sample + j, count, stream);
         });
       } else {
-        for_vectors<F>(elements, [&](int j, auto vector) {
-          const F t = noise.perturbed(j, vector.load(logits + j)) * scale;
+        for_vectors<F>(0, elements, [&](int64_t j, auto count) {
+          const F t = noise.perturbed(j, load_elements<F>(logits + j, count)) * scale;
           const F e = exp2(F(0) - absolute(t)), r = reciprocal(F(1) + e);
-          vector.store(select(t > F(0), r, e * r), sample + j, stream);
+          store_elements<F>(select(t > F(0), r, e * r), sample + j, count, stream);
         });
       }
     });
@@ -79,12 +79,12 @@ void binary_concrete_backward_as(const BinaryConcreteBackwardArgs& args, int64_t
       const bool stream = streams(args.stream, dlogits);
       noise.open(block, elements, lacking);
       F sum(0);
-      for_vectors<F>(elements, [&](int j, auto vector) {
-        const F t = noise.perturbed(j, vector.load(logits + j)) * scale;
+      for_vectors<F>(0, elements, [&](int64_t j, auto count) {
+        const F t = noise.perturbed(j, load_elements<F>(logits + j, count)) * scale;
         const F e = exp2(F(0) - absolute(t)), r = reciprocal(F(1) + e);
-        const F dlogit = vector.load(grad + j) * (e * r * r) * inverse_tau;
+        const F dlogit = load_elements<F>(grad + j, count) * (e * r * r) * inverse_tau;
         sum = fma(dlogit, select(e == F(0), F(0), t), sum);  // infinite logits have no gradient
-        vector.store(dlogit, dlogits + j, stream);
+        store_elements<F>(dlogit, dlogits + j, count, stream);
       });
       if (parts != nullptr) parts[block] = -kLn2<Scalar> * reduce_add(sum);
     });
@@ -120,12 +120,12 @@ void binary_concrete_log_prob_as(const BinaryConcreteLogProbArgs& args, int64_t 
       const auto* logits = static_cast<const decltype(narrow)*>(args.logits.data) + first;
       auto* log_prob = static_cast<Scalar*>(args.log_prob.data) + first;
       const bool stream = streams(args.stream, log_prob);
-      for_vectors<F>(elements, [&](int j, auto vector) {
-        const F given = vector.load(y + j);
-        const BinaryConcretePoint<F> at(f, given, vector.load(logits + j), tau);
+      for_vectors<F>(0, elements, [&](int64_t j, auto count) {
+        const F given = load_elements<F>(y + j, count);
+        const BinaryConcretePoint<F> at(f, given, load_elements<F>(logits + j, count), tau);
         const F logs = fma(f.log2(F(1) + at.e), F(2), at.log2_y + at.log2_1y);
         const F result = fma(logs, F(-kLn2<Scalar>), log_tau - absolute(at.t));
-        vector.store(select(is_nan(given), given, result), log_prob + j, stream);
+        store_elements<F>(select(is_nan(given), given, result), log_prob + j, count, stream);
       });
     });
   });
@@ -147,14 +147,14 @@ void binary_concrete_log_prob_backward_as(const BinaryConcreteLogProbBackwardArg
       auto* dlogits = static_cast<decltype(narrow)*>(args.dlogits.data) + first;
       const bool stream_dy = streams(args.stream, dy), stream_dlogits = streams(args.stream, dlogits);
       F sum(0);
-      for_vectors<F>(elements, [&](int j, auto vector) {
-        const F given = vector.load(y + j), g = vector.load(grad + j);
-        const BinaryConcretePoint<F> at(f, given, vector.load(logits + j), tau);
+      for_vectors<F>(0, elements, [&](int64_t j, auto count) {
+        const F given = load_elements<F>(y + j, count), g = load_elements<F>(grad + j, count);
+        const BinaryConcretePoint<F> at(f, given, load_elements<F>(logits + j, count), tau);
         F tanh = (F(1) - at.e) * reciprocal(F(1) + at.e);  // of t / 2
         tanh = select(is_nan(given), given, select(F(0) > at.t, F(0) - tanh, tanh));
         const F slope = (at.y - at.one_minus_y - tau * tanh) * reciprocal(at.y * at.one_minus_y);
-        vector.store(select(at.y == given, g * slope, select(is_nan(given), given, F(0))), dy + j, stream_dy);
-        vector.store(g * tanh, dlogits + j, stream_dlogits);
+        store_elements<F>(select(at.y == given, g * slope, select(is_nan(given), given, F(0))), dy + j, count, stream_dy);
+        store_elements<F>(g * tanh, dlogits + j, count, stream_dlogits);
         sum = fma(g, inverse_tau - tanh * ((at.log2_y - at.log2_1y) * F(kLn2<Scalar>)), sum);
       });
       if (parts != nullptr) parts[block] = reduce_add(sum);

@@ -1,18 +1,20 @@
 // Elementwise operations over the SIMD layer: noise by element, and vectors of contiguous elements of any storage
 // type. Part of the kernels of a target.
 
+#include "common/row_io.h"
+
 // The noise integers of blocks of elements.
 class ElementNoise {
  public:
   explicit ElementNoise(NoiseKey key) : key_(key), row_(key.key, key.offset) {}
 
-  // Words of the elements from 4 * group; `count` is rounded up to whole blocks of RowNoise, `words` is aligned to 64
+  // Words of the elements from 4 * group; `count` is rounded up to whole steps of RowNoise, `words` is aligned to 64
   // bytes.
   void fill(uint64_t group, uint32_t* words, int count) {
-    const uint64_t last = group + (count + RowNoise::block - 1) / 4;
+    const uint64_t last = group + (count + RowNoise::step - 1) / 4;
     if (high_word(group) == high_word(last)) {
       row_.set_row(high_word(group));
-      row_.fill(low_word(group), words, count);
+      row_.fill(low_word(group), words, count, [](int, int) {});
       return;
     }
     for (int j = 0; j < count; j += 4) {
@@ -44,48 +46,31 @@ F absolute(F x) {
   return max(x, F(0) - x);
 }
 
-// A vector of elements that all exist.
-template <class F>
-struct WholeVector {
-  template <class T>
-  F load(const T* p) const {
-    return F::load(p);
-  }
-  template <class T>
-  void store(F x, T* p, bool stream) const {  // past the caches where asked and possible
-    if constexpr (std::is_same_v<T, typename F::Scalar>) {
-      if (stream) return x.stream(p);
-    }
-    x.store(p);
-  }
-};
+// The first `count` elements at p (see for_vectors), zero in the other lanes.
+template <class F, class T>
+F load_elements(const T* p, AllLanes<F>) {
+  return F::load(p);
+}
+template <class F, class T>
+F load_elements(const T* p, int count) {
+  T lanes[F::lanes] = {};
+  std::memcpy(lanes, p, count * sizeof(T));
+  return F::load(lanes);
+}
 
-// The first `count` elements of one; the others are loaded as zeros and not stored.
-template <class F>
-struct PartVector {
-  int count;
-
-  template <class T>
-  F load(const T* p) const {
-    T elements[F::lanes] = {};
-    std::memcpy(elements, p, count * sizeof(T));
-    return F::load(elements);
+// Writes the first `count` lanes, past the caches where asked and possible.
+template <class F, class T>
+void store_elements(F x, T* p, AllLanes<F>, bool stream) {
+  if constexpr (std::is_same_v<T, typename F::Scalar>) {
+    if (stream) return x.stream(p);
   }
-  template <class T>
-  void store(F x, T* p, bool) const {
-    T elements[F::lanes];
-    x.store(elements);
-    std::memcpy(p, elements, count * sizeof(T));
-  }
-};
-
-// Calls body(first element, vector) for the vectors of `count` elements.
-template <class F, class Body>
-void for_vectors(int count, const Body& body) {
-  int j = 0;
-#pragma GCC unroll 4
-  for (; j + F::lanes <= count; j += F::lanes) body(j, WholeVector<F>());
-  if (j < count) body(j, PartVector<F>{count - j});
+  x.store(p);
+}
+template <class F, class T>
+void store_elements(F x, T* p, int count, bool) {
+  T lanes[F::lanes];
+  x.store(lanes);
+  std::memcpy(p, lanes, count * sizeof(T));
 }
 
 // Calls run(block, first element, elements, words before the first) for the blocks [begin, end).

@@ -73,9 +73,7 @@ def launch_elements(
     What is not contiguous is copied, and such outputs are copied back.
     """
     count, shift = outputs[0].numel(), index_offset % 4
-    written = [
-        y if y.is_contiguous() else torch.empty_like(y, memory_format=torch.contiguous_format) for y in outputs
-    ]
+    written = [y if y.is_contiguous() else torch.empty_like(y, memory_format=torch.contiguous_format) for y in outputs]
     launch(
         kernel, count_blocks(count), *(x.contiguous() for x in inputs), *written, *args,
         count, shift, (index_offset - shift) // 4 % (1 << 62),

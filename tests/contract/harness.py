@@ -38,6 +38,8 @@ class Case:
     # of a one-hot output: (inputs, key) -> float64 scores whose argmax along `dim` it marks
     scores: Callable[[Inputs, Tensor], Tensor] | None = None
     dim: int = -1
+    # of zeros and ones: (inputs, key) -> float64 scores, positive where it is one
+    odds: Callable[[Inputs, Tensor], Tensor] | None = None
     keys: int = 16  # how many keys estimate the reference's error
     slow_interpreted: bool = False
 
@@ -214,6 +216,14 @@ def assert_marks_best(onehot: Tensor, scores: Tensor, dim: int) -> None:
     assert (best - chosen <= TIE).all(), f"missed the best score by up to {largest(best - chosen)}"
 
 
+def assert_marks_positive(bits: Tensor, odds: Tensor) -> None:
+    """Exactly zeros and ones, on the right side of every float64 score that float32 can tell from 0."""
+    bits = bits.to("cpu", torch.float64)
+    assert ((bits == 0) | (bits == 1)).all(), "not exactly zeros and ones"
+    wrong = odds[(bits == 1) != (odds > 0)]
+    assert (wrong.abs() <= TIE).all(), f"on the wrong side of 0 by up to {largest(wrong)}"
+
+
 def assert_keeps_the_contract(case: Case, backend: str, device: str) -> None:
     """One call and its gradients: within the budget, with nothing changed around the inputs."""
     inputs = place(case, device)
@@ -228,6 +238,9 @@ def assert_keeps_the_contract(case: Case, backend: str, device: str) -> None:
         if name == "output" and case.scores is not None:
             if result.numel():
                 assert_marks_best(torch.atleast_1d(result), case.scores(inputs, noise_key(0)), case.dim)
+            continue
+        if name == "output" and case.odds is not None:
+            assert_marks_positive(result, case.odds(inputs, noise_key(0)))
             continue
         error = distance(result, expectation.oracle)
         assert error <= expectation.budget, f"{name}: error {error:.3g} above the budget {expectation.budget:.3g}"

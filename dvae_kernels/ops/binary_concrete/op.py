@@ -223,8 +223,8 @@ def binary_concrete_log_prob(y: Tensor, logits: Tensor, tau: float | Tensor, *, 
     Source: Maddison, Mnih, Teh, "The Concrete Distribution", ICLR 2017 (arXiv:1611.00712), appendix B, eq. 18.
 
     Example:
-        >>> binary_concrete_log_prob(torch.tensor([0.25, 0.5]), torch.tensor(0.0), tau=1.0)
-        tensor([0., 0.])
+        >>> binary_concrete_log_prob(torch.tensor([0.1, 0.5]), torch.tensor(0.0), tau=0.5)
+        tensor([ 0.0408, -0.6931])
     """
     op = "binary_concrete_log_prob"
     _validate.floating(op, "y", y)

@@ -69,14 +69,14 @@ def _log(x, ACC: tl.constexpr):
 
 
 @triton.jit
-def _point(y, l, tau, ACC: tl.constexpr):
-    """(y inside (0, 1), log y, log(1 - y), t = tau logit(y) - l, exp(-|t|))."""
+def _point(y, x, tau, ACC: tl.constexpr):
+    """(y inside (0, 1), log y, log(1 - y), t = tau logit(y) - x, exp(-|t|))."""
     tiny: tl.constexpr = 2.2250738585072014e-308 if ACC == tl.float64 else 1.1754943508222875e-38
     top: tl.constexpr = 0.9999999999999999 if ACC == tl.float64 else 0.9999999403953552
     inside = tl.minimum(tl.maximum(y, tiny), top)
     log_y = _log(inside, ACC)
     log_1y = _log(1.0 - inside, ACC)
-    t = tau * (log_y - log_1y) - l
+    t = tau * (log_y - log_1y) - x
     return inside, log_y, log_1y, t, _exp(-tl.abs(t), 1.0, ACC)
 
 
