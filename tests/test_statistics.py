@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from conftest import Target
-from dvae_kernels import gumbel_argmax, gumbel_softmax, gumbel_softmax_log_prob
+from dvae_kernels import (
+    binary_concrete,
+    binary_concrete_log_prob,
+    gumbel_argmax,
+    gumbel_softmax,
+    gumbel_softmax_log_prob,
+)
 
 np = pytest.importorskip("numpy")  # a GPU machine may have neither
 stats = pytest.importorskip("scipy.stats")
@@ -110,3 +116,62 @@ def test_the_density_of_relaxed_samples(target: Target, tau: float) -> None:
     # the volume of dy1 dy2 is y1 y2 y3 du dv
     density = gumbel_softmax_log_prob(log_y.exp(), logits, tau, backend=target.backend) + log_y.sum(-1)
     assert abs(density.exp().sum().item() * step**2 - 1) < 1e-6
+
+
+@pytest.mark.parametrize("tau", [0.7, 1.0, 3.0])
+def test_binary_samples_follow_the_binary_concrete_distribution(target: Target, tau: float) -> None:
+    """logit(y) * tau - l is logistic (Maddison et al. 2017, appendix B): its distribution and its moments."""
+    count = 100_000
+    logits = torch.tensor(0.8, dtype=torch.float64, device=target.device).expand(count)
+    y = binary_concrete(logits, tau, seed=6, backend=target.backend).cpu()
+    noise = (tau * y.logit() - 0.8).numpy()
+    assert stats.kstest(noise, "logistic").pvalue > ALARM
+    deviation = np.pi / 3**0.5
+    assert abs(noise.mean()) < 5 * deviation / count**0.5
+    assert abs(noise.var() / deviation**2 - 1) < 5 * (3.2 / count) ** 0.5
+    for lag in (1, 2, 3, 4, 32):
+        assert abs(np.corrcoef(noise[:-lag], noise[lag:])[0, 1]) < 5.5 / count**0.5
+
+
+@pytest.mark.parametrize("logit", [-2.0, 0.0, 0.7])
+def test_hard_binary_samples_are_bernoulli(target: Target, logit: float) -> None:
+    count = 500_000
+    ones = binary_concrete(
+        torch.tensor(logit, device=target.device).expand(count), hard=True, seed=7, backend=target.backend
+    ).sum()
+    p = 1 / (1 + np.exp(-logit))
+    assert stats.binomtest(int(ones), count, p).pvalue > ALARM
+
+
+def test_the_tails_of_logistic_noise_are_symmetric(target: Target) -> None:
+    """Odds of e^13 are beaten as often from below as from above, in 2^26 draws."""
+    if target.backend == "reference" or target.capability == "baseline":
+        pytest.skip("takes too long")
+    block, blocks, odds = 1 << 24, 4, 13.0
+    for sign in (-1, 1):
+        logits = torch.tensor(sign * odds, dtype=torch.float16, device=target.device).expand(block)
+        rare = 0
+        for i in range(blocks):
+            y = binary_concrete(logits, hard=True, seed=9, index_offset=i * block, backend=target.backend)
+            rare += int((y != (sign > 0)).sum())
+        assert_poisson(rare, blocks * block / (1 + np.exp(odds)))
+
+
+@pytest.mark.parametrize("tau", [0.4, 1.0, 2.5])
+def test_the_density_of_relaxed_bits(target: Target, tau: float) -> None:
+    """torch's; and it integrates to one over y = sigmoid(u)."""
+    options = {"dtype": torch.float64, "device": target.device}
+    logits = torch.tensor(0.6, **options)
+    y = binary_concrete(logits.expand(1000), tau, seed=1, backend=target.backend)
+    log_prob = binary_concrete_log_prob(y, logits, tau, backend=target.backend)
+    expected = torch.distributions.RelaxedBernoulli(
+        torch.tensor(tau, **options), logits=logits, validate_args=False
+    ).log_prob(y)
+    inside = (y > 1e-6) & (y < 1 - 1e-6)  # beyond, torch clamps
+    torch.testing.assert_close(log_prob[inside], expected[inside], rtol=1e-8, atol=1e-8)
+
+    step = 0.05 / tau
+    u = step * torch.arange(-400, 401, **options)
+    log_volume = torch.nn.functional.logsigmoid(u) + torch.nn.functional.logsigmoid(-u)
+    density = binary_concrete_log_prob(u.sigmoid(), logits, tau, backend=target.backend) + log_volume
+    assert abs(density.exp().sum().item() * step - 1) < 1e-6
