@@ -31,11 +31,11 @@ _SECTOR = 32  # bytes that memory moves at least
 
 
 @lru_cache(maxsize=4096)
-def config(compute: torch.dtype, itemsize: int, k: int, inner: int, k_strided: bool) -> Config:
-    """The configuration for rows of k columns."""
+def config(compute: torch.dtype, itemsize: int, k: int, inner: int, k_strided: bool, room: int = 1) -> Config:
+    """The configuration for rows of k columns; `room`: how many times the registers a kernel needs for each value."""
     block_k = max(4, triton.next_power_of_2(k))
     table, loop = (_K_STRIDED, _K_STRIDED_LOOP) if k_strided else (_CONTIGUOUS, _CONTIGUOUS_LOOP)
-    room = 2 if compute == torch.float64 else 1  # registers per value
+    room *= 2 if compute == torch.float64 else 1
     for widest, elements, warps in table:
         rows = elements // block_k // room
         if block_k * room <= widest and (not k_strided or rows * itemsize >= _SECTOR):
@@ -43,9 +43,9 @@ def config(compute: torch.dtype, itemsize: int, k: int, inner: int, k_strided: b
     return loop._replace(block_k=loop.block_k // room)
 
 
-def tiling(view: Rows, tensor: Tensor) -> tuple[int, dict[str, Any]]:
+def tiling(view: Rows, tensor: Tensor, room: int = 1) -> tuple[int, dict[str, Any]]:
     """The number of programs, and the constants, of a kernel over the rows of `tensor`."""
-    tile = config(compute_dtype(tensor.dtype), tensor.itemsize, view.k, view.inner, view.k_strided)
+    tile = config(compute_dtype(tensor.dtype), tensor.itemsize, view.k, view.inner, view.k_strided, room)
     # a grid beyond 2^31 - 1 would need a tile of one row, which is over 1024 wide, and so terabytes
     if view.k_strided:
         programs = view.rows // view.inner * -(-view.inner // tile.rows)

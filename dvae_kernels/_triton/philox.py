@@ -56,8 +56,8 @@ def philox(seed, c0, c1, c2, c3):
 
 
 @triton.jit
-def row_bits(key_ptr, row, start, ROWS: tl.constexpr, BLOCK_K: tl.constexpr):
-    """The stream's uint32 words [ROWS, BLOCK_K] of the columns from `start` (a multiple of 4), draw 0.
+def row_bits(key_ptr, row, start, draw, ROWS: tl.constexpr, BLOCK_K: tl.constexpr):
+    """The stream's uint32 words [ROWS, BLOCK_K] of the columns from `start` (a multiple of 4).
 
     row: uint32 [ROWS, 1], row_offset included. key_ptr: int64[2].
     """
@@ -66,8 +66,19 @@ def row_bits(key_ptr, row, start, ROWS: tl.constexpr, BLOCK_K: tl.constexpr):
     # every counter word must be uint32: 64-bit words would make tl.philox another generator
     group = (start // 4 + tl.arange(0, BLOCK_K // 4)).to(tl.uint32)[None, :]
     zero = tl.zeros([ROWS, BLOCK_K // 4], tl.uint32)
-    a, b, c, d = philox(seed, group + zero, row + zero, offset + zero, zero)
+    a, b, c, d = philox(seed, group + zero, row + zero, offset + zero, tl.full(zero.shape, draw, tl.uint32))
     return join4(a, b, c, d, ROWS, BLOCK_K)
+
+
+@triton.jit
+def row_word(key_ptr, row, column, draw, ROWS: tl.constexpr):
+    """The word of one column of each row, [ROWS, 1] as `row` and `column` (int32)."""
+    zero = tl.zeros([ROWS, 1], tl.uint32)
+    group = (column // 4).to(tl.uint32)
+    offset = tl.load(key_ptr + 1).to(tl.uint32)
+    a, b, c, d = philox(tl.load(key_ptr), group, row + zero, offset + zero, tl.full([ROWS, 1], draw, tl.uint32))
+    lane = column % 4
+    return tl.where(lane < 2, tl.where(lane == 0, a, b), tl.where(lane == 2, c, d))
 
 
 @triton.jit

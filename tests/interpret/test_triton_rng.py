@@ -24,7 +24,7 @@ KEYS = [(0, 0), (-5, -7), ((1 << 62) + 12345, (1 << 40) + 99), (-(1 << 63), (1 <
 @triton.jit
 def _row_bits_kernel(out_ptr, key_ptr, row_offset, start, ROWS: tl.constexpr, BLOCK_K: tl.constexpr):
     row = tl.arange(0, ROWS)[:, None]
-    bits = philox.row_bits(key_ptr, row.to(tl.uint32) + row_offset.to(tl.uint32), start, ROWS, BLOCK_K)
+    bits = philox.row_bits(key_ptr, row.to(tl.uint32) + row_offset.to(tl.uint32), start, 0, ROWS, BLOCK_K)
     tl.store(out_ptr + row * BLOCK_K + tl.arange(0, BLOCK_K)[None, :], bits.to(tl.int64))
 
 

@@ -16,47 +16,22 @@ from torch import Tensor
 from dvae_kernels._triton.config import tiling
 from dvae_kernels._triton.philox import bits_to_gumbel, row_bits
 from dvae_kernels._triton.rows import Rows, launch, view_as_rows
+from dvae_kernels._triton.softmax import exp, inverse_or_zero, or_zero, tau_tensor, temperature
 from dvae_kernels._triton.tiles import load_tile, row_tile, store_tile
-from dvae_kernels.ops.gumbel_softmax.reference import new_tau_rows
+from dvae_kernels.ops.gumbel_softmax.reference import new_index, new_tau_rows
 
 
 @triton.jit
-def _temperature(tau_ptr, tau_value, ACC: tl.constexpr):
-    """(tau, 1 / tau): kept finite for tiny tau, 0 for tau = 0, NaN unless tau is a finite number >= 0."""
-    tau = tl.full([], tau_value, ACC) if tau_ptr is None else tl.load(tau_ptr)
-    # half of the largest number, so that the factor of exp2 is finite too
-    largest: tl.constexpr = 8.9e307 if ACC == tl.float64 else 1.7e38
-    inverse = tl.where((tau > 0) & (tau < float("inf")), tl.minimum(1.0 / tau, largest), float("nan"))
-    return tau, tl.where(tau == 0, 0.0, inverse)
+def _found(index, top):
+    """The index of a row as gumbel_argmax gives it: -1 for only -inf, -2 for +inf (or NaN, see _ranked)."""
+    return tl.where(top == float("-inf"), -1, tl.where(top == float("inf"), -2, index))
 
 
 @triton.jit
-def _exp(x, scale, ACC: tl.constexpr):
-    """exp(x * scale)."""
-    if ACC == tl.float64:
-        return tl.exp(x * scale)
-    else:
-        return tl.exp2(x * (scale * 1.4426950408889634))
-
-
-@triton.jit
-def _inverse_or_zero(total):
-    """1 / total, and 0 for a row of only -inf, whose total is 0."""
-    return tl.where(total == 0, 0.0, 1.0 / total)
-
-
-@triton.jit
-def _or_zero(top):
-    """`top`, or 0 for a row of only -inf, where it would give inf - inf."""
-    return tl.where(top == float("-inf"), 0.0, top)
-
-
-@triton.jit
-def _one_hot(index, top, start, inverse, ROWS: tl.constexpr, BLOCK_K: tl.constexpr):
-    """Zeros for a row of only -inf, NaN for one with +inf (or NaN, see _ranked) or a bad temperature."""
+def _one_hot(found, start, inverse, BLOCK_K: tl.constexpr):
+    """Zeros for a row of only -inf, NaN for one with NaN or +inf or a bad temperature."""
     col = start + tl.arange(0, BLOCK_K)[None, :]
-    zero = tl.where(top == float("inf"), float("nan"), 0.0) + 0.0 * inverse
-    found = tl.where(top == float("-inf"), -1, index)
+    zero = tl.where(found == -2, float("nan"), 0.0) + 0.0 * inverse
     return tl.where(col == found, zero + 1.0, zero)
 
 
@@ -76,36 +51,43 @@ def _first(perturbed, top, start, K, BLOCK_K: tl.constexpr):
 @triton.jit
 def _perturbed(x_rows, x_sk, key_ptr, stream_row, start, row_mask, K, ACC: tl.constexpr, ROWS: tl.constexpr,
                BLOCK_K: tl.constexpr, K_STRIDED: tl.constexpr, INT64: tl.constexpr):  # fmt: skip
-    """logits + Gumbel noise, -inf outside: [ROWS, BLOCK_K]."""
+    """logits + Gumbel noise (none without a key), -inf outside: [ROWS, BLOCK_K]."""
     x = load_tile(x_rows, start, x_sk, row_mask, K, float("-inf"), ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
-    return x + bits_to_gumbel(row_bits(key_ptr, stream_row, start, ROWS, BLOCK_K), ACC)
+    if key_ptr is not None:
+        x += bits_to_gumbel(row_bits(key_ptr, stream_row, start, 0, ROWS, BLOCK_K), ACC)
+    return x
 
 
 @triton.jit(do_not_specialize=["hard", "row_offset"])
 def _gumbel_softmax_fwd_kernel(
-    x_ptr, y_ptr, key_ptr, tau_ptr, tau_value, hard, row_offset, rows, K, inner,
+    x_ptr, y_ptr, index_ptr, key_ptr, tau_ptr, tau_value, hard, row_offset, rows, K, inner,
     x_so, x_sk, x_si, y_so, y_sk, y_si,
     ACC: tl.constexpr, ROWS: tl.constexpr, BLOCK_K: tl.constexpr, TILES: tl.constexpr, K_STRIDED: tl.constexpr,
     INT64: tl.constexpr,
 ):  # fmt: skip
     row, outer_index, inner_index, mask = row_tile(rows, inner, ROWS, K_STRIDED, INT64)
     x_rows = x_ptr + outer_index * x_so + inner_index * x_si
-    y_rows = y_ptr + outer_index * y_so + inner_index * y_si
+    if y_ptr is not None:
+        y_rows = y_ptr + outer_index * y_so + inner_index * y_si
     stream_row = row.to(tl.uint32) + row_offset.to(tl.uint32)
-    tau, inverse = _temperature(tau_ptr, tau_value, ACC)
-    one_hot = (hard != 0) | (tau == 0)
+    tau, inverse = temperature(tau_ptr, tau_value, ACC)
+    one_hot = True if index_ptr is not None else (hard != 0) | (tau == 0)
     if TILES == 1:
         z = _perturbed(x_rows, x_sk, key_ptr, stream_row, 0, mask, K, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
         if one_hot:
             z = _ranked(z)
         top = tl.max(z, axis=1, keep_dims=True)
         if one_hot:
-            y = _one_hot(_first(z, top, 0, K, BLOCK_K), top, 0, inverse, ROWS, BLOCK_K).to(ACC)
+            found = _found(_first(z, top, 0, K, BLOCK_K), top)
+            if index_ptr is not None:
+                tl.store(index_ptr + row, found.to(tl.int64), mask=mask)
+            y = _one_hot(found, 0, inverse, BLOCK_K).to(ACC)
         else:
-            y = _exp(z - _or_zero(top), inverse, ACC)
+            y = exp(z - or_zero(top), inverse, ACC)
             total = tl.sum(y, axis=1, keep_dims=True)
-            y = y * _inverse_or_zero(total)
-        store_tile(y_rows, 0, y_sk, y, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
+            y = y * inverse_or_zero(total)
+        if y_ptr is not None:
+            store_tile(y_rows, 0, y_sk, y, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
     else:
         top = tl.full([ROWS, 1], float("-inf"), ACC)
         if one_hot:
@@ -116,21 +98,25 @@ def _gumbel_softmax_fwd_kernel(
                 tile_top = tl.max(z, axis=1, keep_dims=True)
                 index = tl.where(tile_top > top, _first(z, tile_top, start, K, BLOCK_K), index)
                 top = tl.maximum(top, tile_top)
-            for start in range(0, TILES * BLOCK_K, BLOCK_K):
-                y = _one_hot(index, top, start, inverse, ROWS, BLOCK_K).to(ACC)
-                store_tile(y_rows, start, y_sk, y, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
+            found = _found(index, top)
+            if index_ptr is not None:
+                tl.store(index_ptr + row, found.to(tl.int64), mask=mask)
+            if y_ptr is not None:
+                for start in range(0, TILES * BLOCK_K, BLOCK_K):
+                    y = _one_hot(found, start, inverse, BLOCK_K).to(ACC)
+                    store_tile(y_rows, start, y_sk, y, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
         else:
             total = tl.zeros([ROWS, 1], ACC)
             for start in range(0, TILES * BLOCK_K, BLOCK_K):
                 z = _perturbed(x_rows, x_sk, key_ptr, stream_row, start, mask, K, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
                 new_top = tl.maximum(top, tl.max(z, axis=1, keep_dims=True))
-                total *= _exp(top - _or_zero(new_top), inverse, ACC)
-                total += tl.sum(_exp(z - _or_zero(new_top), inverse, ACC), axis=1, keep_dims=True)
+                total *= exp(top - or_zero(new_top), inverse, ACC)
+                total += tl.sum(exp(z - or_zero(new_top), inverse, ACC), axis=1, keep_dims=True)
                 top = new_top
-            norm = _inverse_or_zero(total)
+            norm = inverse_or_zero(total)
             for start in range(0, TILES * BLOCK_K, BLOCK_K):
                 z = _perturbed(x_rows, x_sk, key_ptr, stream_row, start, mask, K, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
-                y = _exp(z - _or_zero(top), inverse, ACC) * norm
+                y = exp(z - or_zero(top), inverse, ACC) * norm
                 store_tile(y_rows, start, y_sk, y, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
 
 
@@ -145,12 +131,12 @@ def _gumbel_softmax_bwd_kernel(
     y_rows = y_ptr + outer_index * y_so + inner_index * y_si
     g_rows = grad_ptr + outer_index * g_so + inner_index * g_si
     d_rows = dx_ptr + outer_index * d_so + inner_index * d_si
-    tau, inverse = _temperature(tau_ptr, tau_value, ACC)
+    tau, inverse = temperature(tau_ptr, tau_value, ACC)
     if TILES == 1:
         y = load_tile(y_rows, 0, y_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
         g = load_tile(g_rows, 0, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
         # a sample rounded to half precision does not sum to one: its sum keeps <y, grad> a mean
-        mean = tl.sum(y * g, axis=1, keep_dims=True) * _inverse_or_zero(tl.sum(y, axis=1, keep_dims=True))
+        mean = tl.sum(y * g, axis=1, keep_dims=True) * inverse_or_zero(tl.sum(y, axis=1, keep_dims=True))
         dx = tl.where(tau == 0, 0.0, (y * inverse) * (g - mean))
         store_tile(d_rows, 0, d_sk, dx, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
     else:
@@ -161,7 +147,7 @@ def _gumbel_softmax_bwd_kernel(
             g = load_tile(g_rows, start, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
             mean += tl.sum(y * g, axis=1, keep_dims=True)
             total += tl.sum(y, axis=1, keep_dims=True)
-        mean *= _inverse_or_zero(total)
+        mean *= inverse_or_zero(total)
         for start in range(0, TILES * BLOCK_K, BLOCK_K):
             y = load_tile(y_rows, start, y_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
             g = load_tile(g_rows, start, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
@@ -181,17 +167,17 @@ def _gumbel_softmax_recompute_bwd_kernel(
     g_rows = grad_ptr + outer_index * g_so + inner_index * g_si
     d_rows = dx_ptr + outer_index * d_so + inner_index * d_si
     stream_row = row.to(tl.uint32) + row_offset.to(tl.uint32)
-    tau, inverse = _temperature(tau_ptr, tau_value, ACC)
+    tau, inverse = temperature(tau_ptr, tau_value, ACC)
     # with tau = 0 the sample only has to be finite, its gradient is 0
     scale = tl.where(tau == 0, 1.0, inverse)
     dtau = tl.zeros([ROWS, 1], ACC)
     if TILES == 1:
         z = _perturbed(x_rows, x_sk, key_ptr, stream_row, 0, mask, K, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
         g = load_tile(g_rows, 0, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
-        z -= _or_zero(tl.max(z, axis=1, keep_dims=True))
-        w = _exp(z, scale, ACC)
+        z -= or_zero(tl.max(z, axis=1, keep_dims=True))
+        w = exp(z, scale, ACC)
         total = tl.sum(w, axis=1, keep_dims=True)
-        norm = _inverse_or_zero(total)
+        norm = inverse_or_zero(total)
         mean = tl.sum(w * g, axis=1, keep_dims=True) * norm
         dx = tl.where(tau == 0, 0.0, w * (g - mean) * (norm * inverse))
         store_tile(d_rows, 0, d_sk, dx, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
@@ -206,18 +192,18 @@ def _gumbel_softmax_recompute_bwd_kernel(
             z = _perturbed(x_rows, x_sk, key_ptr, stream_row, start, mask, K, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
             g = load_tile(g_rows, start, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
             new_top = tl.maximum(top, tl.max(z, axis=1, keep_dims=True))
-            shrink = _exp(top - _or_zero(new_top), scale, ACC)
-            w = _exp(z - _or_zero(new_top), scale, ACC)
+            shrink = exp(top - or_zero(new_top), scale, ACC)
+            w = exp(z - or_zero(new_top), scale, ACC)
             total = total * shrink + tl.sum(w, axis=1, keep_dims=True)
             mean = mean * shrink + tl.sum(w * g, axis=1, keep_dims=True)
             top = new_top
-        norm = _inverse_or_zero(total)
+        norm = inverse_or_zero(total)
         mean *= norm
         for start in range(0, TILES * BLOCK_K, BLOCK_K):
             z = _perturbed(x_rows, x_sk, key_ptr, stream_row, start, mask, K, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
             g = load_tile(g_rows, start, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
-            z -= _or_zero(top)
-            w = _exp(z, scale, ACC)
+            z -= or_zero(top)
+            w = exp(z, scale, ACC)
             dx = tl.where(tau == 0, 0.0, w * (g - mean) * (norm * inverse))
             store_tile(d_rows, start, d_sk, dx, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
             if dtau_ptr is not None:
@@ -231,14 +217,40 @@ def gumbel_softmax_fwd(
     dtype: torch.dtype,
 ) -> Tensor:  # fmt: skip
     y = torch.empty_like(logits, dtype=dtype)
-    if y.numel() == 0:
-        return y
-    view = view_as_rows(logits.shape, dim, logits.stride(), y.stride())
-    if view is None:
-        return y.copy_(gumbel_softmax_fwd(logits.contiguous(), key, tau, tau_value, dim, hard, row_offset, dtype))
-    args = (logits, y, key.contiguous(), _tau_tensor(logits, tau, tau_value), tau_value, int(hard), row_offset)
-    _launch(_gumbel_softmax_fwd_kernel, view, logits, *args)
+    _sample(logits, key, tau, tau_value, dim, hard, row_offset, y, None)
     return y
+
+
+def gumbel_argmax(logits: Tensor, key: Tensor, dim: int, row_offset: int) -> Tensor:
+    index = new_index(logits, dim)
+    _sample(logits, key, None, 1.0, dim, True, row_offset, None, index)
+    return index
+
+
+def gumbel_onehot(logits: Tensor, key: Tensor, dim: int, row_offset: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    y, index = torch.empty_like(logits, dtype=dtype), new_index(logits, dim)
+    _sample(logits, key, None, 1.0, dim, True, row_offset, y, index)
+    return y, index
+
+
+def _sample(
+    logits: Tensor, key: Tensor, tau: Tensor | None, tau_value: float, dim: int, hard: bool, row_offset: int,
+    y: Tensor | None, index: Tensor | None,
+) -> None:  # fmt: skip
+    """Write the sample to `y`, or the index of a hard one to `index`, or both."""
+    if logits.numel() == 0:
+        if index is not None:
+            index.fill_(-1)
+        return
+    view = view_as_rows(logits.shape, dim, logits.stride(), logits.stride() if y is None else y.stride())
+    if view is None:
+        copy = None if y is None else torch.empty_like(y, memory_format=torch.contiguous_format)
+        _sample(logits.contiguous(), key, tau, tau_value, dim, hard, row_offset, copy, index)
+        if y is not None:
+            y.copy_(copy)
+        return
+    args = (logits, y, index, key.contiguous(), tau_tensor(logits, tau, tau_value), tau_value, int(hard), row_offset)
+    _launch(_gumbel_softmax_fwd_kernel, view, logits, *args)
 
 
 def gumbel_softmax_bwd(
@@ -250,12 +262,12 @@ def gumbel_softmax_bwd(
     view = view_as_rows(y.shape, dim, y.stride(), grad.stride(), dlogits.stride())
     if view is None:
         return dlogits.copy_(gumbel_softmax_bwd(grad.contiguous(), y.contiguous(), tau, tau_value, dim, dtype))
-    _launch(_gumbel_softmax_bwd_kernel, view, y, y, grad, dlogits, _tau_tensor(y, tau, tau_value), tau_value)
+    _launch(_gumbel_softmax_bwd_kernel, view, y, y, grad, dlogits, tau_tensor(y, tau, tau_value), tau_value)
     return dlogits
 
 
 def gumbel_softmax_recompute_bwd(
-    grad: Tensor, logits: Tensor, key: Tensor, tau: Tensor | None, tau_value: float, dim: int, row_offset: int,
+    grad: Tensor, logits: Tensor, key: Tensor | None, tau: Tensor | None, tau_value: float, dim: int, row_offset: int,
     tau_grad: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     dlogits = torch.empty_like(logits)
@@ -269,16 +281,10 @@ def gumbel_softmax_recompute_bwd(
         )
         return dlogits.copy_(copied), dtau_rows
     dtau = dtau_rows if tau_grad else None
-    args = (logits, grad, dlogits, dtau, key.contiguous(), _tau_tensor(logits, tau, tau_value), tau_value, row_offset)
+    key = None if key is None else key.contiguous()
+    args = (logits, grad, dlogits, dtau, key, tau_tensor(logits, tau, tau_value), tau_value, row_offset)
     _launch(_gumbel_softmax_recompute_bwd_kernel, view, logits, *args)
     return dlogits, dtau_rows
-
-
-def _tau_tensor(tensor: Tensor, tau: Tensor | None, tau_value: float) -> Tensor | None:
-    """Triton passes a Python float in float32, so a float64 kernel reads it from memory."""
-    if tau is None and tensor.dtype == torch.float64:
-        return torch.full((), tau_value, dtype=torch.float64, device=tensor.device)
-    return tau
 
 
 def _launch(kernel: Any, view: Rows, tensor: Tensor, *args: Any) -> None:
