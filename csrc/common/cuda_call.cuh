@@ -23,7 +23,7 @@ struct TauArgument {
 };
 
 struct NoiseArgument {
-  const int64_t* key;  // (seed, offset)
+  const int64_t* key;  // (seed, offset); null for no noise
   int64_t key_stride;
   uint32_t row_offset;
 };
@@ -34,8 +34,8 @@ struct RowNoise {
   uint32_t offset, row;
 
   __device__ RowNoise(const NoiseArgument& noise, int64_t row)
-      : seed(static_cast<uint64_t>(noise.key[0])),
-        offset(static_cast<uint32_t>(noise.key[noise.key_stride])),
+      : seed(noise.key ? static_cast<uint64_t>(noise.key[0]) : 0),
+        offset(noise.key ? static_cast<uint32_t>(noise.key[noise.key_stride]) : 0),
         row(static_cast<uint32_t>(row) + noise.row_offset) {}
 
   template <class Acc, int kChunk>
@@ -46,6 +46,24 @@ struct RowNoise {
 #pragma unroll
       for (int i = 0; i < 4; ++i) x[q * 4 + i] += gumbel_from_bits<Acc>(words.word[i]);
     }
+  }
+
+  template <class Acc, int kChunk>
+  __device__ void exponential(uint32_t chunk, uint32_t draw, Acc (&noise)[kChunk]) const {
+#pragma unroll
+    for (int q = 0; q < kChunk / 4; ++q) {
+      const Philox4x32 words = row_words(seed, offset, row, chunk * (kChunk / 4) + q, draw);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) noise[q * 4 + i] = exponential_from_bits<Acc>(words.word[i]);
+    }
+  }
+
+  // Of one column.
+  template <class Acc>
+  __device__ Acc exponential_at(uint32_t column, uint32_t draw) const {
+    const Philox4x32 words = row_words(seed, offset, row, column / 4, draw);
+    const uint32_t even = column & 2 ? words.word[2] : words.word[0], odd = column & 2 ? words.word[3] : words.word[1];
+    return exponential_from_bits<Acc>(column & 1 ? odd : even);
   }
 };
 
@@ -61,12 +79,13 @@ struct RowCall {
     return {static_cast<const Acc*>(tau), static_cast<Acc>(tau_value)};
   }
 
-  // chunk as from vector_chunk; arrays: values cached per column
+  // chunk as from vector_chunk; arrays and state_values as for plan_rows
   template <class Acc, int N>
-  RowPlan plan(const RowLayout<N>& layout, int chunk, int arrays) const {
+  RowPlan plan(const RowLayout<N>& layout, int chunk, int arrays, int state_values = 4) const {
     const bool interleave = chunk == 0 && interleaved(layout);
     return plan_rows<Acc>(
-        layout.rows(), layout.inner, layout.categories, chunk ? chunk : 4, interleave, arrays, shared_limit());
+        layout.rows(), layout.inner, layout.categories, chunk ? chunk : 4, interleave, arrays, shared_limit(),
+        state_values);
   }
 };
 

@@ -55,10 +55,12 @@ struct RowPlan {
   size_t shared_bytes;
 };
 
-// arrays: values of type T cached per column. shared_limit: bytes that a block may use.
+// arrays: values of type T cached per column. shared_limit: bytes that a block may use. state_values: how many of T the
+// states of two reductions take.
 template <class T>
 RowPlan plan_rows(
-    int64_t rows, int64_t inner, int64_t columns, int chunk, bool interleaved, int arrays, size_t shared_limit) {
+    int64_t rows, int64_t inner, int64_t columns, int chunk, bool interleaved, int arrays, size_t shared_limit,
+    int state_values = 4) {
   if (columns >= UINT32_MAX) throw std::length_error("rows of 2^32 - 1 elements or more are not supported on CUDA");
   RowPlan plan{};
   plan.rows = rows;
@@ -85,8 +87,9 @@ RowPlan plan_rows(
   plan.lanes_log2 = log2_of_power(lanes);
   plan.rows_log2 = log2_of_power(block_rows);
   plan.threads = static_cast<unsigned>(lanes * block_rows);
-  // states of the two reductions, where a row spans warps: see reduce_row
-  const int64_t states = interleaved || lanes > kWarp ? plan.threads / kWarp * block_rows * 4 * sizeof(T) : 0;
+  // where a row spans warps: see reduce_row
+  const int64_t state_bytes = state_values * sizeof(T);
+  const int64_t states = interleaved || lanes > kWarp ? plan.threads / kWarp * block_rows * state_bytes : 0;
   if (column_bytes) {
     const int64_t step = chunk * lanes;
     const int64_t fits = (static_cast<int64_t>(shared_limit) - states) / (block_rows * column_bytes) / step * step;
@@ -173,6 +176,8 @@ struct VectorRow {
 #endif
     return address;
   }
+
+  __device__ Acc at(uint32_t column) const { return load_as_compute(data[column]); }
 
   __device__ void load(uint32_t chunk, Acc (&x)[kChunk], Acc = 0) const {
     const Bits128* source = vectors(chunk);
@@ -273,6 +278,12 @@ struct StridedRow {
     }
   }
 
+  __device__ Acc at(uint32_t column) const {
+    Acc x = 0;
+    typed([&](const auto* row) { x = load_as_compute(row[int64_t{column} * stride]); });
+    return x;
+  }
+
   // Columns beyond the last are `fill`.
   __device__ void load(uint32_t chunk, Acc (&x)[4], Acc fill) const {
     const int64_t first = int64_t{chunk} * 4;
@@ -311,6 +322,10 @@ struct ColumnCache {
 #pragma unroll
     for (int i = 0; i < 4; ++i) data[(int64_t{chunk} * 4 + i) * stride] = x[i];
   }
+  __device__ void get(uint32_t chunk, Acc (&x)[4]) const {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) x[i] = data[(int64_t{chunk} * 4 + i) * stride];
+  }
   __device__ Acc operator[](int64_t column) const { return data[column * stride]; }
 };
 
@@ -341,6 +356,16 @@ struct StridedTensor {
   }
 };
 
+// finish(values), or finish(values, column) where it takes the column.
+template <class Finish, class Acc, int N>
+__device__ Acc finish_column(const Finish& finish, const Acc (&values)[N], uint32_t column) {
+  if constexpr (std::is_invocable_v<Finish, const Acc(&)[N], uint32_t>) {
+    return finish(values, column);
+  } else {
+    return finish(values);
+  }
+}
+
 // Writes finish(values) of every column, `values` being the N cached ones or what reload(chunk, values) makes again.
 template <int N, class T, int kChunk, class Acc, class Reload, class Finish>
 __device__ void write_row(
@@ -353,7 +378,7 @@ __device__ void write_row(
       Acc values[N];
 #pragma unroll
       for (int n = 0; n < N; ++n) values[n] = x[n][i];
-      y[i] = finish(values);
+      y[i] = finish_column(finish, values, chunk * kChunk + i);
     }
     output.store(chunk, y);
   };
@@ -378,7 +403,7 @@ __device__ void write_row(
     Acc values[N];
 #pragma unroll
     for (int n = 0; n < N; ++n) values[n] = cache[n][column];
-    output.store_column(column, finish(values));
+    output.store_column(column, finish_column(finish, values, static_cast<uint32_t>(column)));
   }
   for (uint32_t chunk = plan.cached / 4 + place.lane; chunk < place.chunks; chunk += place.lanes) {
     Acc x[N][4], y[4];
@@ -388,7 +413,7 @@ __device__ void write_row(
       Acc values[N];
 #pragma unroll
       for (int n = 0; n < N; ++n) values[n] = x[n][i];
-      y[i] = finish(values);
+      y[i] = finish_column(finish, values, chunk * 4 + i);
     }
     output.store(chunk, y);
   }
@@ -449,12 +474,12 @@ __device__ State reduce_row(
   return state;
 }
 
-// Shared memory of a row kernel: the caches first (16-byte aligned), then the states of two reductions.
+// Shared memory of a row kernel: the caches first (16-byte aligned), then the states of two reductions, the first of
+// three values.
 struct RowShared {
   unsigned char* memory;
   const RowPlan& plan;
 
-  // 3 * sizeof(Acc) bytes per (warp, row) for the first reduction, sizeof(Acc) for the second
   template <class Acc>
   __device__ unsigned char* states(int arrays, int reduction) const {
     const int64_t count = int64_t{1} << (2 * plan.rows_log2 + plan.lanes_log2 - 5);

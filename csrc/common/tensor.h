@@ -76,6 +76,15 @@ inline Tensor checked_rows(const Tensor& rows, const Tensor& like, int64_t dim) 
   return torch::stable::contiguous(rows);
 }
 
+// One index for each row, as gumbel_argmax gives it, and its memory.
+inline Tensor contiguous_index(const Tensor& index, const Tensor& like, int64_t dim) {
+  STD_TORCH_CHECK(
+      index.scalar_type() == ScalarType::Long && index.numel() * like.size(dim) == like.numel(),
+      "dvae_kernels: expected one int64 index for each row");
+  return torch::stable::contiguous(index);
+}
+inline int64_t* index_data(const Tensor& index) { return static_cast<int64_t*>(index.data_ptr()); }
+
 template <int N>
 bool collapse_rows(const std::array<const Tensor*, N>& tensors, int64_t dim, RowLayout<N>* layout) {
   std::array<const int64_t*, N> strides;

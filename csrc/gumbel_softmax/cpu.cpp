@@ -99,7 +99,6 @@ Tensor bwd(Tensor grad, Tensor y, std::optional<Tensor> tau, double tau_value, i
 std::tuple<Tensor, Tensor> recompute_bwd(Tensor grad, Tensor logits, std::optional<Tensor> key,
                                          std::optional<Tensor> tau, double tau_value, int64_t dim, int64_t row_offset,
                                          bool tau_grad) {
-  STD_TORCH_CHECK(key.has_value(), "gumbel_softmax: expected a key");
   check_sample_type(logits.scalar_type(), grad.scalar_type());
   Tensor dlogits = empty_like(logits, logits.scalar_type()), dtau_rows = new_tau_rows(logits, dim, tau_grad);
   if (logits.numel() == 0) return {dlogits, dtau_rows};

@@ -21,6 +21,30 @@ Tensor fwd(Tensor logits, Tensor key, std::optional<Tensor> tau, double tau_valu
   return sample;
 }
 
+Tensor argmax(Tensor logits, Tensor key, int64_t dim, int64_t row_offset) {
+  const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
+  Tensor index = new_rows(logits, dim, ScalarType::Long);
+  if (logits.numel() == 0) return torch::stable::fill_(index, -1);
+  const auto call = make_call(logits, std::nullopt, 1, &key, row_offset);
+  for_collapsed_rows<2, 0>({logits, logits}, dim, [&](const RowLayout<2>& layout, const std::array<Tensor, 2>& t) {
+    const Buffer input = buffer_of(t[0]);
+    gumbel_softmax_fwd(call, layout, {input, Buffer{nullptr, input.type}}, true, index_data(index));
+  });
+  return index;
+}
+
+std::tuple<Tensor, Tensor> onehot(Tensor logits, Tensor key, int64_t dim, int64_t row_offset, ScalarType dtype) {
+  const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
+  check_sample_type(logits.scalar_type(), dtype);
+  Tensor sample = empty_like(logits, dtype), index = new_rows(logits, dim, ScalarType::Long);
+  if (logits.numel() == 0) return {sample, torch::stable::fill_(index, -1)};
+  const auto call = make_call(logits, std::nullopt, 1, &key, row_offset);
+  for_collapsed_rows<2>({logits, sample}, dim, [&](const RowLayout<2>& layout, const std::array<Tensor, 2>& t) {
+    gumbel_softmax_fwd(call, layout, {buffer_of(t[0]), buffer_of(t[1])}, true, index_data(index));
+  });
+  return {sample, index};
+}
+
 Tensor bwd(Tensor grad, Tensor y, std::optional<Tensor> tau, double tau_value, int64_t dim, ScalarType dtype) {
   const torch::stable::accelerator::DeviceGuard guard(y.get_device_index());
   check_sample_type(dtype, y.scalar_type());
@@ -56,4 +80,6 @@ STABLE_TORCH_LIBRARY_IMPL(dvae_kernels, CUDA, m) {
   m.impl("gumbel_softmax_fwd.cuda", TORCH_BOX(&dvae::fwd));
   m.impl("gumbel_softmax_bwd.cuda", TORCH_BOX(&dvae::bwd));
   m.impl("gumbel_softmax_recompute_bwd.cuda", TORCH_BOX(&dvae::recompute_bwd));
+  m.impl("gumbel_argmax.cuda", TORCH_BOX(&dvae::argmax));
+  m.impl("gumbel_onehot.cuda", TORCH_BOX(&dvae::onehot));
 }

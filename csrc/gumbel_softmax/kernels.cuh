@@ -9,11 +9,12 @@
 
 namespace dvae {
 
-// The sample: relaxed, or one-hot where `hard` or tau is zero.
+// The sample: relaxed, or one-hot where `hard` or tau is zero. A hard sample's index, as gumbel_argmax gives it, goes to
+// `indices` unless that is null; then the sample's data may be null.
 template <class Input, class Output>
 __global__ void __launch_bounds__(kMaxThreads, kMinBlocks<typename Input::Acc>) gumbel_softmax_fwd_kernel(
     RowPlan plan, Input logits, Output sample, NoiseArgument noise_argument,
-    TauArgument<typename Input::Acc> tau_argument, bool hard) {
+    TauArgument<typename Input::Acc> tau_argument, bool hard, int64_t* indices) {
   using Acc = typename Input::Acc;
   constexpr int kChunk = Input::kChunk, kBatch = Input::kBatch;
   DVAE_SHARED_MEMORY(memory);
@@ -50,6 +51,12 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks<typename Input::Acc>) 
       for (int i = 0; i < kChunk; ++i) best.add(x[i], chunk * kChunk + i);
     });
     best = reduce_row(plan, place, best, states, [](auto& a, const auto& b) { a.merge(b); });
+    if (indices != nullptr) {
+      if (place.lane == 0 && place.chunks) {
+        indices[place.row] = best.poisoned ? -2 : best.index == UINT32_MAX ? -1 : int64_t{best.index};
+      }
+      if (sample.data == nullptr) return;
+    }
     const bool poisoned = best.poisoned || tau.invalid();
     fill_row(place, output, [&](uint32_t column) {
       return poisoned ? kNaN<Acc> : column == best.index ? Acc(1) : Acc(0);
@@ -122,7 +129,7 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks<typename Input::Acc>) 
       [&](const Acc (&x)[2]) { return logit_gradient(x[0], x[1], average, tau.inverse); });
 }
 
-// The same with the relaxed sample made again; dtau_rows may be null.
+// The same with the relaxed sample made again, without noise where there is no key; dtau_rows may be null.
 template <class Gradient, class Input>
 __global__ void __launch_bounds__(kMaxThreads, 1) gumbel_softmax_recompute_bwd_kernel(
     RowPlan plan, Gradient grad, Input logits, Input dlogits, NoiseArgument noise_argument,
@@ -158,7 +165,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1) gumbel_softmax_recompute_bwd_k
     for (int b = 0; b < kBatch; ++b) {
       const uint32_t chunk = first + b * place.lanes;
       if (chunk >= place.chunks) break;
-      noise.add_gumbel(chunk, x[b]);
+      if (noise_argument.key != nullptr) noise.add_gumbel(chunk, x[b]);
       online.add(x[b], g[b], tau.scale);
       if (chunk < plan.cached / kChunk) {
         cache[0].put(chunk, x[b]);
@@ -178,7 +185,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1) gumbel_softmax_recompute_bwd_k
       [&](uint32_t chunk, Acc (&x)[2][kChunk]) {
         input.load(chunk, x[0], kMinusInfinity<Acc>);
         grad_row.load(chunk, x[1], 0);
-        noise.add_gumbel(chunk, x[0]);
+        if (noise_argument.key != nullptr) noise.add_gumbel(chunk, x[0]);
       },
       [&](const Acc (&x)[2]) {
         const Acc log2_y = exponent(x[0], online.top, tau.scale);
@@ -193,9 +200,10 @@ __global__ void __launch_bounds__(kMaxThreads, 1) gumbel_softmax_recompute_bwd_k
   if (place.lane == 0 && place.chunks) dtau_rows[place.row] = -kLn2<Acc> * part;
 }
 
-// tensors: logits, sample
+// tensors: logits, sample (null data for the index alone); indices of a hard sample, or null
 inline void gumbel_softmax_fwd(
-    const RowCall& call, const RowLayout<2>& any_layout, const Buffer (&tensors)[2], bool hard) {
+    const RowCall& call, const RowLayout<2>& any_layout, const Buffer (&tensors)[2], bool hard,
+    int64_t* indices = nullptr) {
   const RowLayout<2> layout = simplified(any_layout);
   const auto& strides = layout.strides;
   const int chunk = vector_chunk(layout, tensors);
@@ -205,7 +213,8 @@ inline void gumbel_softmax_fwd(
     using Acc = typename Logits::Acc;
     launch(
         call.plan<Acc>(layout, chunk, hard ? 0 : 1), call.stream, gumbel_softmax_fwd_kernel<Logits, Sample>,
-        Logits(tensors[0], strides[0]), Sample(tensors[1], strides[1]), call.noise, call.tau_argument<Acc>(), hard);
+        Logits(tensors[0], strides[0]), Sample(tensors[1], strides[1]), call.noise, call.tau_argument<Acc>(), hard,
+        indices);
   });
 }
 

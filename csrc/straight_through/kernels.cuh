@@ -1,0 +1,349 @@
+// The CUDA kernels of ReinMax and Gumbel-Rao, and the choice among them; nothing here needs torch, so that the host shim
+// can run it all. A row that fits in shared memory is read once; a wider one is read for every pass over it, and
+// Gumbel-Rao's noise is drawn twice.
+#pragma once
+
+#include "common/cuda_call.cuh"
+#include "common/row_states.h"
+#include "straight_through/formulas.h"
+
+namespace dvae {
+
+constexpr int kEstimatorStates = 6;  // values of the reductions, a (warp, row)
+
+// Loads the thread's chunks of two tensors in batches, and calls consume(chunk, first, second).
+template <class Logits, class LogitsRow, class GradRow, class Consume>
+__device__ void for_logits_and_grad(
+    const RowPlace& place, const LogitsRow& logits, const GradRow& grad, const Consume& consume) {
+  using Acc = typename Logits::Acc;
+  constexpr int kChunk = Logits::kChunk, kBatch = Logits::kBatch;
+  for (uint32_t first = place.lane; first < place.chunks; first += kBatch * place.lanes) {
+    Acc x[kBatch][kChunk], g[kBatch][kChunk];
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b) {
+      const uint32_t chunk = first + b * place.lanes;
+      if (chunk >= place.chunks) break;
+      logits.load(chunk, x[b], kMinusInfinity<Acc>);
+      grad.load(chunk, g[b], 0);
+    }
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b) {
+      const uint32_t chunk = first + b * place.lanes;
+      if (chunk >= place.chunks) break;
+      consume(chunk, x[b], g[b]);
+    }
+  }
+}
+
+// softmax(logits) and softmax(logits / tau) with their means of the gradient, in one pass.
+template <class T>
+struct TwoOnline {
+  T top = kMinusInfinity<T>;
+  T total = 0, dot = 0, warm_total = 0, warm_dot = 0;
+
+  DVAE_HD void rescale(T larger, T warm_scale) {
+    const T shrink = fast_exp2(exponent(top, larger, kLog2e<T>));
+    const T warm_shrink = fast_exp2(exponent(top, larger, warm_scale));
+    top = larger;
+    total = unfused_product(total, shrink);
+    dot = unfused_product(dot, shrink);
+    warm_total = unfused_product(warm_total, warm_shrink);
+    warm_dot = unfused_product(warm_dot, warm_shrink);
+  }
+
+  template <int N>
+  DVAE_HD void add(const T (&x)[N], const T (&g)[N], T warm_scale) {
+    T larger = top;
+    for (int i = 0; i < N; ++i) larger = fmax(larger, x[i]);
+    rescale(larger, warm_scale);
+    for (int i = 0; i < N; ++i) {
+      const T weight = fast_exp2(exponent(x[i], larger, kLog2e<T>));
+      const T warm = fast_exp2(exponent(x[i], larger, warm_scale));
+      total += weight;
+      dot += weight * g[i];
+      warm_total += warm;
+      warm_dot += warm * g[i];
+    }
+  }
+
+  // Commutes exactly, so that all threads of a row end with the same state.
+  DVAE_HD void merge(TwoOnline other, T warm_scale) {
+    const T larger = fmax(top, other.top);
+    rescale(larger, warm_scale);
+    other.rescale(larger, warm_scale);
+    total += other.total;
+    dot += other.dot;
+    warm_total += other.warm_total;
+    warm_dot += other.warm_dot;
+  }
+};
+
+template <class T>
+DVAE_HD inline T inverse_or_zero(T total) {
+  return total == 0 ? T(0) : fast_reciprocal(total);
+}
+
+template <class Gradient, class Input>
+__global__ void __launch_bounds__(kMaxThreads, 1) reinmax_bwd_kernel(
+    RowPlan plan, Gradient grad, Input logits, Input dlogits, const int64_t* indices,
+    TauArgument<typename Input::Acc> tau_argument) {
+  using Acc = typename Input::Acc;
+  constexpr int kChunk = Input::kChunk;
+  DVAE_SHARED_MEMORY(memory);
+  const RowPlace place(plan);
+  const Temperature<Acc> tau = tau_argument.temperature();
+  const auto grad_row = grad.row(place);
+  const auto input = logits.row(place);
+  const auto output = dlogits.row(place);
+  if (tau.zero) return fill_row(place, output, [](uint32_t) { return Acc(0); });
+  const typename Input::Cache cache[2] = {{memory, 0, plan, place}, {memory, 1, plan, place}};
+
+  // UINT32_MAX for none
+  const auto index = static_cast<uint32_t>(place.chunks ? indices[place.row] : -1);
+  Acc chosen_grad = 0;
+  TwoOnline<Acc> online;
+  for_logits_and_grad<Input>(
+      place, input, grad_row, [&](uint32_t chunk, const Acc (&x)[kChunk], const Acc (&g)[kChunk]) {
+        online.add(x, g, tau.scale);
+        if (chunk < plan.cached / kChunk) {
+          cache[0].put(chunk, x);
+          cache[1].put(chunk, g);
+        }
+      });
+  online = reduce_row(
+      plan, place, online, RowShared{memory, plan}.template states<Acc>(2, 0),
+      [&](auto& a, const auto& b) { a.merge(b, tau.scale); });
+  if (index < place.columns) chosen_grad = grad_row.at(index);
+  const Acc norm = inverse_or_zero(online.total), warm_norm = inverse_or_zero(online.warm_total);
+  const Acc mean = online.dot * norm, mixed_mean = (online.warm_dot * warm_norm + chosen_grad) * Acc(0.5);
+  const Acc invalid = tau.scale * 0;  // NaN where tau is not a temperature, in rows of only -inf too
+  write_row(
+      plan, place, output, cache,
+      [&](uint32_t chunk, Acc (&x)[2][kChunk]) {
+        input.load(chunk, x[0], kMinusInfinity<Acc>);
+        grad_row.load(chunk, x[1], 0);
+      },
+      [&](const Acc (&x)[2], uint32_t column) {
+        const Acc pi = fast_exp2(exponent(x[0], online.top, kLog2e<Acc>)) * norm;
+        const Acc warm = fast_exp2(exponent(x[0], online.top, tau.scale)) * warm_norm;
+        return reinmax_gradient(pi, warm, column == index, x[1], mean, mixed_mean) + invalid;
+      });
+}
+
+// -log2 softmax(logits), finite or +inf.
+template <class T>
+DVAE_HD inline T deficit(T x, const Online<T, false>& online) {
+  return fast_log2(online.total == 0 ? T(1) : online.total) - exponent(x, online.top, kLog2e<T>);
+}
+
+// What the two Gumbel-Rao kernels know of their row.
+template <class Acc>
+struct GumbelRaoRow {
+  uint32_t index;  // UINT32_MAX for none
+  Acc inverse_tau;
+  Acc scale;  // of the sum over draws
+  Online<Acc, false> online;
+
+  __device__ GumbelRaoRow(const RowPlace& place, const int64_t* indices, Acc inverse_tau, int draws)
+      : inverse_tau(inverse_tau) {
+    const int64_t found = place.chunks ? indices[place.row] : -1;
+    index = found < 0 ? UINT32_MAX : static_cast<uint32_t>(found);
+    scale = found == -2 ? kNaN<Acc> : inverse_tau / draws;
+  }
+
+  // The weights of a chunk in a draw.
+  template <int kChunk>
+  __device__ void weigh(
+      const RowNoise& noise, uint32_t draw, Acc inverse_chosen_noise, uint32_t chunk, const Acc (&x)[kChunk],
+      Acc (&w)[kChunk]) const {
+    noise.exponential(chunk, draw, w);
+#pragma unroll
+    for (int i = 0; i < kChunk; ++i) {
+      const Acc weight = gumbel_rao_weight(w[i], inverse_chosen_noise, deficit(x[i], online), inverse_tau);
+      w[i] = chunk * kChunk + i == index ? Acc(1) : weight;
+    }
+  }
+
+  __device__ Acc inverse_chosen_noise(const RowNoise& noise, uint32_t draw) const {
+    return fast_reciprocal(noise.template exponential_at<Acc>(index, draw));
+  }
+};
+
+// Rows that fit in shared memory: logits, gradient, weights of a draw, sum over the draws before.
+template <class Gradient, class Input>
+__global__ void __launch_bounds__(kMaxThreads, 1) gumbel_rao_bwd_kernel(
+    RowPlan plan, Gradient grad, Input logits, Input dlogits, const int64_t* indices, NoiseArgument noise_argument,
+    TauArgument<typename Input::Acc> tau_argument, int draws) {
+  using Acc = typename Input::Acc;
+  using Cache = typename Input::Cache;
+  constexpr int kChunk = Input::kChunk;
+  DVAE_SHARED_MEMORY(memory);
+  const RowPlace place(plan);
+  const RowNoise noise(noise_argument, place.row);
+  const Temperature<Acc> tau = tau_argument.temperature();
+  const auto grad_row = grad.row(place);
+  const auto input = logits.row(place);
+  const auto output = dlogits.row(place);
+  if (tau.zero) return fill_row(place, output, [](uint32_t) { return Acc(0); });
+  const Cache cached_x(memory, 0, plan, place);
+  const Cache cached[3] = {{memory, 1, plan, place}, {memory, 2, plan, place}, {memory, 3, plan, place}};
+  const Cache &cached_g = cached[0], &cached_w = cached[1], &cached_sum = cached[2];
+  const RowShared shared{memory, plan};
+
+  GumbelRaoRow<Acc> row(place, indices, tau.inverse, draws);
+  for_logits_and_grad<Input>(
+      place, input, grad_row, [&](uint32_t chunk, const Acc (&x)[kChunk], const Acc (&g)[kChunk]) {
+        row.online.add(x, x, kLog2e<Acc>);
+        cached_x.put(chunk, x);
+        cached_g.put(chunk, g);
+      });
+  row.online = reduce_row(
+      plan, place, row.online, shared.template states<Acc>(4, 0),
+      [](auto& a, const auto& b) { a.merge(b, kLog2e<Acc>); });
+
+  Acc norm = 0, mean = 0;  // of the draw before
+  const auto add_draw = [&](Acc sum, Acc w, Acc g) { return sum + w * norm * (g - mean); };
+#pragma unroll 1
+  for (int draw = 1; draw <= draws; ++draw) {
+    const Acc inverse_chosen_noise = row.inverse_chosen_noise(noise, draw);
+    Mean<Acc> sums;
+#pragma unroll 1
+    for (uint32_t chunk = place.lane; chunk < place.chunks; chunk += place.lanes) {
+      Acc x[kChunk], g[kChunk], w[kChunk], sum[kChunk] = {};
+      cached_x.get(chunk, x);
+      cached_g.get(chunk, g);
+      if (draw > 1) {
+        cached_w.get(chunk, w);
+        cached_sum.get(chunk, sum);
+#pragma unroll
+        for (int i = 0; i < kChunk; ++i) sum[i] = add_draw(sum[i], w[i], g[i]);
+      }
+      cached_sum.put(chunk, sum);
+      row.weigh(noise, draw, inverse_chosen_noise, chunk, x, w);
+#pragma unroll
+      for (int i = 0; i < kChunk; ++i) sums.add(w[i], g[i]);
+      cached_w.put(chunk, w);
+    }
+    // two places in turn: a thread may still read the sums of the draw before
+    sums = reduce_row(
+        plan, place, sums, shared.template states<Acc>(4, draw & 1), [](auto& a, const auto& b) { a.merge(b); });
+    norm = inverse_or_zero(sums.total);
+    mean = sums.value();
+  }
+  write_row(
+      plan, place, output, cached, [](uint32_t, Acc (&)[3][kChunk]) {},
+      [&](const Acc (&x)[3], uint32_t) { return add_draw(x[2], x[1], x[0]) * row.scale; });
+}
+
+// Rows that do not fit: (1 / sum w, mean of g) of every draw first, in sums [rows, draws, 2], then the gradient.
+template <class Gradient, class Input>
+__global__ void __launch_bounds__(kMaxThreads, 1) gumbel_rao_wide_bwd_kernel(
+    RowPlan plan, Gradient grad, Input logits, Input dlogits, const int64_t* indices, NoiseArgument noise_argument,
+    TauArgument<typename Input::Acc> tau_argument, int draws, typename Input::Acc* all_sums) {
+  using Acc = typename Input::Acc;
+  constexpr int kChunk = Input::kChunk;
+  DVAE_SHARED_MEMORY(memory);
+  const RowPlace place(plan);
+  const RowNoise noise(noise_argument, place.row);
+  const Temperature<Acc> tau = tau_argument.temperature();
+  const auto grad_row = grad.row(place);
+  const auto input = logits.row(place);
+  const auto output = dlogits.row(place);
+  if (tau.zero) return fill_row(place, output, [](uint32_t) { return Acc(0); });
+  const RowShared shared{memory, plan};
+  Acc* const draw_sums = all_sums + place.row * draws * 2;
+
+  GumbelRaoRow<Acc> row(place, indices, tau.inverse, draws);
+#pragma unroll 1
+  for (uint32_t chunk = place.lane; chunk < place.chunks; chunk += place.lanes) {
+    Acc x[kChunk];
+    input.load(chunk, x, kMinusInfinity<Acc>);
+    row.online.add(x, x, kLog2e<Acc>);
+  }
+  row.online = reduce_row(
+      plan, place, row.online, shared.template states<Acc>(0, 0),
+      [](auto& a, const auto& b) { a.merge(b, kLog2e<Acc>); });
+#pragma unroll 1
+  for (int draw = 1; draw <= draws; ++draw) {
+    const Acc inverse_chosen_noise = row.inverse_chosen_noise(noise, draw);
+    Mean<Acc> sums;
+    for_logits_and_grad<Input>(
+        place, input, grad_row, [&](uint32_t chunk, const Acc (&x)[kChunk], const Acc (&g)[kChunk]) {
+          Acc w[kChunk];
+          row.weigh(noise, draw, inverse_chosen_noise, chunk, x, w);
+#pragma unroll
+          for (int i = 0; i < kChunk; ++i) sums.add(w[i], g[i]);
+        });
+    sums = reduce_row(
+        plan, place, sums, shared.template states<Acc>(0, draw & 1), [](auto& a, const auto& b) { a.merge(b); });
+    if (place.lane == 0 && place.chunks) {
+      draw_sums[2 * (draw - 1)] = inverse_or_zero(sums.total);
+      draw_sums[2 * (draw - 1) + 1] = sums.value();
+    }
+  }
+  __syncthreads();
+#pragma unroll 1
+  for (uint32_t chunk = place.lane; chunk < place.chunks; chunk += place.lanes) {
+    Acc x[kChunk], g[kChunk], sum[kChunk] = {};
+    input.load(chunk, x, kMinusInfinity<Acc>);
+    grad_row.load(chunk, g, 0);
+#pragma unroll 1
+    for (int draw = 1; draw <= draws; ++draw) {
+      Acc w[kChunk];
+      row.weigh(noise, draw, row.inverse_chosen_noise(noise, draw), chunk, x, w);
+      const Acc norm = draw_sums[2 * (draw - 1)], mean = draw_sums[2 * (draw - 1) + 1];
+#pragma unroll
+      for (int i = 0; i < kChunk; ++i) sum[i] += w[i] * norm * (g[i] - mean);
+    }
+#pragma unroll
+    for (int i = 0; i < kChunk; ++i) sum[i] *= row.scale;
+    output.store(chunk, sum);
+  }
+}
+
+// tensors: grad, logits, dlogits
+inline void reinmax_bwd(
+    const RowCall& call, const RowLayout<3>& any_layout, const Buffer (&tensors)[3], const int64_t* index) {
+  const RowLayout<3> layout = simplified(any_layout);
+  const auto& strides = layout.strides;
+  const int chunk = vector_chunk(layout, tensors);
+  with_tensor_types(chunk, tensors[1].type, tensors[0].type, [&](auto types) {
+    using Logits = typename decltype(types)::Narrow;
+    using Sample = typename decltype(types)::Wide;
+    using Acc = typename Logits::Acc;
+    launch(
+        call.plan<Acc>(layout, chunk, 2, kEstimatorStates), call.stream, reinmax_bwd_kernel<Sample, Logits>,
+        Sample(tensors[0], strides[0]), Logits(tensors[1], strides[1]), Logits(tensors[2], strides[2]), index,
+        call.tau_argument<Acc>());
+  });
+}
+
+// tensors: grad, logits, dlogits; new_sums(count) gives memory for `count` values of the compute type
+template <class NewSums>
+void gumbel_rao_bwd(
+    const RowCall& call, const RowLayout<3>& any_layout, const Buffer (&tensors)[3], const int64_t* index, int draws,
+    const NewSums& new_sums) {
+  const RowLayout<3> layout = simplified(any_layout);
+  const auto& strides = layout.strides;
+  const int chunk = vector_chunk(layout, tensors);
+  with_tensor_types(chunk, tensors[1].type, tensors[0].type, [&](auto types) {
+    using Logits = typename decltype(types)::Narrow;
+    using Sample = typename decltype(types)::Wide;
+    using Acc = typename Logits::Acc;
+    const Sample grad(tensors[0], strides[0]);
+    const Logits logits(tensors[1], strides[1]), dlogits(tensors[2], strides[2]);
+    const RowPlan plan = call.plan<Acc>(layout, chunk, 4, kEstimatorStates);
+    if (plan.cached >= plan.columns) {
+      launch(
+          plan, call.stream, gumbel_rao_bwd_kernel<Sample, Logits>, grad, logits, dlogits, index, call.noise,
+          call.tau_argument<Acc>(), draws);
+    } else {
+      launch(
+          call.plan<Acc>(layout, chunk, 0, kEstimatorStates), call.stream, gumbel_rao_wide_bwd_kernel<Sample, Logits>,
+          grad, logits, dlogits, index, call.noise, call.tau_argument<Acc>(), draws,
+          static_cast<Acc*>(new_sums(layout.rows() * draws * 2)));
+    }
+  });
+}
+
+}  // namespace dvae
