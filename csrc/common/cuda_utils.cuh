@@ -29,6 +29,9 @@
 namespace dvae {
 
 constexpr int kWarp = 32, kMaxThreads = 512;
+// Threads of a row at most; half for double, whose values take two registers.
+template <class Acc>
+constexpr int kRowThreads = sizeof(Acc) == 4 ? kMaxThreads : kMaxThreads / 2;
 constexpr size_t kInterleavedShared = 64 << 10;  // for three blocks on a multiprocessor
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -71,7 +74,7 @@ RowPlan plan_rows(
   const int64_t column_bytes = arrays * sizeof(T);
   int64_t lanes, block_rows;
   if (interleaved) {
-    shared_limit = std::min(shared_limit, kInterleavedShared);
+    shared_limit = std::min(shared_limit, arrays > 2 ? 2 * kInterleavedShared : kInterleavedShared);
     const auto budget = static_cast<int64_t>(shared_limit);
     block_rows = std::min<int64_t>(kWarp, power_of_two_above(rows));
     while (block_rows > 8 && block_rows * columns * column_bytes > budget) block_rows /= 2;
@@ -81,7 +84,7 @@ RowPlan plan_rows(
     lanes = std::min<int64_t>(kWarp, power_of_two_above(plan.chunks));
     block_rows = 128 / lanes;
   } else {
-    lanes = std::clamp<int64_t>(power_of_two_above(divide_up(columns, 32)), 128, kMaxThreads);
+    lanes = std::clamp<int64_t>(power_of_two_above(divide_up(columns, 32)), 128, kRowThreads<T>);
     block_rows = 1;
   }
   plan.lanes_log2 = log2_of_power(lanes);

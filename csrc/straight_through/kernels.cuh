@@ -84,7 +84,7 @@ DVAE_HD inline T inverse_or_zero(T total) {
 }
 
 template <class Gradient, class Input>
-__global__ void __launch_bounds__(kMaxThreads, 1) reinmax_bwd_kernel(
+__global__ void __launch_bounds__(kRowThreads<typename Input::Acc>, 1) reinmax_bwd_kernel(
     RowPlan plan, Gradient grad, Input logits, Input dlogits, const int64_t* indices,
     TauArgument<typename Input::Acc> tau_argument) {
   using Acc = typename Input::Acc;
@@ -171,7 +171,7 @@ struct GumbelRaoRow {
 
 // Rows that fit in shared memory: logits, gradient, weights of a draw, sum over the draws before.
 template <class Gradient, class Input>
-__global__ void __launch_bounds__(kMaxThreads, 1) gumbel_rao_bwd_kernel(
+__global__ void __launch_bounds__(kRowThreads<typename Input::Acc>, 1) gumbel_rao_bwd_kernel(
     RowPlan plan, Gradient grad, Input logits, Input dlogits, const int64_t* indices, NoiseArgument noise_argument,
     TauArgument<typename Input::Acc> tau_argument, int draws) {
   using Acc = typename Input::Acc;
@@ -209,16 +209,19 @@ __global__ void __launch_bounds__(kMaxThreads, 1) gumbel_rao_bwd_kernel(
     Mean<Acc> sums;
 #pragma unroll 1
     for (uint32_t chunk = place.lane; chunk < place.chunks; chunk += place.lanes) {
-      Acc x[kChunk], g[kChunk], w[kChunk], sum[kChunk] = {};
-      cached_x.get(chunk, x);
+      Acc x[kChunk], g[kChunk], w[kChunk];
       cached_g.get(chunk, g);
-      if (draw > 1) {
-        cached_w.get(chunk, w);
-        cached_sum.get(chunk, sum);
+      {
+        Acc sum[kChunk] = {};
+        if (draw > 1) {
+          cached_w.get(chunk, w);
+          cached_sum.get(chunk, sum);
 #pragma unroll
-        for (int i = 0; i < kChunk; ++i) sum[i] = add_draw(sum[i], w[i], g[i]);
+          for (int i = 0; i < kChunk; ++i) sum[i] = add_draw(sum[i], w[i], g[i]);
+        }
+        cached_sum.put(chunk, sum);
       }
-      cached_sum.put(chunk, sum);
+      cached_x.get(chunk, x);
       row.weigh(noise, draw, inverse_chosen_noise, chunk, x, w);
 #pragma unroll
       for (int i = 0; i < kChunk; ++i) sums.add(w[i], g[i]);
@@ -231,13 +234,16 @@ __global__ void __launch_bounds__(kMaxThreads, 1) gumbel_rao_bwd_kernel(
     mean = sums.value();
   }
   write_row(
-      plan, place, output, cached, [](uint32_t, Acc (&)[3][kChunk]) {},
+      plan, place, output, cached,
+      [](uint32_t, Acc (&x)[3][kChunk]) {  // never: every column is cached
+        for (auto& values : x) for (Acc& value : values) value = 0;
+      },
       [&](const Acc (&x)[3], uint32_t) { return add_draw(x[2], x[1], x[0]) * row.scale; });
 }
 
 // Rows that do not fit: (1 / sum w, mean of g) of every draw first, in sums [rows, draws, 2], then the gradient.
 template <class Gradient, class Input>
-__global__ void __launch_bounds__(kMaxThreads, 1) gumbel_rao_wide_bwd_kernel(
+__global__ void __launch_bounds__(kRowThreads<typename Input::Acc>, 1) gumbel_rao_wide_bwd_kernel(
     RowPlan plan, Gradient grad, Input logits, Input dlogits, const int64_t* indices, NoiseArgument noise_argument,
     TauArgument<typename Input::Acc> tau_argument, int draws, typename Input::Acc* all_sums) {
   using Acc = typename Input::Acc;

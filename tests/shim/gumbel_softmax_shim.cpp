@@ -11,6 +11,19 @@ int shim_fwd(const ShimCall* c, bool hard) {
       [&](const auto& layout, const auto& t) { gumbel_softmax_fwd(c->row_call(), layout, t, hard); });
 }
 
+int shim_argmax(const ShimCall* c) {
+  return c->with_layout<2>([&](const auto& layout, const auto& t) {
+    const Buffer none{nullptr, t[0].type};
+    gumbel_softmax_fwd(c->row_call(), layout, {t[0], none}, true, static_cast<int64_t*>(c->row_parts));
+  });
+}
+
+int shim_onehot(const ShimCall* c) {
+  return c->with_layout<2>([&](const auto& layout, const auto& t) {
+    gumbel_softmax_fwd(c->row_call(), layout, t, true, static_cast<int64_t*>(c->row_parts));
+  });
+}
+
 int shim_bwd(const ShimCall* c) {
   return c->with_layout<3>([&](const auto& layout, const auto& t) { gumbel_softmax_bwd(c->row_call(), layout, t); });
 }

@@ -104,7 +104,7 @@ class RowShim:
         if not self.call(function, tensors, dim, *extra, **options):
             copies = [t.contiguous() for t in tensors]
             assert self.call(function, copies, dim, *extra, **options), "contiguous tensors must collapse"
-            for tensor, copy in zip(tensors[-outputs:], copies[-outputs:]):
+            for tensor, copy in list(zip(tensors, copies))[len(tensors) - outputs :]:
                 tensor.copy_(copy)
 
 

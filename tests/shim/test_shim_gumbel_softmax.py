@@ -32,8 +32,22 @@ class Shim(RowShim):
         self.run("shim_bwd", [grad, y, dlogits], dim, tau=tau, tau_value=tau_value)
         return dlogits
 
-    def recompute_bwd(self, grad: Tensor, logits: Tensor, key: Tensor, tau: Tensor | None, tau_value: float, dim: int,
-                      row_offset: int, tau_grad: bool) -> tuple[Tensor, Tensor]:  # fmt: skip
+    def argmax(self, logits: Tensor, key: Tensor, dim: int, row_offset: int) -> Tensor:
+        index = reference.new_index(logits, dim)
+        options = {"tau_value": 1.0, "key": key, "row_offset": row_offset, "row_parts": index}
+        self.run("shim_argmax", [logits, logits], dim, outputs=0, **options)
+        return index
+
+    def onehot(
+        self, logits: Tensor, key: Tensor, dim: int, row_offset: int, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        y, index = torch.empty_like(logits, dtype=dtype), reference.new_index(logits, dim)
+        options = {"tau_value": 1.0, "key": key, "row_offset": row_offset, "row_parts": index}
+        self.run("shim_onehot", [logits, y], dim, **options)
+        return y, index
+
+    def recompute_bwd(self, grad: Tensor, logits: Tensor, key: Tensor | None, tau: Tensor | None, tau_value: float,
+                      dim: int, row_offset: int, tau_grad: bool) -> tuple[Tensor, Tensor]:  # fmt: skip
         dlogits = torch.empty_like(logits)
         rows = reference.new_tau_rows(logits, dim, tau_grad)
         self.run("shim_recompute_bwd", [grad, logits, dlogits], dim, key=key, row_offset=row_offset, tau=tau,
@@ -48,7 +62,8 @@ class Shim(RowShim):
 @pytest.fixture(scope="module")
 def shim() -> Iterator[Shim]:
     shim = Shim(compile_shim("gumbel_softmax"))
-    with cuda_overloads({f"gumbel_softmax_{op}": getattr(shim, op) for op in ("fwd", "bwd", "recompute_bwd")}):
+    ops = {f"gumbel_softmax_{op}": getattr(shim, op) for op in ("fwd", "bwd", "recompute_bwd")}
+    with cuda_overloads(ops | {"gumbel_argmax": shim.argmax, "gumbel_onehot": shim.onehot}):
         yield shim
 
 
@@ -81,6 +96,9 @@ def test_raw_ops_in_guard_bands(
         y = shim.fwd(logits, key, t, 0.0, dim, False, row_offset, wide)
         torch.testing.assert_close(y.double(), exact, rtol=eps, atol=max(1e-9, info.tiny * info.eps))
         assert torch.equal(shim.fwd(logits, key, t, 0.0, dim, True, row_offset, wide).double(), onehot)
+        hard, index = shim.onehot(logits, key, dim, row_offset, wide)
+        assert torch.equal(hard.double(), onehot) and torch.equal(index, onehot.argmax(dim))
+        assert torch.equal(shim.argmax(logits, key, dim, row_offset), index)
 
         eps = 2 * max(torch.finfo(narrow).eps, 2e-5) if narrow != torch.float64 else 1e-13
         dlogits = reference.gumbel_softmax_bwd(grad.double(), y.double(), None, 0.75, dim, finest)
