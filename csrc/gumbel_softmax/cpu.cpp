@@ -109,8 +109,8 @@ std::tuple<Tensor, Tensor> recompute_bwd(Tensor grad, Tensor logits, std::option
   for_collapsed_rows<3>({grad, logits, dlogits}, dim, [&](const RowLayout<3>& layout, const std::array<Tensor, 3>& t) {
     const RecomputeBackwardArgs args{
         buffer_of(t[0]), buffer_of(t[1]), buffer_of(t[2]), layout.strides[0], layout.strides[1], layout.strides[2],
-        tiles_of(layout, compute, true), noise_key(*key), row_offset, temperature.inverse(compute), is_large(t[2]),
-        optional_buffer(dtau_rows)};
+        tiles_of(layout, compute, true), optional_noise_key(key), row_offset, temperature.inverse(compute),
+        is_large(t[2]), optional_buffer(dtau_rows)};
     parallel_for_tiles(args.tiles, DVAE_DISPATCH(gumbel_softmax_recompute_backward), args);
   });
   return {dlogits, dtau_rows};
