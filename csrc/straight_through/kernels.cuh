@@ -148,7 +148,7 @@ struct GumbelRaoRow {
       : inverse_tau(inverse_tau) {
     const int64_t found = place.chunks ? indices[place.row] : -1;
     index = found < 0 ? UINT32_MAX : static_cast<uint32_t>(found);
-    scale = found == -2 ? kNaN<Acc> : inverse_tau / draws;
+    scale = found == -2 ? kNaN<Acc> : inverse_tau * fast_reciprocal(Acc(draws));
   }
 
   // The weights of a chunk in a draw.
