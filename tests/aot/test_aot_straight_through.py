@@ -59,4 +59,6 @@ def test_machine_code(case: Case, compiled: dict[Case, Future[list[Binary]]]) ->
         budget = _BUDGETS[name, binary.tiles > 1]
         if strided:  # where the indices of neighbouring rows come in 16-byte pieces too
             budget = budget._replace(reads=None)
+            if name == "gumbel_rao" and case.dtype.itemsize == 2:  # 16 rows fill a sector, not 16 bytes of a thread
+                budget = budget._replace(writes=None)
         check(binary, case, budget, _CEILINGS[name, strided])

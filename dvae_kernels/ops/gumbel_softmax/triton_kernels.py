@@ -241,16 +241,19 @@ def _sample(
     if logits.numel() == 0:
         if index is not None:
             index.fill_(-1)
-        return
+        return None
     view = view_as_rows(logits.shape, dim, logits.stride(), logits.stride() if y is None else y.stride())
     if view is None:
-        copy = None if y is None else torch.empty_like(y, memory_format=torch.contiguous_format)
-        _sample(logits.contiguous(), key, tau, tau_value, dim, hard, row_offset, copy, index)
-        if y is not None:
-            y.copy_(copy)
-        return
+        arguments = (logits.contiguous(), key, tau, tau_value, dim, hard, row_offset)
+        if y is None:
+            return _sample(*arguments, None, index)
+        copy = torch.empty_like(y, memory_format=torch.contiguous_format)
+        _sample(*arguments, copy, index)
+        y.copy_(copy)
+        return None
     args = (logits, y, index, key.contiguous(), tau_tensor(logits, tau, tau_value), tau_value, int(hard), row_offset)
     _launch(_gumbel_softmax_fwd_kernel, view, logits, *args)
+    return None
 
 
 def gumbel_softmax_bwd(
