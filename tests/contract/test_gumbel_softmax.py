@@ -16,7 +16,7 @@ from torch import Tensor
 
 from conftest import INTERPRETED, Target
 from contract.harness import TIE, lay_out, noise_key
-from dvae_kernels import _rng, gumbel_softmax
+from dvae_kernels import _rng, gumbel_argmax, gumbel_softmax
 
 INF, NAN = math.inf, math.nan
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "gumbel_softmax.json").read_text())
@@ -216,6 +216,75 @@ def test_exact_ties_go_to_the_lowest_index(target: Target, dtype: torch.dtype, k
     assert torch.equal(index, tied.amin(-1))
     columns = sample(target, logits.t().contiguous(), hard=True, dim=0).argmax(0).cpu()
     assert torch.equal(columns, tied.amin(-1))
+
+
+# The index
+
+
+def index_of(target: Target, logits: Tensor, dim: int = -1, **options: Any) -> Tensor:
+    return gumbel_argmax(logits.to(target.device), dim, key=noise_key(0).to(target.device), backend=target.backend,
+                         **options)  # fmt: skip
+
+
+@dtypes
+@pytest.mark.parametrize(
+    "shape, dim", [((5, 33), 1), ((3, 1031), -1), ((2, 20011), 1), ((2, 37, 5, 7), 1), ((67, 6), 0)]
+)
+def test_the_index_is_that_of_the_hard_sample(
+    target: Target, dtype: torch.dtype, shape: tuple[int, ...], dim: int
+) -> None:
+    skip_in_interpreter(dtype, target)
+    logits = random_logits(*shape, dtype=dtype)
+    index = index_of(target, logits, dim, row_offset=5)
+    assert index.dtype == torch.int64 and index.is_contiguous()
+    expected = sample(target, logits, hard=True, dim=dim, row_offset=5).argmax(dim)
+    assert index.shape == expected.shape and torch.equal(index, expected)
+
+
+@pytest.mark.parametrize("layout", ["offset", "stepped", "transposed", "rotated", "expanded_first"])
+@pytest.mark.parametrize("dim", [0, 1, 2, 3])
+def test_no_layout_changes_the_index(target: Target, layout: str, dim: int) -> None:
+    logits = random_logits(3, 4, 9, 5)
+    if layout == "expanded_first":
+        logits = logits[:1].expand(3, 4, 9, 5)
+    expected = index_of(target, logits.contiguous(), dim)
+    assert torch.equal(index_of(target, lay_out(logits.to(target.device), layout), dim), expected)
+
+
+@dtypes
+@pytest.mark.parametrize("k", [1, 5, 150, 5000])
+def test_rows_without_a_category_have_negative_indices(target: Target, dtype: torch.dtype, k: int) -> None:
+    skip_in_interpreter(dtype, target)
+    logits = random_logits(6, k, dtype=dtype)
+    logits[1], logits[2, k - 1], logits[4, 0] = -INF, NAN, INF
+    for layout in (logits, logits.t().contiguous().t()):
+        index = index_of(target, layout).cpu()
+        assert index[1] == -1 and index[2] == -2 and index[4] == -2
+        assert (index[[0, 3, 5]] >= 0).all() and (index < k).all()
+
+
+def test_the_index_of_one_category_and_of_nothing(target: Target) -> None:
+    for scalar in (torch.tensor(3.0), torch.tensor([3.0])):
+        assert index_of(target, scalar, 0).shape == () and index_of(target, scalar, 0) == 0
+    assert index_of(target, torch.zeros(0, 5)).shape == (0,) and index_of(target, torch.zeros(2, 0, 3), 2).shape == (
+        2,
+        0,
+    )
+    assert index_of(target, torch.zeros(0, 0), 1).shape == (0,)
+
+
+def test_the_index_under_vmap_and_with_a_gradient(target: Target) -> None:
+    logits = random_logits(3, 4, 9).to(target.device).requires_grad_()
+    one_by_one = torch.stack([index_of(target, x) for x in logits])
+    assert not one_by_one.requires_grad
+    assert torch.equal(torch.vmap(lambda x: index_of(target, x))(logits), one_by_one)
+
+
+def test_the_index_is_uniform_between_equal_categories(target: Target) -> None:
+    if target.interpreted:
+        pytest.skip("too many samples for the interpreter")
+    counts = index_of(target, torch.zeros(100_000, 4)).bincount(minlength=4).cpu()
+    assert ((counts - 25_000).abs() < 5 * (100_000 * 3 / 16) ** 0.5).all()
 
 
 # The noise stream

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from contract.harness import Case, Errors, Inputs, Op, RawCall, Room
-from dvae_kernels import _rng, gumbel_softmax
+from dvae_kernels import _rng, gumbel_argmax, gumbel_softmax
 from dvae_kernels.ops.gumbel_softmax import reference
 
 WIDTHS = (1, 2, 3, 5, 7, 8, 15, 16, 17, 31, 33, 63, 64, 65, 127, 129, 1000, 1024, 1031, 8192, 20011, 262144)
@@ -162,7 +162,12 @@ def _raw_calls(logits: Tensor, key: Tensor) -> list[RawCall]:
             ("gumbel_softmax_bwd", (grad[:1].expand(grad.shape), y, *common, dtype)),
             ("gumbel_softmax_recompute_bwd", (grad, logits, key, *common, 0, False)),
             ("gumbel_softmax_recompute_bwd", (grad, logits, key, *common, 5, True)),
+            ("gumbel_softmax_recompute_bwd", (grad, logits, None, *common, 0, True)),
         ]
+    calls += [
+        ("gumbel_argmax", (logits, key, 1, 5)),
+        ("gumbel_onehot", (logits, key, 1, 5, _rng.compute_dtype(dtype))),
+    ]
     return calls
 
 
@@ -179,6 +184,18 @@ ROOM = Room(
             {
                 "dim scalar": ({"logits": torch.zeros(()), "dim": 1}, ValueError, "expected dim in [-1, 0], got 1"),
             },
-        )
+        ),
+        Errors(
+            gumbel_argmax,
+            {"logits": torch.zeros(2, 3)},
+            {
+                "no category": (
+                    {"logits": torch.zeros(2, 0), "dim": 1},
+                    ValueError,
+                    "expected at least one category along dim 1, got shape (2, 0)",
+                ),
+                "dim scalar": ({"logits": torch.zeros(()), "dim": 1}, ValueError, "expected dim in [-1, 0], got 1"),
+            },
+        ),
     ],
 )
