@@ -14,7 +14,7 @@ from dvae_kernels._elements import new_block_sums
 from dvae_kernels._rng import compute_dtype
 from dvae_kernels._triton.elements import element_bits, element_tile, launch_elements, load_elements, store_elements
 from dvae_kernels._triton.philox import bits_to_logistic, log2
-from dvae_kernels.ops.gumbel_softmax.triton_kernels import _exp, _tau_tensor, _temperature
+from dvae_kernels._triton.softmax import exp, tau_tensor, temperature
 
 
 @triton.jit
@@ -31,12 +31,12 @@ def _binary_concrete_fwd_kernel(
     ACC: tl.constexpr, BLOCK: tl.constexpr, EVEN: tl.constexpr, INT64: tl.constexpr,
 ):  # fmt: skip
     element, exists, whole = element_tile(count, shift, BLOCK, INT64)
-    tau, inverse = _temperature(tau_ptr, tau_value, ACC)
+    tau, inverse = temperature(tau_ptr, tau_value, ACC)
     p = _perturbed(x_ptr, key_ptr, group, element, exists, whole, ACC, BLOCK, EVEN)
     if (hard != 0) | (tau == 0):
         y = tl.where(p > 0, 1.0, tl.where(p <= 0, 0.0, p)) + 0.0 * inverse
     else:
-        e = _exp(-tl.abs(p), inverse, ACC)
+        e = exp(-tl.abs(p), inverse, ACC)
         y = tl.where(p > 0, 1.0, e) / (1.0 + e)
     store_elements(y_ptr, element, exists, whole, y, EVEN)
 
@@ -47,10 +47,10 @@ def _binary_concrete_bwd_kernel(
     ACC: tl.constexpr, BLOCK: tl.constexpr, EVEN: tl.constexpr, INT64: tl.constexpr,
 ):  # fmt: skip
     element, exists, whole = element_tile(count, shift, BLOCK, INT64)
-    tau, inverse = _temperature(tau_ptr, tau_value, ACC)
+    tau, inverse = temperature(tau_ptr, tau_value, ACC)
     p = _perturbed(x_ptr, key_ptr, group, element, exists, whole, ACC, BLOCK, EVEN)
     g = load_elements(grad_ptr, element, exists, whole, 0.0, ACC, EVEN)
-    e = _exp(-tl.abs(p), inverse, ACC)
+    e = exp(-tl.abs(p), inverse, ACC)
     r = 1.0 / (1.0 + e)
     dx = tl.where(tau == 0, 0.0, g * (e * r * r) * inverse)
     store_elements(dx_ptr, element, exists, whole, dx, EVEN)
@@ -77,7 +77,7 @@ def _point(y, x, tau, ACC: tl.constexpr):
     log_y = _log(inside, ACC)
     log_1y = _log(1.0 - inside, ACC)
     t = tau * (log_y - log_1y) - x
-    return inside, log_y, log_1y, t, _exp(-tl.abs(t), 1.0, ACC)
+    return inside, log_y, log_1y, t, exp(-tl.abs(t), 1.0, ACC)
 
 
 @triton.jit
@@ -126,7 +126,7 @@ def binary_concrete_fwd(
     logits: Tensor, key: Tensor, tau: Tensor | None, tau_value: float, hard: bool, index_offset: int, dtype: torch.dtype
 ) -> Tensor:
     y = torch.empty_like(logits, dtype=dtype)
-    args = (key.contiguous(), _tau_tensor(logits, tau, tau_value), tau_value, int(hard))
+    args = (key.contiguous(), tau_tensor(logits, tau, tau_value), tau_value, int(hard))
     launch_elements(_binary_concrete_fwd_kernel, [logits], [y], *args, index_offset=index_offset)
     return y
 
@@ -135,14 +135,14 @@ def binary_concrete_bwd(
     grad: Tensor, logits: Tensor, key: Tensor, tau: Tensor | None, tau_value: float, index_offset: int, tau_grad: bool
 ) -> tuple[Tensor, Tensor]:
     dlogits, parts = torch.empty_like(logits), new_block_sums(logits, tau_grad)
-    args = (key.contiguous(), _tau_tensor(logits, tau, tau_value), tau_value, parts if tau_grad else None)
+    args = (key.contiguous(), tau_tensor(logits, tau, tau_value), tau_value, parts if tau_grad else None)
     launch_elements(_binary_concrete_bwd_kernel, [grad, logits], [dlogits], *args, index_offset=index_offset)
     return dlogits, parts
 
 
 def binary_concrete_log_prob_fwd(y: Tensor, logits: Tensor, tau: Tensor | None, tau_value: float) -> Tensor:
     log_prob = torch.empty_like(y, dtype=compute_dtype(y.dtype))
-    args = (_tau_tensor(y, tau, tau_value), tau_value)
+    args = (tau_tensor(y, tau, tau_value), tau_value)
     launch_elements(_binary_concrete_log_prob_fwd_kernel, [y, logits], [log_prob], *args)
     return log_prob
 
@@ -151,6 +151,6 @@ def binary_concrete_log_prob_bwd(
     grad: Tensor, y: Tensor, logits: Tensor, tau: Tensor | None, tau_value: float, tau_grad: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     dy, dlogits, parts = torch.empty_like(y), torch.empty_like(logits), new_block_sums(y, tau_grad)
-    args = (_tau_tensor(y, tau, tau_value), tau_value, parts if tau_grad else None)
+    args = (tau_tensor(y, tau, tau_value), tau_value, parts if tau_grad else None)
     launch_elements(_binary_concrete_log_prob_bwd_kernel, [grad, y, logits], [dy, dlogits], *args)
     return dy, dlogits, parts
