@@ -48,6 +48,18 @@ _CEILINGS = {
 }  # fmt: skip
 
 
+# The index without the sample: one walk, with the one-hot path alone, and eight bytes a row.
+_INDEX_CASES = [Case(90, torch.float32, name, _SHAPES[name]) for name in ("k8192", "k262144", "k512s")]
+_INDEX_BUDGETS = {False: Budget(45, 2.2, 6.2, 5.2, 1, 1, None), True: Budget(55, 2.4, 6.4, 5.4, 1, 1, None)}
+
+
+def launch_index(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    from dvae_kernels.ops.gumbel_softmax import triton_kernels as ops
+
+    x = torch.empty(shape, dtype=dtype, device="meta")
+    ops.gumbel_argmax(x, torch.empty(2, dtype=torch.int64, device="meta"), 1, 0)
+
+
 def launch_all(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     """Every kernel of the op once, with the gradient to the temperature."""
     from dvae_kernels.ops.gumbel_softmax import triton_kernels as ops
@@ -72,3 +84,16 @@ def test_machine_code(case: Case, compiled: dict[Case, Future[list[Binary]]]) ->
     strided = len(case.shape) > 2
     for name, binary in zip(_KERNELS, binaries):
         check(binary, case, _BUDGETS[name, binary.tiles > 1], _CEILINGS[name, strided])
+
+
+@pytest.fixture(scope="module")
+def compiled_index(request: pytest.FixtureRequest, compilers: ProcessPoolExecutor) -> dict[Case, Future[list[Binary]]]:
+    module = "dvae_kernels.ops.gumbel_softmax.triton_kernels"
+    return submit(request, compilers, module, launch_index, _INDEX_CASES)
+
+
+@pytest.mark.parametrize("case", _INDEX_CASES, ids=str)
+def test_machine_code_of_the_index(case: Case, compiled_index: dict[Case, Future[list[Binary]]]) -> None:
+    (binary,) = compiled_index[case].result()
+    check(binary, case, _INDEX_BUDGETS[binary.tiles > 1], _CEILINGS["fwd", len(case.shape) > 2])
+    assert binary.per_element("STG") <= 1 / 4  # no sample is written

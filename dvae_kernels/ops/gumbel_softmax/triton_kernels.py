@@ -71,13 +71,13 @@ def _gumbel_softmax_fwd_kernel(
         y_rows = y_ptr + outer_index * y_so + inner_index * y_si
     stream_row = row.to(tl.uint32) + row_offset.to(tl.uint32)
     tau, inverse = temperature(tau_ptr, tau_value, ACC)
-    one_hot = True if index_ptr is not None else (hard != 0) | (tau == 0)
+    one_hot = (hard != 0) | (tau == 0)
     if TILES == 1:
         z = _perturbed(x_rows, x_sk, key_ptr, stream_row, 0, mask, K, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
-        if one_hot:
+        if index_ptr is not None or one_hot:
             z = _ranked(z)
         top = tl.max(z, axis=1, keep_dims=True)
-        if one_hot:
+        if index_ptr is not None or one_hot:
             found = _found(_first(z, top, 0, K, BLOCK_K), top)
             if index_ptr is not None:
                 tl.store(index_ptr + row, found.to(tl.int64), mask=mask)
@@ -90,7 +90,7 @@ def _gumbel_softmax_fwd_kernel(
             store_tile(y_rows, 0, y_sk, y, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
     else:
         top = tl.full([ROWS, 1], float("-inf"), ACC)
-        if one_hot:
+        if index_ptr is not None or one_hot:
             index = tl.zeros([ROWS, 1], tl.int32) + K
             for start in range(0, TILES * BLOCK_K, BLOCK_K):
                 z = _perturbed(x_rows, x_sk, key_ptr, stream_row, start, mask, K, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
