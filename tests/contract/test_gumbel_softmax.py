@@ -216,6 +216,8 @@ def test_exact_ties_go_to_the_lowest_index(target: Target, dtype: torch.dtype, k
     assert torch.equal(index, tied.amin(-1))
     columns = sample(target, logits.t().contiguous(), hard=True, dim=0).argmax(0).cpu()
     assert torch.equal(columns, tied.amin(-1))
+    for layout, dim in ((logits, 1), (logits.t().contiguous(), 0)):
+        assert torch.equal(index_of(target, layout, dim).cpu(), tied.amin(-1))
 
 
 # The index
