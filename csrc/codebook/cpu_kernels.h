@@ -1,0 +1,67 @@
+// Sums by code over the SIMD layer. Included once per target by for_each_target.h. Every column is added up in the order
+// of the rows, so the bits are those of every other target and backend.
+
+// Sums `count` rows, whose positions are given by row(i), into `to`.
+template <class F, class T, class Row>
+void sum_rows(int64_t columns, int64_t count, const Row& row, typename F::Scalar* to) {
+  using Scalar = typename F::Scalar;
+  constexpr int width = 4;  // vectors in registers
+  int64_t j = 0;
+  for (; j + width * F::lanes <= columns; j += width * F::lanes) {
+    F sums[width];
+    for (int v = 0; v < width; ++v) sums[v] = F(0);
+    for (int64_t i = 0; i < count; ++i) {
+      const T* from = row(i) + j;
+      for (int v = 0; v < width; ++v) sums[v] = sums[v] + F::load(from + v * F::lanes);
+    }
+    for (int v = 0; v < width; ++v) sums[v].store(to + j + v * F::lanes);
+  }
+  for (; j + F::lanes <= columns; j += F::lanes) {
+    F sum(0);
+    for (int64_t i = 0; i < count; ++i) sum = sum + F::load(row(i) + j);
+    sum.store(to + j);
+  }
+  for (; j < columns; ++j) {
+    Scalar sum = 0;
+    for (int64_t i = 0; i < count; ++i) sum += load_as_compute(row(i)[j]);
+    to[j] = sum;
+  }
+}
+
+template <class F, class T>
+void sum_blocks(const CodeSumsArgs& args, int64_t begin, int64_t end) {
+  using Scalar = typename F::Scalar;
+  const SortedRows& level = args.level;
+  const int64_t columns = level.columns;
+  const auto* rows = static_cast<const T*>(level.rows.data);
+  auto* sums = static_cast<Scalar*>(args.sums);
+  for (int64_t block = begin; block < end; ++block) {
+    const int64_t first = block * kBlockRows, last = std::min(first + kBlockRows, level.count) - 1;
+    const bool reaches_back = first > 0 && level.codes[first - 1] == level.codes[first];
+    const bool continues = last + 1 < level.count && level.codes[last + 1] == level.codes[last];
+    args.partial.codes[2 * block] = reaches_back ? level.codes[first] : level.num_codes;
+    args.partial.codes[2 * block + 1] = continues ? level.codes[last] : level.num_codes;
+    Scalar* const front = static_cast<Scalar*>(args.partial.rows) + 2 * block * columns;
+    for (int64_t i = first, next; i <= last; i = next) {
+      const int32_t code = level.codes[i];
+      next = i + 1;
+      while (next <= last && level.codes[next] == code) ++next;
+      if (code == level.num_codes) continue;
+      const bool open = i == first && reaches_back, cut = next > last && continues;
+      Scalar* const to = open ? front : cut ? front + columns : sums + code * columns;
+      const auto row = [&](int64_t r) { return rows + (level.order ? level.order[i + r] : i + r) * level.stride; };
+      sum_rows<F, T>(columns, next - i, row, to);
+      // one run through the whole block: its sum stands in front, nothing is left for the back
+      if (open && cut) std::fill(front + columns, front + 2 * columns, Scalar(0));
+    }
+  }
+}
+
+void code_sums(const CodeSumsArgs& args, int64_t begin, int64_t end) {
+  switch (args.level.rows.type) {
+    case Storage::float64: return sum_blocks<F64, double>(args, begin, end);
+    case Storage::float32: return sum_blocks<F32, float>(args, begin, end);
+    case Storage::bfloat16: return sum_blocks<F32, BFloat16>(args, begin, end);
+    case Storage::half: return sum_blocks<F32, Half>(args, begin, end);
+  }
+}

@@ -1,0 +1,70 @@
+// CUDA backend of gathering and summing codes: the ops on torch tensors.
+
+#include <vector>
+
+#include "codebook/kernels.cuh"
+#include "codebook/tensors.h"
+#include "common/cuda_tensor.h"
+
+namespace dvae {
+namespace {
+
+// Indices as sort keys: num_codes where a row takes no part, so that those come last.
+__global__ void __launch_bounds__(kMaxThreads) code_keys_kernel(
+    RowPlan plan, const int64_t* indices, int32_t num_codes, int32_t* keys) {
+  const RowPlace place(plan);
+  if (!place.chunks) return;
+  const int64_t index = indices[place.row];
+  keys[place.row] = index >= 0 && index < num_codes ? static_cast<int32_t>(index) : num_codes;
+}
+
+// (ascending values, their positions), equal ones in their order: torch.sort(keys, stable=True).
+std::array<Tensor, 2> stable_sort(const Tensor& keys) {
+  using torch::stable::detail::from;
+  std::array<StableIValue, 4> stack{from(keys), from(std::optional(true)), from(int64_t{0}), from(false)};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
+  return {torch::stable::detail::to<Tensor>(stack[0]), torch::stable::detail::to<Tensor>(stack[1])};
+}
+
+Tensor gather(Tensor codebook, Tensor indices) {
+  const torch::stable::accelerator::DeviceGuard guard(codebook.get_device_index());
+  Tensor out = new_gathered(codebook, indices);
+  if (out.numel() == 0) return out;
+  codebook = with_unit_columns(codebook);
+  indices = torch::stable::contiguous(indices);
+  gather_codes(
+      make_call(codebook, std::nullopt, 0).stream, buffer_of(codebook), codebook.size(0), codebook.stride(0),
+      codebook.size(1), static_cast<const int64_t*>(indices.const_data_ptr()), indices.numel(),
+      out.mutable_data_ptr());
+  return out;
+}
+
+Tensor sums(Tensor x, Tensor indices, int64_t num_codes) {
+  const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
+  Tensor result = new_sums(x, indices, num_codes);
+  const int64_t rows = x.size(0), columns = x.size(1), scratch = scratch_count(rows);
+  if (x.numel() == 0 || num_codes == 0) return result;
+  x = with_unit_columns(x);
+  indices = torch::stable::contiguous(indices);
+  const Stream stream = make_call(x, std::nullopt, 0).stream;
+  const auto none = static_cast<int32_t>(num_codes);
+  const Tensor keys = new_vector(indices, rows, ScalarType::Int);
+  launch(plan_rows<float>(rows, 1, 1, 1, false, 0, 0), stream, code_keys_kernel,
+         static_cast<const int64_t*>(indices.const_data_ptr()), none, static_cast<int32_t*>(keys.mutable_data_ptr()));
+  const auto [codes, order] = stable_sort(keys);
+  const Tensor partial_codes = new_vector(codes, scratch, ScalarType::Int);
+  const Tensor partial = new_vector(result, scratch * columns, result.scalar_type());
+  const SortedRows sorted{buffer_of(x), x.stride(0), columns, static_cast<const int64_t*>(order.const_data_ptr()),
+                          static_cast<const int32_t*>(codes.const_data_ptr()), rows, none};
+  code_sums(stream, sorted, result.mutable_data_ptr(),
+            {partial.mutable_data_ptr(), static_cast<int32_t*>(partial_codes.mutable_data_ptr())});
+  return result;
+}
+
+}  // namespace
+}  // namespace dvae
+
+STABLE_TORCH_LIBRARY_IMPL(dvae_kernels, CUDA, m) {
+  m.impl("gather_codes.cuda", TORCH_BOX(&dvae::gather));
+  m.impl("code_sums.cuda", TORCH_BOX(&dvae::sums));
+}

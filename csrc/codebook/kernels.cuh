@@ -1,0 +1,180 @@
+// The CUDA kernels of gathering and summing codes; nothing here needs torch, so that the host shim can run it all.
+#pragma once
+
+#include "codebook/blocks.h"
+#include "common/cuda_utils.cuh"
+
+namespace dvae {
+
+// Rows are copied in words, whatever they hold.
+template <class Word>
+struct GatherCodes {
+  const Word* codebook;
+  int64_t codes, stride;  // in words
+  const int64_t* indices;
+  Word* output;
+  Word nan;  // filled with NaN
+};
+
+template <class Word>
+__global__ void __launch_bounds__(kMaxThreads) gather_codes_kernel(RowPlan plan, GatherCodes<Word> args) {
+  const RowPlace place(plan);
+  if (!place.chunks) return;
+  const int64_t index = args.indices[place.row];
+  const bool inside = index >= 0 && index < args.codes;
+  const Word* from = args.codebook + (inside ? index : 0) * args.stride;
+  Word* to = args.output + place.row * plan.columns;
+  Word outside{};
+  if (index != -1) outside = args.nan;
+  for (uint32_t i = place.lane; i < place.chunks; i += place.lanes) to[i] = inside ? from[i] : outside;
+}
+
+// Every thread walks over the rows of one block of sorted rows, for its own columns. Place: the block among all.
+template <class Input, class Output>
+__global__ void __launch_bounds__(kMaxThreads) code_sums_kernel(
+    RowPlan plan, SortedRows level, PartialRows partial, Input input, Output sums, Output partial_rows) {
+  using Acc = typename Input::Acc;
+  constexpr int kChunk = Input::kChunk, kBatch = 2 * Input::kBatch;  // rows whose loads are in flight together
+  const RowPlace place(plan);
+  if (!place.chunks) return;
+  const int64_t first = place.row * kBlockRows;
+  const int64_t end = first + kBlockRows < level.count ? first + kBlockRows : level.count;
+  const int32_t none = level.num_codes, first_code = level.codes[first], last_code = level.codes[end - 1];
+  const bool reaches_back = first > 0 && level.codes[first - 1] == first_code;
+  const bool continues = end < level.count && level.codes[end] == last_code;
+  if (place.lane == 0) {
+    partial.codes[2 * place.row] = reaches_back ? first_code : none;
+    partial.codes[2 * place.row + 1] = continues ? last_code : none;
+  }
+  const auto row_of = [&](const auto& tensor, int64_t row) {
+    RowPlace at = place;
+    at.outer_index = row;
+    return tensor.row(at);
+  };
+  for (uint32_t chunk = place.lane; chunk < place.chunks; chunk += place.lanes) {
+    Acc total[kChunk] = {};
+    int32_t code = first_code;
+    bool open = reaches_back;
+    // the sum of a run: of a whole one, or the part of one that crosses the front or the back of the block
+    const auto finish = [&](bool cut) {
+      if (code == none) return;
+      const int64_t part = 2 * place.row;
+      (open ? row_of(partial_rows, part) : cut ? row_of(partial_rows, part + 1) : row_of(sums, code)).store(chunk, total);
+    };
+    for (int64_t i = first; i < end; i += kBatch) {
+      int32_t codes[kBatch];
+      int64_t rows[kBatch];
+      Acc x[kBatch][kChunk];
+#pragma unroll
+      for (int b = 0; b < kBatch; ++b) {
+        codes[b] = none;
+        rows[b] = i + b;
+        if (i + b >= end) continue;
+        codes[b] = level.codes[i + b];
+        if (level.order) rows[b] = level.order[i + b];
+      }
+#pragma unroll
+      for (int b = 0; b < kBatch; ++b) {
+        if (codes[b] != none) row_of(input, rows[b]).load(chunk, x[b], 0);
+      }
+#pragma unroll
+      for (int b = 0; b < kBatch; ++b) {
+        if (i + b >= end) break;
+        if (codes[b] != code) {
+          finish(false);
+          code = codes[b];
+          open = false;
+#pragma unroll
+          for (Acc& t : total) t = 0;
+        }
+        if (code == none) continue;
+#pragma unroll
+        for (int c = 0; c < kChunk; ++c) total[c] += x[b][c];
+      }
+    }
+    finish(continues);
+    if (open && continues && code != none) {
+      // one run through the whole block: its sum stands in front, nothing is left for the back
+      const Acc zero[kChunk] = {};
+      row_of(partial_rows, 2 * place.row + 1).store(chunk, zero);
+    }
+  }
+}
+
+// Whether rows can be copied in 16-byte words.
+inline bool gathers_vectors(const Buffer& codebook, int64_t stride, int64_t columns) {
+  const int64_t size = size_of(codebook.type);
+  return columns * size % 16 == 0 && stride * size % 16 == 0 &&
+         reinterpret_cast<uintptr_t>(codebook.data) % 16 == 0;
+}
+
+// A word with NaN in every element of `type`.
+template <class Word>
+Word nan_word(Storage type) {
+  const double nan64 = kNaN<double>;
+  const float nan32 = kNaN<float>;
+  const uint16_t nan16 = type == Storage::half ? 0x7e00 : 0x7fc0;
+  const void* nan = &nan16;
+  if (type == Storage::float64) nan = &nan64;
+  if (type == Storage::float32) nan = &nan32;
+  unsigned char bytes[sizeof(Bits128)];
+  for (size_t i = 0; i < sizeof(bytes); i += size_of(type)) memcpy(bytes + i, nan, size_of(type));
+  Word word;
+  memcpy(&word, bytes, sizeof(word));
+  return word;
+}
+
+// codebook: [codes, columns], `stride` elements from row to row. output: [rows, columns].
+inline void gather_codes(
+    Stream stream, const Buffer& codebook, int64_t codes, int64_t stride, int64_t columns, const int64_t* indices,
+    int64_t rows, void* output) {
+  const int64_t size = size_of(codebook.type);
+  const auto copy_as = [&](auto word) {
+    using Word = decltype(word);
+    const auto words = [&](int64_t elements) { return elements * size / static_cast<int64_t>(sizeof(Word)); };
+    const GatherCodes<Word> args{
+        static_cast<const Word*>(codebook.data), codes, words(stride), indices, static_cast<Word*>(output),
+        nan_word<Word>(codebook.type)};
+    launch(plan_rows<float>(rows, 1, words(columns), 1, false, 0, 0), stream, gather_codes_kernel<Word>, args);
+  };
+  if (gathers_vectors(codebook, stride, columns)) {
+    copy_as(Bits128{});
+  } else {
+    size == 8 ? copy_as(uint64_t{}) : size == 4 ? copy_as(uint32_t{}) : copy_as(uint16_t{});
+  }
+}
+
+// Calls call(tensor types of the rows and of their sums); chunk as from vector_chunk.
+template <class Call>
+void with_sum_types(int chunk, Storage type, const Call& call) {
+  if (type == Storage::float64) {
+    call(TensorTypes<StridedTensor<double>, StridedTensor<double>>{});
+  } else if (chunk == 0) {
+    call(TensorTypes<StridedTensor<float>, StridedTensor<float>>{});
+  } else if (type == Storage::float32) {
+    call(TensorTypes<VectorTensor<float, 4>, VectorTensor<float, 4>>{});
+  } else if (type == Storage::bfloat16) {
+    call(TensorTypes<VectorTensor<BFloat16, 8>, VectorTensor<float, 8>>{});
+  } else {
+    call(TensorTypes<VectorTensor<Half, 8>, VectorTensor<float, 8>>{});
+  }
+}
+
+// sums: [num_codes, columns] in the compute type, zeros. scratch as for_levels needs it.
+inline void code_sums(Stream stream, const SortedRows& rows, void* sums, PartialRows scratch) {
+  const Storage compute = rows.rows.type == Storage::float64 ? Storage::float64 : Storage::float32;
+  for_levels(rows, compute, scratch, [&](const SortedRows& level, const PartialRows& partial) {
+    const RowStrides in{level.stride, 1, 0}, out{level.columns, 1, 0};
+    const RowLayout<1> layout{level.count, level.columns, 1, {in}};
+    const int chunk = vector_chunk<1>(layout, {level.rows});
+    with_sum_types(chunk, level.rows.type, [&](auto types) {
+      using Input = typename decltype(types)::Narrow;
+      using Output = typename decltype(types)::Wide;
+      const RowPlan plan = plan_rows<float>(level.blocks(), 1, level.columns, chunk ? chunk : 4, false, 0, 0);
+      launch(plan, stream, code_sums_kernel<Input, Output>, level, partial, Input(level.rows, in),
+             Output({sums, compute}, out), Output({partial.rows, compute}, out));
+    });
+  });
+}
+
+}  // namespace dvae

@@ -1,0 +1,23 @@
+"""Gathering and summing codes in plain torch: the definition that every backend is tested against."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dvae_kernels._rng import compute_dtype
+
+
+def gather_codes(codebook: Tensor, indices: Tensor) -> Tensor:
+    """Rows of the codebook; zeros for index -1, NaN for any other index outside [0, K)."""
+    k = codebook.shape[0]
+    zero = codebook.new_zeros((1, codebook.shape[1]))
+    rows = torch.cat([codebook, zero, zero + torch.nan])
+    return rows[torch.where(indices == -1, k, torch.where((indices >= 0) & (indices < k), indices, k + 1))]
+
+
+def code_sums(x: Tensor, indices: Tensor, num_codes: int) -> Tensor:
+    """The sum of the rows of x that have each index; rows with an index outside [0, num_codes) take no part."""
+    index = torch.where((indices >= 0) & (indices < num_codes), indices, num_codes)
+    sums = x.new_zeros((num_codes + 1, x.shape[1]), dtype=compute_dtype(x.dtype))
+    return sums.index_add(0, index, x.to(sums.dtype))[:num_codes]

@@ -1,0 +1,160 @@
+"""Gathering and summing codes in Triton.
+
+Sums: the rows are sorted by code and cut into blocks of BLOCK_ROWS; a lane walks over the rows of one block for its
+columns and writes a sum at the end of every run of one code. See the README for the levels that join the blocks.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from dvae_kernels._rng import compute_dtype
+from dvae_kernels._triton.rows import launch
+
+BLOCK_ROWS = 64  # sorted rows of a block, the same in every backend: it fixes the order of additions
+_KEY_TILE = 1024
+_WARPS = 2
+
+
+class _Tile(NamedTuple):
+    """How a kernel is cut up: rows (or blocks of rows) and columns of a tile, and the tiles of a row."""
+
+    rows: int
+    block_d: int
+    tiles: int
+
+
+def _tile(columns: int, itemsize: int, vectors: int) -> _Tile:
+    """`vectors` 16-byte pieces a thread."""
+    elements = 32 * _WARPS * vectors * 16 // itemsize
+    block_d = min(triton.next_power_of_2(columns), elements)
+    return _Tile(elements // block_d, block_d, triton.cdiv(columns, block_d))
+
+
+@triton.jit
+def _gather_codes_kernel(
+    codebook_ptr, index_ptr, out_ptr, rows, K, D, stride,
+    ROWS: tl.constexpr, BLOCK_D: tl.constexpr, TILES: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    mask = row < rows
+    index = tl.load(index_ptr + row, mask=mask, other=-1)
+    inside = (index >= 0) & (index < K)
+    outside = tl.where(index == -1, 0.0, float("nan")).to(out_ptr.dtype.element_ty)
+    for start in range(0, TILES * BLOCK_D, BLOCK_D):
+        col = start + tl.arange(0, BLOCK_D)[None, :]
+        code = tl.load(codebook_ptr + index * stride + col, mask=inside & (col < D), other=0.0)
+        tl.store(out_ptr + row * D + col, tl.where(inside, code, outside), mask=mask & (col < D))
+
+
+@triton.jit
+def _code_keys_kernel(index_ptr, key_ptr, rows, K, BLOCK: tl.constexpr):
+    """Indices as sort keys: K where a row takes no part, so that those come last."""
+    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    index = tl.load(index_ptr + row, mask=row < rows, other=0)
+    tl.store(key_ptr + row, tl.where((index >= 0) & (index < K), index, K).to(tl.int32), mask=row < rows)
+
+
+@triton.jit
+def _load_row(x_ptr, order_ptr, code_ptr, position, rows, col, stride, K, D, ACC: tl.constexpr):
+    """(code, values) of the sorted rows at `position`: code K and zeros where there is none."""
+    code = tl.load(code_ptr + position, mask=position < rows, other=K)
+    row = position if order_ptr is None else tl.load(order_ptr + position, mask=position < rows, other=0)
+    return code, tl.load(x_ptr + row * stride + col, mask=(code < K) & (col < D), other=0.0).to(ACC)
+
+
+@triton.jit
+def _add_row(total, code, open, next_code, x, sums_ptr, partial_ptr, col, K, D):
+    """Ends the run of `code` where another code follows, and adds x to what is then the current one.
+
+    open: whether the run reaches back into the block before; then its sum is a part of one.
+    """
+    ends = next_code != code
+    target = tl.where(open, partial_ptr, sums_ptr + code.to(tl.int64) * D)
+    tl.store(target + col, total, mask=ends & (code < K) & (col < D))
+    return tl.where(ends, 0.0, total) + x, next_code, open & (next_code == code)
+
+
+@triton.jit
+def _code_sums_kernel(
+    x_ptr, order_ptr, code_ptr, sums_ptr, partial_code_ptr, partial_ptr, rows, K, D, stride,
+    ACC: tl.constexpr, BLOCK_ROWS: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr, TILES: tl.constexpr,
+):  # fmt: skip
+    pid = tl.program_id(0)
+    start = pid % TILES * BLOCK_D
+    col = start + tl.arange(0, BLOCK_D)[None, :]
+    block = (pid // TILES).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    begin = block * BLOCK_ROWS
+    end = tl.minimum(begin + BLOCK_ROWS, rows)
+    first = tl.load(code_ptr + begin, mask=begin < rows, other=K)
+    last = tl.load(code_ptr + end - 1, mask=begin < rows, other=K)
+    open = first == tl.load(code_ptr + begin - 1, mask=(begin > 0) & (begin < rows), other=-1)
+    continues = last == tl.load(code_ptr + end, mask=end < rows, other=-1)
+    tl.store(partial_code_ptr + 2 * block, tl.where(open, first, K), mask=(begin < rows) & (start == 0))
+    tl.store(partial_code_ptr + 2 * block + 1, tl.where(continues, last, K), mask=(begin < rows) & (start == 0))
+
+    front_ptr = partial_ptr + 2 * block * D
+    code = first
+    total = tl.zeros([ROWS, BLOCK_D], ACC)
+    for i in range(0, BLOCK_ROWS, 4):
+        # four rows on their way at a time
+        at = begin + i
+        code0, x0 = _load_row(x_ptr, order_ptr, code_ptr, at, end, col, stride, K, D, ACC)
+        code1, x1 = _load_row(x_ptr, order_ptr, code_ptr, at + 1, end, col, stride, K, D, ACC)
+        code2, x2 = _load_row(x_ptr, order_ptr, code_ptr, at + 2, end, col, stride, K, D, ACC)
+        code3, x3 = _load_row(x_ptr, order_ptr, code_ptr, at + 3, end, col, stride, K, D, ACC)
+        total, code, open = _add_row(total, code, open, code0, x0, sums_ptr, front_ptr, col, K, D)
+        total, code, open = _add_row(total, code, open, code1, x1, sums_ptr, front_ptr, col, K, D)
+        total, code, open = _add_row(total, code, open, code2, x2, sums_ptr, front_ptr, col, K, D)
+        total, code, open = _add_row(total, code, open, code3, x3, sums_ptr, front_ptr, col, K, D)
+    target = tl.where(open, front_ptr, tl.where(continues, front_ptr + D, sums_ptr + code.to(tl.int64) * D))
+    tl.store(target + col, total, mask=(code < K) & (col < D))
+    # one run through the whole block: its sum stands in front, nothing is left for the back
+    tl.store(front_ptr + D + col, tl.zeros([ROWS, BLOCK_D], ACC), mask=open & continues & (code < K) & (col < D))
+
+
+def gather_codes(codebook: Tensor, indices: Tensor) -> Tensor:
+    k, columns = codebook.shape
+    out = codebook.new_empty((*indices.shape, columns))
+    if out.numel() == 0:
+        return out
+    if codebook.stride(1) != 1:
+        codebook = codebook.contiguous()
+    tile = _tile(columns, codebook.itemsize, 4)
+    launch(
+        _gather_codes_kernel, triton.cdiv(indices.numel(), tile.rows), codebook, indices.contiguous(), out,
+        indices.numel(), k, columns, codebook.stride(0),
+        ROWS=tile.rows, BLOCK_D=tile.block_d, TILES=tile.tiles, num_warps=_WARPS,
+    )  # fmt: skip
+    return out
+
+
+def code_sums(x: Tensor, indices: Tensor, num_codes: int) -> Tensor:
+    rows, columns = x.shape
+    sums = x.new_zeros((num_codes, columns), dtype=compute_dtype(x.dtype))
+    if x.numel() == 0 or num_codes == 0:
+        return sums
+    if columns > 1 and x.stride(1) != 1:
+        x = x.contiguous()
+    keys = x.new_empty((rows,), dtype=torch.int32)
+    programs = triton.cdiv(rows, _KEY_TILE)
+    launch(_code_keys_kernel, programs, indices.contiguous(), keys, rows, num_codes, BLOCK=_KEY_TILE, num_warps=4)
+    codes, order = keys.sort(stable=True)
+    while True:
+        rows, blocks = len(codes), triton.cdiv(len(codes), BLOCK_ROWS)
+        partial_codes, partials = codes.new_empty((2 * blocks,)), sums.new_empty((2 * blocks, columns))
+        tile = _tile(columns, x.itemsize, 1)
+        launch(
+            _code_sums_kernel, triton.cdiv(blocks, tile.rows) * tile.tiles, x, order, codes, sums, partial_codes,
+            partials, rows, num_codes, columns, x.stride(0),
+            ACC=tl.float64 if sums.dtype == torch.float64 else tl.float32, BLOCK_ROWS=BLOCK_ROWS, ROWS=tile.rows,
+            BLOCK_D=tile.block_d, TILES=tile.tiles, num_warps=_WARPS,
+        )  # fmt: skip
+        if blocks == 1:
+            return sums
+        x, codes, order = partials, partial_codes, None
