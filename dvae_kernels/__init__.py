@@ -9,6 +9,7 @@ from dvae_kernels._backend import BackendUnavailable, use_backend
 from dvae_kernels.ops.binary_concrete import binary_concrete, binary_concrete_log_prob
 from dvae_kernels.ops.categorical import categorical_kl, gumbel_softmax_log_prob
 from dvae_kernels.ops.gumbel_softmax import gumbel_argmax, gumbel_softmax
+from dvae_kernels.ops.gumbel_softmax_embed import gumbel_softmax_embed
 
 __version__ = "0.1.0"
 
@@ -19,6 +20,7 @@ __all__ = [
     "categorical_kl",
     "gumbel_argmax",
     "gumbel_softmax",
+    "gumbel_softmax_embed",
     "gumbel_softmax_log_prob",
     "use_backend",
 ]

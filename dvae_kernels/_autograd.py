@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from typing import TypeVar
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -39,3 +40,10 @@ def quick_apply(function: Function) -> Function:
     """Class decorator: Function.apply looks at the signature of forward in every call, 10 us unless one is ready."""
     setattr(function.forward, "__signature__", inspect.signature(function.forward))  # noqa: B010
     return function
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Products in the dtypes of their factors, also where the caller's autocast is on."""
+    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()

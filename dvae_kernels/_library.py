@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,12 @@ _LIBRARY = torch.library.Library("dvae_kernels", "DEF")
 
 
 def define_op(
-    schema: str, *, reference: Callable[..., Any], triton: str, fake: Callable[..., Any]
+    schema: str,
+    *,
+    reference: Callable[..., Any],
+    fake: Callable[..., Any],
+    triton: str | None = None,
+    composed: Callable[..., Any] | None = None,
 ) -> dict[str, Callable[..., Any]]:
     """Define `dvae_kernels::<name>.{cpp,triton,cuda}` and return what to call by backend.
 
@@ -20,6 +26,9 @@ def define_op(
     one, so that torch.compile sees into it. `cpp` and `cuda` get their kernels when their module is loaded; `triton`
     is the launcher `"module:function"`, imported at the first call. `fake` gives shapes, dtypes and strides to
     torch.compile and is the same for every backend, so all of them must allocate alike.
+
+    In place of kernels, an op may be `composed` of other ops: a function of the backend's name and the arguments, whose
+    loops and shapes torch.compile does not see.
     """
     name, signature = schema.split("(", 1)
     implementations: dict[str, Callable[..., Any]] = {"reference": reference}
@@ -30,9 +39,12 @@ def define_op(
         torch.library.register_fake(qualified, fake, lib=_LIBRARY)
         torch.library.register_vmap(qualified, _looped(overload), lib=_LIBRARY)
         implementations[backend] = overload
-    launcher = _Lazy(triton)
-    for key in ("CPU", "CUDA"):  # CPU: under the interpreter
-        _LIBRARY.impl(f"{name}.triton", launcher, key)
+    kernels: dict[str, Callable[..., Any]] = {"triton": _Lazy(triton)} if triton else {}
+    if composed:
+        kernels = {backend: partial(composed, backend) for backend in ("cpp", "triton", "cuda")}
+    for backend, kernel in kernels.items():
+        for key in ("CPU", "CUDA"):  # Triton on CPU: under the interpreter
+            _LIBRARY.impl(f"{name}.{backend}", kernel, key)
     return implementations
 
 
