@@ -9,15 +9,6 @@
 namespace dvae {
 namespace {
 
-// Indices as sort keys: num_codes where a row takes no part, so that those come last.
-__global__ void __launch_bounds__(kMaxThreads) code_keys_kernel(
-    RowPlan plan, const int64_t* indices, int32_t num_codes, int32_t* keys) {
-  const RowPlace place(plan);
-  if (!place.chunks) return;
-  const int64_t index = indices[place.row];
-  keys[place.row] = index >= 0 && index < num_codes ? static_cast<int32_t>(index) : num_codes;
-}
-
 // (ascending values, their positions), equal ones in their order: torch.sort(keys, stable=True).
 std::array<Tensor, 2> stable_sort(const Tensor& keys) {
   using torch::stable::detail::from;
@@ -49,8 +40,8 @@ Tensor sums(Tensor x, Tensor indices, int64_t num_codes) {
   const Stream stream = make_call(x, std::nullopt, 0).stream;
   const auto none = static_cast<int32_t>(num_codes);
   const Tensor keys = new_vector(indices, rows, ScalarType::Int);
-  launch(plan_rows<float>(rows, 1, 1, 1, false, 0, 0), stream, code_keys_kernel,
-         static_cast<const int64_t*>(indices.const_data_ptr()), none, static_cast<int32_t*>(keys.mutable_data_ptr()));
+  code_keys(stream, static_cast<const int64_t*>(indices.const_data_ptr()), rows, none,
+            static_cast<int32_t*>(keys.mutable_data_ptr()));
   const auto [codes, order] = stable_sort(keys);
   const Tensor partial_codes = new_vector(codes, scratch, ScalarType::Int);
   const Tensor partial = new_vector(result, scratch * columns, result.scalar_type());

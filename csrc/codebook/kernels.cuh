@@ -29,6 +29,15 @@ __global__ void __launch_bounds__(kMaxThreads) gather_codes_kernel(RowPlan plan,
   for (uint32_t i = place.lane; i < place.chunks; i += place.lanes) to[i] = inside ? from[i] : outside;
 }
 
+// Indices as sort keys: num_codes where a row takes no part, so that those come last.
+inline __global__ void __launch_bounds__(kMaxThreads) code_keys_kernel(
+    RowPlan plan, const int64_t* indices, int32_t num_codes, int32_t* keys) {
+  const RowPlace place(plan);
+  if (!place.chunks) return;
+  const int64_t index = indices[place.row];
+  keys[place.row] = index >= 0 && index < num_codes ? static_cast<int32_t>(index) : num_codes;
+}
+
 // Every thread walks over the rows of one block of sorted rows, for its own columns. Place: the block among all.
 template <class Input, class Output>
 __global__ void __launch_bounds__(kMaxThreads) code_sums_kernel(
@@ -124,7 +133,7 @@ Word nan_word(Storage type) {
   return word;
 }
 
-// codebook: [codes, columns], `stride` elements from row to row. output: [rows, columns].
+// codebook: [codes, columns], `stride` elements from row to row. output: [rows, columns], 16-byte aligned.
 inline void gather_codes(
     Stream stream, const Buffer& codebook, int64_t codes, int64_t stride, int64_t columns, const int64_t* indices,
     int64_t rows, void* output) {
@@ -142,6 +151,10 @@ inline void gather_codes(
   } else {
     size == 8 ? copy_as(uint64_t{}) : size == 4 ? copy_as(uint32_t{}) : copy_as(uint16_t{});
   }
+}
+
+inline void code_keys(Stream stream, const int64_t* indices, int64_t rows, int32_t num_codes, int32_t* keys) {
+  launch(plan_rows<float>(rows, 1, 1, 1, false, 0, 0), stream, code_keys_kernel, indices, num_codes, keys);
 }
 
 // Calls call(tensor types of the rows and of their sums); chunk as from vector_chunk.

@@ -79,7 +79,7 @@ class GatherCodesFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (indices,) = ctx.saved_tensors
-        args = (grad.reshape(-1, grad.shape[-1]), indices.reshape(-1), ctx.num_codes)
+        args = (grad.reshape(indices.numel(), grad.shape[-1]), indices.reshape(-1), ctx.num_codes)
         twice = _autograd.differentiated_twice()
         sums = code_sums(*args, ctx.backend) if twice else CODE_SUMS[ctx.backend](*args)
         return sums.to(ctx.dtype), None, None

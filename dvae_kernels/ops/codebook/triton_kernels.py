@@ -1,7 +1,7 @@
 """Gathering and summing codes in Triton.
 
-Sums: the rows are sorted by code and cut into blocks of BLOCK_ROWS; a lane walks over the rows of one block for its
-columns and writes a sum at the end of every run of one code. See the README for the levels that join the blocks.
+Sums: the rows are sorted by code and cut into blocks of BLOCK_ROWS; a row of a tile walks over one block
+and writes a sum at the end of every run of one code. See the README for the levels that join the blocks.
 """
 
 from __future__ import annotations
@@ -83,14 +83,14 @@ def _add_row(total, code, open, next_code, x, sums_ptr, partial_ptr, col, K, D):
 @triton.jit
 def _code_sums_kernel(
     x_ptr, order_ptr, code_ptr, sums_ptr, partial_code_ptr, partial_ptr, rows, K, D, stride,
-    ACC: tl.constexpr, BLOCK_ROWS: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr, TILES: tl.constexpr,
+    ACC: tl.constexpr, LENGTH: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
     pid = tl.program_id(0)
     start = pid % TILES * BLOCK_D
     col = start + tl.arange(0, BLOCK_D)[None, :]
     block = (pid // TILES).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
-    begin = block * BLOCK_ROWS
-    end = tl.minimum(begin + BLOCK_ROWS, rows)
+    begin = block * LENGTH
+    end = tl.minimum(begin + LENGTH, rows)
     first = tl.load(code_ptr + begin, mask=begin < rows, other=K)
     last = tl.load(code_ptr + end - 1, mask=begin < rows, other=K)
     open = first == tl.load(code_ptr + begin - 1, mask=(begin > 0) & (begin < rows), other=-1)
@@ -101,7 +101,7 @@ def _code_sums_kernel(
     front_ptr = partial_ptr + 2 * block * D
     code = first
     total = tl.zeros([ROWS, BLOCK_D], ACC)
-    for i in range(0, BLOCK_ROWS, 4):
+    for i in range(0, LENGTH, 4):
         # four rows on their way at a time
         at = begin + i
         code0, x0 = _load_row(x_ptr, order_ptr, code_ptr, at, end, col, stride, K, D, ACC)
@@ -152,7 +152,7 @@ def code_sums(x: Tensor, indices: Tensor, num_codes: int) -> Tensor:
         launch(
             _code_sums_kernel, triton.cdiv(blocks, tile.rows) * tile.tiles, x, order, codes, sums, partial_codes,
             partials, rows, num_codes, columns, x.stride(0),
-            ACC=tl.float64 if sums.dtype == torch.float64 else tl.float32, BLOCK_ROWS=BLOCK_ROWS, ROWS=tile.rows,
+            ACC=tl.float64 if sums.dtype == torch.float64 else tl.float32, LENGTH=BLOCK_ROWS, ROWS=tile.rows,
             BLOCK_D=tile.block_d, TILES=tile.tiles, num_warps=_WARPS,
         )  # fmt: skip
         if blocks == 1:
