@@ -42,14 +42,14 @@ def _log_prob_bwd_fake(
 
 
 # `dim` counts from the front; priors and samples have the shape of the logits. Results without `dim` are contiguous.
-_KL_FWD = define_op(
+KL_FWD = define_op(
     "categorical_kl_fwd(Tensor logits, Tensor? prior, int dim) -> Tensor",
     reference=reference.categorical_kl_fwd,
     triton=f"{_TRITON}:categorical_kl_fwd",
     fake=_kl_fwd_fake,
 )
 # (dlogits, dprior), the second empty unless prior_grad.
-_KL_BWD = define_op(
+KL_BWD = define_op(
     "categorical_kl_bwd(Tensor grad, Tensor logits, Tensor? prior, int dim, bool prior_grad) -> (Tensor, Tensor)",
     reference=reference.categorical_kl_bwd,
     triton=f"{_TRITON}:categorical_kl_bwd",
@@ -81,7 +81,7 @@ class CategoricalKLFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(logits: Tensor, prior: Tensor | None, dim: int, backend: str) -> Tensor:
-        return _KL_FWD[backend](logits, prior, dim)
+        return KL_FWD[backend](logits, prior, dim)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -92,7 +92,7 @@ class CategoricalKLFunction(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         logits, prior = ctx.saved_tensors
         prior_grad = prior is not None and ctx.needs_input_grad[1]
-        bwd = _KL_BWD["reference" if _autograd.differentiated_twice() else ctx.backend]
+        bwd = KL_BWD["reference" if _autograd.differentiated_twice() else ctx.backend]
         dlogits, dprior = bwd(grad, logits, prior, ctx.dim, prior_grad)
         return dlogits, dprior if prior_grad else None, None, None
 
@@ -171,7 +171,7 @@ def categorical_kl(logits: Tensor, dim: int = -1, *, prior: Tensor | None = None
         prior = prior.expand(logits.shape)
     backend = _backend.resolve(op, backend, logits.device.type)
     if not _autograd.needs_function(logits, prior):
-        return _KL_FWD[backend](logits, prior, dim)
+        return KL_FWD[backend](logits, prior, dim)
     return CategoricalKLFunction.apply(logits, prior, dim, backend)
 
 

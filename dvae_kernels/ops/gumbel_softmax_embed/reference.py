@@ -106,4 +106,4 @@ def mark_bad_temperature(indices: Tensor, tau: Tensor | None) -> Tensor:
 
 def as_rows(x: Tensor) -> Tensor:
     """[outer * inner, D] from [outer, D, inner]."""
-    return x.transpose(1, 2).reshape(-1, x.shape[1])
+    return x.transpose(1, 2).flatten(0, 1)
