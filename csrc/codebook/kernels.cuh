@@ -30,12 +30,13 @@ __global__ void __launch_bounds__(kMaxThreads) gather_codes_kernel(RowPlan plan,
 }
 
 // Indices as sort keys: num_codes where a row takes no part, so that those come last.
-inline __global__ void __launch_bounds__(kMaxThreads) code_keys_kernel(
-    RowPlan plan, const int64_t* indices, int32_t num_codes, int32_t* keys) {
+template <class Key>
+__global__ void __launch_bounds__(kMaxThreads) code_keys_kernel(
+    RowPlan plan, const int64_t* indices, Key num_codes, Key* keys) {
   const RowPlace place(plan);
   if (!place.chunks) return;
   const int64_t index = indices[place.row];
-  keys[place.row] = index >= 0 && index < num_codes ? static_cast<int32_t>(index) : num_codes;
+  keys[place.row] = index >= 0 && index < num_codes ? static_cast<Key>(index) : num_codes;
 }
 
 // Every thread walks over the rows of one block of sorted rows, for its own columns. Place: the block among all.
@@ -154,7 +155,7 @@ inline void gather_codes(
 }
 
 inline void code_keys(Stream stream, const int64_t* indices, int64_t rows, int32_t num_codes, int32_t* keys) {
-  launch(plan_rows<float>(rows, 1, 1, 1, false, 0, 0), stream, code_keys_kernel, indices, num_codes, keys);
+  launch(plan_rows<float>(rows, 1, 1, 1, false, 0, 0), stream, code_keys_kernel<int32_t>, indices, num_codes, keys);
 }
 
 // Calls call(tensor types of the rows and of their sums); chunk as from vector_chunk.

@@ -42,6 +42,7 @@ class Case:
     odds: Callable[[Inputs, Tensor], Tensor] | None = None
     keys: int = 16  # how many keys estimate the reference's error
     slow_interpreted: bool = False
+    products: bool = False  # it holds matrix products of torch, whose bits depend on the number of threads
 
     def __str__(self) -> str:
         return self.name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dvae_kernels._autograd import without_autocast
 from dvae_kernels._rng import compute_dtype
 
 
@@ -12,7 +13,8 @@ def gather_codes(codebook: Tensor, indices: Tensor) -> Tensor:
     """Rows of the codebook; zeros for index -1, NaN for any other index outside [0, K)."""
     k = codebook.shape[0]
     zero = codebook.new_zeros((1, codebook.shape[1]))
-    rows = torch.cat([codebook, zero, zero + torch.nan])
+    with without_autocast(codebook.device):  # which joins in another dtype
+        rows = torch.cat([codebook, zero, zero + torch.nan])
     return rows[torch.where(indices == -1, k, torch.where((indices >= 0) & (indices < k), indices, k + 1))]
 
 

@@ -144,17 +144,18 @@ def code_sums(x: Tensor, indices: Tensor, num_codes: int) -> Tensor:
     keys = x.new_empty((rows,), dtype=torch.int32)
     programs = triton.cdiv(rows, _KEY_TILE)
     launch(_code_keys_kernel, programs, indices.contiguous(), keys, rows, num_codes, BLOCK=_KEY_TILE, num_warps=4)
-    codes, order = keys.sort(stable=True)
+    positions: Tensor | None  # of the sorted rows; partial rows are sorted already
+    codes, positions = keys.sort(stable=True)
     while True:
         rows, blocks = len(codes), triton.cdiv(len(codes), BLOCK_ROWS)
         partial_codes, partials = codes.new_empty((2 * blocks,)), sums.new_empty((2 * blocks, columns))
         tile = _tile(columns, x.itemsize, 1)
         launch(
-            _code_sums_kernel, triton.cdiv(blocks, tile.rows) * tile.tiles, x, order, codes, sums, partial_codes,
+            _code_sums_kernel, triton.cdiv(blocks, tile.rows) * tile.tiles, x, positions, codes, sums, partial_codes,
             partials, rows, num_codes, columns, x.stride(0),
             ACC=tl.float64 if sums.dtype == torch.float64 else tl.float32, LENGTH=BLOCK_ROWS, ROWS=tile.rows,
             BLOCK_D=tile.block_d, TILES=tile.tiles, num_warps=_WARPS,
         )  # fmt: skip
         if blocks == 1:
             return sums
-        x, codes, order = partials, partial_codes, None
+        x, codes, positions = partials, partial_codes, None

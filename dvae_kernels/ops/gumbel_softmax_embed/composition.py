@@ -25,9 +25,10 @@ _BLOCK = {"cpu": 1 << 20, "cuda": 1 << 23}
 _Block = tuple[slice, slice, int]
 
 
-def _blocks(outer: int, k: int, inner: int, device: torch.device) -> Iterator[_Block]:
+def _blocks(like: Tensor) -> Iterator[_Block]:
     """Whole outer indices, or parts of a single one where its K * inner elements are too many."""
-    size = _BLOCK[device.type]
+    outer, k, inner = like.shape
+    size = _BLOCK[like.device.type]
     columns = min(inner, max(size // k, 1))
     rows = max(size // (k * inner), 1)
     for o in range(0, outer, rows):
@@ -43,7 +44,7 @@ def fwd(
     if logits.numel() == 0:
         return outputs
     codes = codebook.to(dtype)
-    blocks = list(_blocks(*logits.shape, logits.device))
+    blocks = list(_blocks(logits))
     for o, i, first in blocks:
         block, offset = logits[o, :, i], row_offset + first
         index = mark_bad_temperature(ARGMAX[backend](block, key, 1, offset), tau)
@@ -84,7 +85,7 @@ def bwd(
     if grad is None:
         dtau_rows.zero_()
     codes = None if grad is None else codebook.to(grad.dtype)
-    blocks = list(_blocks(*like.shape, like.device))
+    blocks = list(_blocks(like))
     for o, i, first in blocks:
         x = None if logits is None else logits[o, :, i]
         y = None if sample is None else sample[o, :, i]

@@ -73,7 +73,7 @@ class GumbelSoftmaxEmbedFunction(torch.autograd.Function):
         (logits, codebook, key, tau, ctx.tau_value, hard, ctx.row_offset, ctx.dtype, kl, tau_learns,
          ctx.backend) = inputs  # fmt: skip
         _, indices, sample, kl_rows = output
-        ctx.logits_dtype = logits.dtype
+        ctx.logits_dtype, ctx.kl = logits.dtype, kl
         ctx.mark_non_differentiable(indices, *([sample] if hard else []), *([] if kl else [kl_rows]))
         ctx.set_materialize_grads(False)
         saved_logits = logits if hard or tau_learns or kl else None
@@ -85,18 +85,19 @@ class GumbelSoftmaxEmbedFunction(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         if grad is not None:
             grad = grad.to(ctx.dtype)  # never to a narrower one
+        grad_kl = grad_kl if ctx.kl else None
         wanted = [ctx.needs_input_grad[i] for i in (0, 1, 3)]
-        # a gradient to the sample itself comes from second derivatives alone
-        if _autograd.differentiated_twice() or grad_sample is not None:
-            gradients = _differentiable_backward(ctx, grad, grad_sample, grad_kl, *wanted)
+        saved = ctx.saved_tensors
+        logits, sample, codebook, indices, key, tau = saved
+        # a gradient to the sample itself comes from second derivatives alone, which compiled graphs do not have
+        if _autograd.differentiated_twice() or (grad_sample is not None and not torch.compiler.is_compiling()):
+            gradients = _differentiable_backward(ctx, saved, grad, grad_sample, grad_kl, *wanted)
         else:
-            logits, sample, codebook, indices, key, tau = ctx.saved_tensors
             gradients = _BWD[ctx.backend](
                 grad, grad_kl, logits, sample, codebook, indices, key, tau, ctx.tau_value, ctx.row_offset,
                 ctx.logits_dtype, *wanted,
             )  # fmt: skip
         dlogits, dcodebook, dtau_rows = gradients
-        codebook, tau = ctx.saved_tensors[2], ctx.saved_tensors[5]
         return (
             dlogits if wanted[0] else None,
             dcodebook.to(codebook.dtype) if wanted[1] else None,
@@ -107,20 +108,21 @@ class GumbelSoftmaxEmbedFunction(torch.autograd.Function):
 
 
 def _differentiable_backward(
-    ctx: Any, grad: Tensor | None, grad_sample: Tensor | None, grad_kl: Tensor | None, logits_grad: bool,
-    codebook_grad: bool, tau_grad: bool,
+    ctx: Any, saved: tuple[Any, ...], grad: Tensor | None, grad_sample: Tensor | None, grad_kl: Tensor | None,
+    logits_grad: bool, codebook_grad: bool, tau_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """As the backward op, of functions that have derivatives, the gradient to the sample whole."""
-    logits, sample, codebook, indices, key, tau = ctx.saved_tensors
+    logits, sample, codebook, indices, key, tau = saved
     like = sample if logits is None else logits
+    compute = _rng.compute_dtype(ctx.logits_dtype)
     dlogits = torch.zeros_like(like, dtype=ctx.logits_dtype)
-    dcodebook = torch.zeros_like(codebook, dtype=_rng.compute_dtype(codebook.dtype))
-    dtau_rows = like.new_zeros((1,), dtype=_rng.compute_dtype(like.dtype))
+    dcodebook = torch.zeros_like(codebook, dtype=compute)
+    dtau_rows = like.new_zeros((1,), dtype=compute)
+    cotangent = grad_sample
     if grad is not None:
         cotangent = reference.sample_gradient(grad, codebook)
-        cotangent = cotangent if grad_sample is None else cotangent + grad_sample
-    else:
-        cotangent = grad_sample
+        if grad_sample is not None:
+            cotangent = cotangent + grad_sample
     if cotangent is not None and (logits_grad or tau_grad):
         if sample is None or tau_grad:
             dlogits, dtau_rows = _RecomputeBackward.apply(

@@ -76,10 +76,10 @@ def gumbel_softmax_embed_bwd(
             )
         else:
             dlogits = gumbel_softmax.gumbel_softmax_bwd(cotangent, sample, tau, tau_value, 1, dtype)
-        if codebook_grad and sample is None:
-            dcodebook = codebook_ops.code_sums(as_rows(grad), indices.reshape(-1), codebook.shape[0])
-        elif codebook_grad:
+        if codebook_grad and sample is not None:
             dcodebook = codebook_gradient(sample, indices, grad).to(compute)
+        elif codebook_grad:
+            dcodebook = codebook_ops.code_sums(as_rows(grad), indices.reshape(-1), codebook.shape[0])
     if grad_kl is not None:
         assert logits is not None
         dlogits = dlogits + categorical.categorical_kl_bwd(grad_kl, logits, None, 1, False)[0]
