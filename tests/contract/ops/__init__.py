@@ -3,6 +3,12 @@
 from contract.harness import Case, Op, Room
 from contract.ops import binary_concrete, codebook, gumbel_softmax, gumbel_softmax_embed, straight_through
 
-ROOMS: list[Room] = [gumbel_softmax.ROOM, binary_concrete.ROOM, straight_through.ROOM, codebook.ROOM, gumbel_softmax_embed.ROOM]
+ROOMS: list[Room] = [
+    gumbel_softmax.ROOM,
+    binary_concrete.ROOM,
+    straight_through.ROOM,
+    codebook.ROOM,
+    gumbel_softmax_embed.ROOM,
+]
 CASES: list[Case] = [case for room in ROOMS for case in room.cases]
 OPS: list[Op] = [op for room in ROOMS for op in room.ops]
