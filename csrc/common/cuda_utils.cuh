@@ -562,6 +562,11 @@ struct TensorTypes {
   using Wide = Wide_;
 };
 
+template <class T>
+struct TypeOf {
+  using type = T;
+};
+
 // Calls call(TensorTypes) for storage types that are equal, or float for half logits; chunk as from vector_chunk.
 template <class Call>
 void with_tensor_types(int chunk, Storage narrow, Storage wide, const Call& call) {
@@ -580,6 +585,20 @@ void with_tensor_types(int chunk, Storage narrow, Storage wide, const Call& call
     same ? call(TensorTypes<B, B>{}) : call(TensorTypes<B, WideF>{});
   } else {
     same ? call(TensorTypes<H, H>{}) : call(TensorTypes<H, WideF>{});
+  }
+}
+
+// Calls call(tensor type) where all tensors of a call have one storage type.
+template <class Call>
+void with_tensor_type(int chunk, Storage storage, const Call& call) {
+  if (chunk == 0) {
+    storage == Storage::float64 ? call(TypeOf<StridedTensor<double>>{}) : call(TypeOf<StridedTensor<float>>{});
+  } else if (storage == Storage::float32) {
+    call(TypeOf<VectorTensor<float, 4>>{});
+  } else if (storage == Storage::bfloat16) {
+    call(TypeOf<VectorTensor<BFloat16, 8>>{});
+  } else {
+    call(TypeOf<VectorTensor<Half, 8>>{});
   }
 }
 

@@ -19,8 +19,8 @@ _CASES = [
     *(Case(arch, torch.float32, "k8192", _SHAPES["k8192"]) for arch in (80, 100)),
 ]
 
-# By kernel (with a prior: _prior): of rows held on chip, of strided ones, and of rows in a loop. What backward reads once
-# a row is a wide read too where rows are strided.
+# By kernel (with a prior: _prior): of rows held on chip, of strided ones, and of rows in a loop. What backward reads
+# once a row is a wide read too where rows are strided.
 _BUDGETS = {
     "kl_fwd": (
         Budget(31, 1.2, 0.1, 0.1, 0, 1, 0), Budget(41, 1.7, 0.5, 0.15, 0, 1, 0), Budget(43, 2.5, 0.4, 0.3, 0, 2, 0),
