@@ -50,7 +50,7 @@ _CEILINGS = {
 
 # The index without the sample: one walk, with the one-hot path alone, and eight bytes a row.
 _INDEX_CASES = [Case(90, torch.float32, name, _SHAPES[name]) for name in ("k8192", "k262144", "k512s")]
-_INDEX_BUDGETS = {False: Budget(45, 2.2, 6.2, 5.2, 1, 1, None), True: Budget(55, 2.4, 6.4, 5.4, 1, 1, None)}
+_INDEX_BUDGETS = {False: Budget(41, 2.1, 5.3, 4.7, 1, 1, None), True: Budget(45, 2.1, 5.9, 4.7, 1, 1, None)}
 
 
 def launch_index(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
