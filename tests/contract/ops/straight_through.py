@@ -122,13 +122,14 @@ def _op(estimator: str) -> Op:
             inputs["logits"], tau, True, dim=1, estimator=estimator, backend=backend, **options, **noise
         )
 
-    return Op(f"gumbel_softmax {estimator}", inputs, call, step=True)
+    noise_grad = estimator != "straight_through"
+    return Op(f"gumbel_softmax {estimator}", inputs, call, step=True, noise_grad=noise_grad)
 
 
 def _raw_calls(logits: Tensor, key: Tensor) -> list[RawCall]:
     calls: list[RawCall] = []
     grad = torch.randn_like(logits)
-    index = torch.zeros_like(logits[:, 0], dtype=torch.int64)
+    index = torch.zeros_like(logits[:, 0], dtype=torch.int64, memory_format=torch.contiguous_format)
     for tau in (None, torch.full((), 1.5, dtype=_rng.compute_dtype(logits.dtype), device=logits.device)):
         calls += [
             ("reinmax_bwd", (grad, logits, index, tau, 1.25, 1)),
