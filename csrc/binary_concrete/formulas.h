@@ -32,7 +32,7 @@ DVAE_HD inline T bit_gradient(T p, T g, T scale, T inverse_tau, T* tau_part) {
 template <class T>
 DVAE_HD inline T log_of_tau(T tau) {
   if (!(tau > 0 && tau <= kLargest<T>)) return kNaN<T>;
-  return kLn2<T> * (tau < 1 ? fast_log2(tau * T(0x1p60)) - 60 : fast_log2(tau));
+  return kLn2<T> * (tau < kLeastNormal<T> ? fast_log2(tau * T(0x1p60)) - 60 : fast_log2(tau));
 }
 
 // What the log density and its gradients share: y inside (0, 1), its logarithms, t = tau logit(y) - l and e^-|t|.

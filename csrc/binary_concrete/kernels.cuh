@@ -9,7 +9,7 @@ namespace dvae {
 
 // The sample: relaxed, or zeros and ones where `hard` or tau is zero.
 template <class Logits, class Sample>
-__global__ void __launch_bounds__(kElementThreads) binary_concrete_fwd_kernel(
+__global__ void __launch_bounds__(kElementThreads, kElementMinBlocks<typename Logits::Acc>) binary_concrete_fwd_kernel(
     ElementPlan plan, Logits logits, Sample sample, NoiseArgument noise_argument,
     TauArgument<typename Logits::Acc> tau_argument, bool hard) {
   using Acc = typename Logits::Acc;
@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(kElementThreads) binary_concrete_fwd_kernel(
 
 // Gradients from the sample made again; dtau_parts may be null.
 template <class Logits, class Sample>
-__global__ void __launch_bounds__(kElementThreads) binary_concrete_bwd_kernel(
+__global__ void __launch_bounds__(kElementThreads, kElementMinBlocks<typename Logits::Acc>) binary_concrete_bwd_kernel(
     ElementPlan plan, Sample grad, Logits logits, Logits dlogits, NoiseArgument noise_argument,
     TauArgument<typename Logits::Acc> tau_argument, typename Logits::Acc* dtau_parts) {
   using Acc = typename Logits::Acc;
@@ -55,7 +55,8 @@ __global__ void __launch_bounds__(kElementThreads) binary_concrete_bwd_kernel(
 }
 
 template <class Logits, class Sample>
-__global__ void __launch_bounds__(kElementThreads) binary_concrete_log_prob_fwd_kernel(
+__global__ void __launch_bounds__(kElementThreads, kElementMinBlocks<typename Logits::Acc>)
+    binary_concrete_log_prob_fwd_kernel(
     ElementPlan plan, Sample y, Logits logits, Elements<typename Logits::Acc> log_prob,
     TauArgument<typename Logits::Acc> tau_argument) {
   using Acc = typename Logits::Acc;
@@ -72,7 +73,8 @@ __global__ void __launch_bounds__(kElementThreads) binary_concrete_log_prob_fwd_
 }
 
 template <class Logits, class Sample>
-__global__ void __launch_bounds__(kElementThreads) binary_concrete_log_prob_bwd_kernel(
+__global__ void __launch_bounds__(kElementThreads, kElementMinBlocks<typename Logits::Acc>)
+    binary_concrete_log_prob_bwd_kernel(
     ElementPlan plan, Elements<typename Logits::Acc> grad, Sample y, Logits logits, Sample dy, Logits dlogits,
     TauArgument<typename Logits::Acc> tau_argument, typename Logits::Acc* dtau_parts) {
   using Acc = typename Logits::Acc;

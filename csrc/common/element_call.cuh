@@ -7,6 +7,9 @@
 namespace dvae {
 
 constexpr int kElementThreads = 256;
+// Blocks that fit on a multiprocessor: 64 registers a thread in float32, 128 in float64.
+template <class Acc>
+constexpr int kElementMinBlocks = sizeof(Acc) == 4 ? 4 : 2;
 
 struct ElementPlan {
   ElementBlocks blocks;

@@ -11,6 +11,7 @@ from sass import Instruction, Kernel
 Loop = list[Instruction]
 Pipes = dict[str, float]  # instructions per element: in total and by pipe
 
+ELEMENTS_PER_THREAD = 8  # of elementwise kernels
 COLUMNS_PER_TURN = 8  # of the reading loops of rows: chunks in flight times columns per chunk
 _STORAGES = ("float", "Half", "BFloat16")
 
@@ -48,6 +49,7 @@ class Gates:
 
     registers: int
     loops: dict[str, Pipes] = field(default_factory=dict)  # by role: no kernel with 16-byte accesses may exceed them
+    code: Pipes = field(default_factory=dict)  # of all code, per element of a thread; float kernels without loops
     vector: int = 5  # instantiations with 16-byte accesses: the pairs of dtypes
     strided: int = 2  # those for any layout: the compute types, of which one is double
     registers_double: int = 128

@@ -7,7 +7,7 @@ import importlib
 from functools import cache
 
 import pytest
-from rooms import Gates, Pipes, wide_accesses
+from rooms import ELEMENTS_PER_THREAD, Gates, Pipes, wide_accesses
 from sass import ARCHITECTURES, ROOT, Kernel, compile_cuda, find_tool, pipes, read_kernels
 
 pytestmark = [pytest.mark.aot, pytest.mark.slow]
@@ -99,6 +99,15 @@ def test_vector_kernels_use_16_byte_accesses(kernels: list[Kernel], gates: dict[
         assert len(narrow["STG"]) <= gate.narrow_stores, f"{kernel.name}: {narrow['STG']}"
         assert wide_accesses(code, "LDG"), kernel.name
         assert bool(wide_accesses(code, "STG")) == gate.wide_stores, kernel.name
+
+
+def test_instruction_budgets_of_code_without_loops(kernels: list[Kernel], gates: dict[str, Gates]) -> None:
+    for kernel in kernels:
+        if kernel.double:
+            continue
+        for pipe, limit in gates[template(kernel)].code.items():
+            value = pipes(list(kernel.code)).get(pipe, 0) / ELEMENTS_PER_THREAD
+            assert value <= limit, f"{kernel.name}: {value:.2f} {pipe} per element, budget {limit}"
 
 
 def test_instruction_budgets(kernels: list[Kernel], gates: dict[str, Gates]) -> None:

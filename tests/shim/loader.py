@@ -24,7 +24,7 @@ FLAGS = [
     "-Itests/shim",
 ]  # fmt: skip
 STORAGE = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
-MAX_TENSORS = 4  # kMaxShimTensors
+MAX_TENSORS = 5  # kMaxShimTensors
 H100_SHARED = 227 << 10
 
 
@@ -44,6 +44,21 @@ class Call(ctypes.Structure):
         ("tau_value", ctypes.c_double),
         ("row_parts", ctypes.c_void_p),
         ("shared_limit", ctypes.c_int64),
+    )
+
+
+class ElementCall(ctypes.Structure):
+    """ElementShimCall of shim_call.h."""
+
+    _fields_ = (
+        ("count", ctypes.c_int64),
+        ("index_offset", ctypes.c_int64),
+        ("data", ctypes.c_void_p * MAX_TENSORS),
+        ("storage", ctypes.c_int * MAX_TENSORS),
+        ("key", ctypes.c_void_p),
+        ("tau", ctypes.c_void_p),
+        ("tau_value", ctypes.c_double),
+        ("block_sums", ctypes.c_void_p),
     )
 
 
@@ -106,6 +121,36 @@ class RowShim:
             assert self.call(function, copies, dim, *extra, **options), "contiguous tensors must collapse"
             for tensor, copy in list(zip(tensors, copies))[len(tensors) - outputs :]:
                 tensor.copy_(copy)
+
+
+class ElementShim:
+    """As RowShim for elementwise kernels, whose functions take an ElementCall."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self.library = library
+
+    def run(
+        self,
+        function: str,
+        tensors: list[Tensor],
+        *extra: Any,
+        outputs: int = 1,
+        key: Tensor | None = None,
+        index_offset: int = 0,
+        tau: Tensor | None = None,
+        tau_value: float = 0.0,
+        block_sums: Tensor | None = None,
+    ) -> None:
+        """On contiguous copies, as the extension's host code; the last `outputs` are written."""
+        contiguous = [t.contiguous() for t in tensors]
+        call = ElementCall(tensors[0].numel(), index_offset, tau_value=tau_value)
+        for i, t in enumerate(contiguous):
+            call.data[i], call.storage[i] = t.data_ptr(), STORAGE[t.dtype]
+        call.key, call.tau, call.block_sums = (None if t is None else t.data_ptr() for t in (key, tau, block_sums))
+        getattr(self.library, function)(ctypes.byref(call), *extra)
+        for tensor, written in zip(tensors[-outputs:], contiguous[-outputs:]):
+            if written is not tensor:
+                tensor.copy_(written)
 
 
 @contextmanager

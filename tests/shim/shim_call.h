@@ -1,13 +1,14 @@
-// What the shims of row kernels share: a call as ctypes passes it. Pointers and strides are the caller's. Functions that
-// take a call return int, as ctypes expects.
+// What the shims share: a call as ctypes passes it. Pointers and strides are the caller's. Functions that take a call
+// return int, as ctypes expects.
 #pragma once
 
 #include <array>
 #include <cstdint>
 
 #include "common/cuda_call.cuh"
+#include "common/elements.h"
 
-constexpr int kMaxShimTensors = 4;
+constexpr int kMaxShimTensors = 5;
 
 struct ShimCall {
   int ndim, dim;
@@ -46,4 +47,25 @@ struct ShimCall {
     run(layout, tensors);
     return true;
   }
+};
+
+// Of elementwise kernels, on contiguous tensors.
+struct ElementShimCall {
+  int64_t count, index_offset;
+  void* data[kMaxShimTensors];
+  int storage[kMaxShimTensors];
+  const int64_t* key;
+  const void* tau;
+  double tau_value;
+  void* block_sums;
+
+  dvae::RowCall call() const {
+    dvae::RowCall call;
+    call.noise = {key, 1, 0};
+    call.tau = tau;
+    call.tau_value = tau_value;
+    return call;
+  }
+  dvae::ElementBlocks blocks() const { return {count, index_offset}; }
+  dvae::Buffer tensor(int t) const { return {data[t], static_cast<dvae::Storage>(storage[t])}; }
 };
