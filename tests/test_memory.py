@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from conftest import Target
-from dvae_kernels import categorical_kl, gumbel_softmax
+from dvae_kernels import categorical_kl, gumbel_softmax, gumbel_softmax_embed
 
 ROWS, K = 256, 4096
 TENSOR = ROWS * K * 4  # bytes
@@ -83,6 +84,40 @@ def test_the_kl_allocates_its_gradients_and_no_more_per_row_than_its_result(with
     assert peak_and_final(allocations(lambda: run("reference")))[0] > gradients + TENSOR
 
 
+@pytest.mark.parametrize("hard", [False, True], ids=["soft", "hard"])
+def test_an_embedding_allocates_no_product_of_rows_and_categories(hard: bool) -> None:
+    """Forward, a hard one takes the index and the embedding, a soft one the sample besides. Backward, dlogits and the
+    codebook's gradient. Blocks of rows, of a fixed size, take less than half of these logits."""
+    target = Target("cpp", "cpu")
+    if reason := target.why_not():
+        pytest.skip(f"{target}: {reason}")
+    rows, k, width = 2048, 4096, 16
+    logits = torch.randn(rows, k, requires_grad=True)
+    codebook = torch.randn(k, width, requires_grad=True)
+    grad = torch.randn(rows, width)
+    key = torch.tensor([1, 2])
+    tensor, small = rows * k * 4, rows * k * 2
+
+    def forward() -> Tensor:
+        return gumbel_softmax_embed(logits, codebook, 0.7, hard, key=key, backend="cpp")[0]
+
+    def product() -> Tensor:
+        return torch.nn.functional.gumbel_softmax(logits, 0.7, hard) @ codebook
+
+    def run(embedding: Callable[[], Tensor] = forward) -> None:
+        torch.autograd.grad(embedding(), (logits, codebook), grad)
+
+    run()
+    samples = 0 if hard else tensor
+    kept: list[Tensor] = []
+    peak, _ = peak_and_final(allocations(lambda: kept.append(forward())))
+    assert samples <= peak <= samples + small
+    peak, final = peak_and_final(allocations(run))
+    assert final == 0
+    assert samples + tensor <= peak <= samples + tensor + small
+    assert peak_and_final(allocations(lambda: run(product)))[0] > samples + 2 * tensor
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("overload", ["triton", "cuda"], ids=["triton-cuda", "cuda-cuda"])
 def test_gpu_peak_memory(overload: str) -> None:
@@ -115,7 +150,7 @@ def test_process_peak_memory() -> None:
         pytest.skip(f"{target}: {reason}")
     script = """
         import resource, torch
-        from dvae_kernels import categorical_kl, gumbel_softmax
+        from dvae_kernels import categorical_kl, gumbel_softmax, gumbel_softmax_embed
         key = torch.tensor([1, 2])
 
         def step(rows, k):
@@ -143,7 +178,7 @@ def test_process_peak_memory() -> None:
 
 HEAP_CHECKED = """
     import ctypes, itertools, sys, torch
-    from dvae_kernels import categorical_kl, gumbel_softmax
+    from dvae_kernels import categorical_kl, gumbel_softmax, gumbel_softmax_embed
 
     key = torch.tensor([1, 2])
     if sys.argv[1:] == ["overrun"]:

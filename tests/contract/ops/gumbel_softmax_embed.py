@@ -109,7 +109,7 @@ def _raw_calls(logits: Tensor, key: Tensor) -> list[RawCall]:
     if logits.dim() == 2:
         logits = logits.unsqueeze(2)
     dtype, compute = logits.dtype, _rng.compute_dtype(logits.dtype)
-    codebook = torch.zeros_like(logits[0, :, :1].expand(-1, 3))
+    codebook = logits.new_zeros(logits.shape[1], 3)
     indices = torch.zeros_like(logits[:, 0], dtype=torch.int64)
     grad, grad_kl = torch.ones_like(logits[:, :1].expand(-1, 3, -1)), torch.ones_like(indices, dtype=compute)
     tau = torch.full((), 0.5, dtype=compute, device=logits.device)
