@@ -71,13 +71,14 @@ RowPlan plan_rows(
   plan.columns = columns;
   plan.chunks = static_cast<uint32_t>(divide_up(columns, chunk));
   plan.interleaved = interleaved;
-  const int64_t column_bytes = arrays * sizeof(T);
+  const int64_t column_bytes = arrays * sizeof(T), state_bytes = state_values * sizeof(T);
   int64_t lanes, block_rows;
   if (interleaved) {
     shared_limit = std::min(shared_limit, arrays > 2 ? 2 * kInterleavedShared : kInterleavedShared);
     const auto budget = static_cast<int64_t>(shared_limit);
     block_rows = std::min<int64_t>(kWarp, power_of_two_above(rows));
-    while (block_rows > 8 && block_rows * columns * column_bytes > budget) block_rows /= 2;
+    const int64_t row_bytes = columns * column_bytes + 256 / kWarp * state_bytes;
+    while (block_rows > 8 && block_rows * row_bytes > budget) block_rows /= 2;
     lanes = std::min(256 / block_rows, power_of_two_above(plan.chunks));
     lanes = std::max(lanes, kWarp / block_rows);
   } else if (columns <= 1024) {
@@ -91,7 +92,6 @@ RowPlan plan_rows(
   plan.rows_log2 = log2_of_power(block_rows);
   plan.threads = static_cast<unsigned>(lanes * block_rows);
   // where a row spans warps: see reduce_row
-  const int64_t state_bytes = state_values * sizeof(T);
   const int64_t states = interleaved || lanes > kWarp ? plan.threads / kWarp * block_rows * state_bytes : 0;
   if (column_bytes) {
     const int64_t step = chunk * lanes;
