@@ -85,35 +85,45 @@ def bwd(
     if grad is None:
         dtau_rows.zero_()
     codes = None if grad is None else codebook.to(grad.dtype)
-    blocks = list(_blocks(like))
-    for o, i, first in blocks:
+
+    def of_block(o: slice, i: slice, first: int) -> tuple[Tensor | None, Tensor]:
+        """(dlogits, the rows' parts of dtau) of one block, whose temporaries end with it; adds to dcodebook."""
         x = None if logits is None else logits[o, :, i]
         y = None if sample is None else sample[o, :, i]
         dx, dtau = None, dtau_rows
         if codes is not None and grad is not None:
             g = grad[o, :, i]
+            if y is not None and codebook_grad:
+                missing = (indices[o, i] == -2).unsqueeze(1)
+                with without_autocast(g.device):
+                    dcodebook.add_(_codebook_gradient(y.masked_fill(missing, 0), g.masked_fill(missing, 0)))
             if logits_grad or tau_grad:
                 with without_autocast(g.device):
                     cotangent = _sample_gradient(g, codes, like[o, :, i])
                 if y is None or tau_grad:
                     assert x is not None
-                    args = (cotangent, x, key, tau, tau_value, 1, row_offset + first, tau_grad)
-                    dx, dtau = RECOMPUTE_BWD[backend](*args)
+                    dx, dtau = RECOMPUTE_BWD[backend](
+                        cotangent, x, key, tau, tau_value, 1, row_offset + first, tau_grad
+                    )
                 else:
                     dx = BWD[backend](cotangent, y, tau, tau_value, 1, dtype)
-            if y is not None and codebook_grad:
-                missing = (indices[o, i] == -2).unsqueeze(1)
-                with without_autocast(g.device):
-                    dcodebook += _codebook_gradient(y.masked_fill(missing, 0), g.masked_fill(missing, 0))
+                del cotangent
         if grad_kl is not None and logits_grad:
             dkl, _ = KL_BWD[backend](grad_kl[o, i], x, None, 1, False)
             dx = dkl if dx is None else dx.add_(dkl)
-        if len(blocks) == 1:
-            return dx if logits_grad and dx is not None else dlogits.zero_(), dcodebook, dtau
+        return dx, dtau
+
+    blocks = list(_blocks(like))
+    if len(blocks) == 1:
+        dx, dtau = of_block(*blocks[0])
+        return dx if logits_grad and dx is not None else dlogits.zero_(), dcodebook, dtau
+    for o, i, first in blocks:
+        dx, dtau = of_block(o, i, first)
         if logits_grad:
             dlogits[o, :, i] = 0 if dx is None else dx
         if tau_grad and grad is not None:
             dtau_rows.view(indices.shape)[o, i] = dtau.view(indices[o, i].shape)
+        del dx
     return dlogits, dcodebook, dtau_rows
 
 
