@@ -82,7 +82,7 @@ def test_bias_and_variance(backend: Target) -> None:
     results = measured(backend)
     print(f"\n{backend}: largest bias and total variance; exact gradient {[round(x, 4) for x in exact().tolist()]}")
     for name, m in results.items():
-        print(f"| {name} | {m.bias:.3f} | {m.variance:.2f} |")
+        print(f"| {name} | {m.bias:.3f} | {m.variance:.3f} |")
     straight, reinmax, gumbel, rao = results.values()
     noise = max(m.deviation.max().item() for m in results.values())
     assert reinmax.bias < SIGMAS * noise < min(gumbel.bias, rao.bias) / 4
