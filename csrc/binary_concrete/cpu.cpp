@@ -20,13 +20,13 @@ namespace {
 Tensor fwd(Tensor logits, Tensor key, std::optional<Tensor> tau, double tau_value, bool hard, int64_t index_offset,
            ScalarType dtype) {
   check_sample_type(logits.scalar_type(), dtype);
-  Tensor sample = empty_like(logits, dtype);
+  Tensor sample = new_output(logits, dtype);
   if (sample.numel() == 0) return sample;
   const HostTemperature temperature(tau, tau_value);
   if (!temperature.valid()) return fill(sample, NAN);
   for_contiguous<2>({logits, sample}, [&](const std::array<Tensor, 2>& t) {
     const BinaryConcreteArgs args{
-        buffer_of(t[0]), buffer_of(t[1]), ElementBlocks(logits.numel(), index_offset), noise_key(key),
+        buffer_of(t[0]), buffer_of(t[1]), ElementBlocks(logits.numel(), index_offset), noise_key(key, logits),
         temperature.inverse(compute_type(logits.scalar_type())), hard || temperature.zero(), is_large(t[1])};
     parallel_for_blocks(DVAE_DISPATCH(binary_concrete_sample), args);
   });
@@ -36,14 +36,14 @@ Tensor fwd(Tensor logits, Tensor key, std::optional<Tensor> tau, double tau_valu
 std::tuple<Tensor, Tensor> bwd(Tensor grad, Tensor logits, Tensor key, std::optional<Tensor> tau, double tau_value,
                                int64_t index_offset, bool tau_grad) {
   check_sample_type(logits.scalar_type(), grad.scalar_type());
-  Tensor dlogits = empty_like(logits, logits.scalar_type()), parts = new_block_sums(logits, tau_grad);
+  Tensor dlogits = new_output(logits, logits.scalar_type()), parts = new_block_sums(logits, tau_grad);
   const HostTemperature temperature(tau, tau_value);
   if (!temperature.valid()) return {fill(dlogits, NAN), fill(parts, NAN)};
   if (temperature.zero()) return {fill(dlogits, 0), fill(parts, 0)};
   for_contiguous<3>({grad, logits, dlogits}, [&](const std::array<Tensor, 3>& t) {
     const BinaryConcreteBackwardArgs args{
         buffer_of(t[0]), buffer_of(t[1]), buffer_of(t[2]), ElementBlocks(logits.numel(), index_offset),
-        noise_key(key), temperature.inverse(compute_type(logits.scalar_type())), is_large(t[2]),
+        noise_key(key, logits), temperature.inverse(compute_type(logits.scalar_type())), is_large(t[2]),
         tau_grad ? parts.mutable_data_ptr() : nullptr};
     parallel_for_blocks(DVAE_DISPATCH(binary_concrete_backward), args);
   });
@@ -52,7 +52,7 @@ std::tuple<Tensor, Tensor> bwd(Tensor grad, Tensor logits, Tensor key, std::opti
 
 Tensor log_prob_fwd(Tensor y, Tensor logits, std::optional<Tensor> tau, double tau_value) {
   check_sample_type(logits.scalar_type(), y.scalar_type());
-  Tensor log_prob = empty_like(y, compute_type(y.scalar_type()));
+  Tensor log_prob = new_output(y, compute_type(y.scalar_type()));
   if (y.numel() == 0) return log_prob;
   const HostTemperature temperature(tau, tau_value);
   if (!temperature.valid() || temperature.zero()) return fill(log_prob, NAN);
@@ -71,7 +71,7 @@ std::tuple<Tensor, Tensor, Tensor> log_prob_bwd(Tensor grad, Tensor y, Tensor lo
   STD_TORCH_CHECK(
       grad.scalar_type() == compute_type(y.scalar_type()),
       "binary_concrete_log_prob: expected grad of the log density's dtype");
-  Tensor dy = empty_like(y, y.scalar_type()), dlogits = empty_like(logits, logits.scalar_type());
+  Tensor dy = new_output(y, y.scalar_type()), dlogits = new_output(logits, logits.scalar_type());
   Tensor parts = new_block_sums(y, tau_grad);
   const HostTemperature temperature(tau, tau_value);
   if (!temperature.valid() || temperature.zero()) return {fill(dy, NAN), fill(dlogits, NAN), fill(parts, NAN)};

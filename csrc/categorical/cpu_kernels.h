@@ -1,9 +1,10 @@
 // Kernels of the categorical divergence and the concrete density, over the SIMD layer. Included once per target by
-// for_each_target.h. A row is worked on in chunks that stay in the first-level cache, each with a maximum of its own:
-// one sweep takes the exponentials, the chunks are brought to a common scale, a second sweep uses them.
+// for_each_target.h. Each chunk of a row has a maximum of its own: one sweep takes the exponentials, the chunks are
+// brought to a common scale, a second sweep uses them.
 
 #include "common/column_io.h"
 #include "common/row_io.h"
+#include "common/row_chunks.h"
 
 template <class Scalar>
 constexpr Scalar kMinusInf = -std::numeric_limits<Scalar>::infinity();
@@ -70,27 +71,6 @@ F divergence_term(F t, F pi, F m) {
   return select(F(near * near) > square, m * square * series, fma(pi, t, m - pi));
 }
 
-// Calls run(chunk) for the chunks of a row: shared out to threads where the row is wide. Inside a parallel region this is
-// a plain loop.
-template <class Run>
-void for_row_chunks(int64_t chunks, const Run& run) {
-  constexpr int64_t grain = kRowRange / kRowChunk;
-  if (chunks < 2 * grain) {
-    for (int64_t c = 0; c < chunks; ++c) run(c);
-    return;
-  }
-  torch::stable::parallel_for(0, chunks, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t c = begin; c < end; ++c) run(c);
-    fence_streams();  // of the thread that wrote
-  });
-}
-
-struct ChunkColumns {
-  int64_t first, size;
-  ChunkColumns(int64_t chunk, int64_t categories)
-      : first(chunk * kRowChunk), size(std::min<int64_t>(kRowChunk, categories - first)) {}
-};
-
 // The softmax of a row by chunks: weights relative to the chunk's top, and the factor of each chunk that makes them
 // probabilities. A row of only -inf gets factors of 0, one with NaN or +inf factors of NaN.
 template <class F>
@@ -99,19 +79,20 @@ class ChunkedSoftmax {
   using Scalar = typename F::Scalar;
 
   explicit ChunkedSoftmax(int64_t categories)
-      : categories_(categories),
-        chunks_((categories + kRowChunk - 1) / kRowChunk),
-        weights_(allocate<Scalar>(chunks_ * kRowChunk)),
-        tops_(chunks_),
-        factors_(chunks_),
-        sums_(chunks_) {}
+      : chunks_(categories),
+        weights_(allocate<Scalar>(chunks_.count() * kChunk)),
+        tops_(chunks_.count()),
+        factors_(chunks_.count()),
+        sums_(chunks_.count()) {}
+
+  const RowChunks<F>& chunks() const { return chunks_; }
 
   void weigh(int64_t c, const Scalar* row) {
-    const ChunkColumns chunk(c, categories_);
-    const Scalar* x = row + chunk.first;
-    const Scalar top = tops_[c] = top_or_zero<F>(x, chunk.size);
-    Scalar* const weights = weights_.get() + chunk.first;
-    sums_[c] = sums_by_runs<F, 1>(chunk.size, [=](int64_t j, auto count, F* sum) {
+    const int size = chunks_.size(c);
+    const Scalar* x = row + c * kChunk;
+    const Scalar top = tops_[c] = top_or_zero<F>(x, size);
+    Scalar* const weights = weights_.get() + c * kChunk;
+    sums_[c] = sums_by_runs<F, 1>(size, [=](int64_t j, auto count, F* sum) {
       const F w = natural_exp(load_or<F>(x + j, count, kMinusInf<Scalar>) - F(top));
       w.store(weights + j);
       *sum = *sum + w;
@@ -120,11 +101,11 @@ class ChunkedSoftmax {
 
   void combine() {
     top_ = kMinusInf<double>;
-    for (int64_t c = 0; c < chunks_; ++c) {
+    for (int64_t c = 0; c < chunks_.count(); ++c) {
       if (sums_[c] != 0) top_ = std::max(top_, double{tops_[c]});
     }
     total_ = 0;
-    for (int64_t c = 0; c < chunks_; ++c) {
+    for (int64_t c = 0; c < chunks_.count(); ++c) {
       const double factor = sums_[c] == 0 ? 0 : std::exp(tops_[c] - top_);
       factors_[c] = static_cast<Scalar>(factor);
       total_ += factor * sums_[c];
@@ -134,7 +115,7 @@ class ChunkedSoftmax {
     if (total_ == 0) top_ = 0;
   }
 
-  const Scalar* weights(int64_t c) const { return weights_.get() + c * kRowChunk; }
+  const Scalar* weights(int64_t c) const { return weights_.get() + c * kChunk; }
   Scalar top(int64_t c) const { return tops_[c]; }
   double top() const { return top_; }
   double total() const { return total_; }
@@ -143,7 +124,7 @@ class ChunkedSoftmax {
   double lag(int64_t c) const { return sums_[c] == 0 ? 0 : tops_[c] - top_; }
 
  private:
-  int64_t categories_, chunks_;
+  RowChunks<F> chunks_;
   Allocation<Scalar> weights_;
   std::vector<Scalar> tops_, factors_;
   std::vector<double> sums_;
@@ -157,16 +138,12 @@ class KlRow {
   using Scalar = typename F::Scalar;
 
   explicit KlRow(int64_t categories)
-      : categories_(categories),
-        chunks_((categories + kRowChunk - 1) / kRowChunk),
-        pi_(categories),
-        m_(has_prior ? categories : 0),
-        sums_(chunks_) {}
+      : pi_(categories), m_(has_prior ? categories : 0), chunks_(pi_.chunks()), sums_(chunks_.count()) {}
 
   void weigh(const Scalar* logits, const Scalar* prior) {
     logits_ = logits;
     prior_ = prior;
-    for_row_chunks(chunks_, [&](int64_t c) {
+    chunks_.for_each([&](int64_t c) {
       pi_.weigh(c, logits);
       if constexpr (has_prior) m_.weigh(c, prior);
     });
@@ -176,9 +153,9 @@ class KlRow {
 
   double kl() {
     if (pi_.total() == 0) return NAN;
-    const double m_total = has_prior ? m_.total() : static_cast<double>(categories_);
+    const double m_total = has_prior ? m_.total() : static_cast<double>(chunks_.columns());
     const double normal = std::log(pi_.total() / (m_total == 0 ? 1 : m_total));
-    for_row_chunks(chunks_, [&](int64_t c) {
+    chunks_.for_each([&](int64_t c) {
       const F shift(static_cast<Scalar>(lag(c) - normal));
       const Row row = at(c);
       sums_[c] = sums_by_runs<F, 1>(row.size, [=](int64_t j, auto count, F* sum) {
@@ -191,7 +168,7 @@ class KlRow {
 
   // The mean of delta under pi, relative to the row's tops.
   double mean_delta() {
-    for_row_chunks(chunks_, [&](int64_t c) {
+    chunks_.for_each([&](int64_t c) {
       const F shift(static_cast<Scalar>(lag(c)));
       const Row row = at(c);
       sums_[c] = sums_by_runs<F, 1>(row.size, [=](int64_t j, auto count, F* sum) {
@@ -204,10 +181,10 @@ class KlRow {
 
   void gradients(Scalar g, const RowWriter<F>& dlogits, const RowWriter<F>* dprior) {
     const double mean = mean_delta();
-    for_row_chunks(chunks_, [&](int64_t c) {
+    chunks_.for_each([&](int64_t c) {
       const F grad(g), shift(static_cast<Scalar>(lag(c) - mean));
       const Row row = at(c);
-      const int64_t first = c * kRowChunk;
+      const int64_t first = c * kChunk;
       dlogits.put(first, first + row.size, [=](int64_t j, auto count) {
         const Entry e = row.entry(j - first, count);
         return select(e.pi == F(0), F(0), grad * e.pi * (e.delta + shift));
@@ -228,7 +205,7 @@ class KlRow {
   struct Row {
     const Scalar *weights, *prior_weights, *logits, *prior;
     Scalar factor, prior_factor, top, prior_top;
-    int64_t size;
+    int size;
 
     // 0 beyond the row's end
     template <class Count>
@@ -244,12 +221,11 @@ class KlRow {
     }
   };
   Row at(int64_t c) const {
-    const ChunkColumns chunk(c, categories_);
-    Row row{pi_.weights(c), nullptr, logits_ + chunk.first, nullptr, pi_.factor(c), 1 / static_cast<Scalar>(categories_),
-            pi_.top(c), 0, chunk.size};
+    Row row{pi_.weights(c), nullptr, logits_ + c * kChunk, nullptr, pi_.factor(c),
+            1 / static_cast<Scalar>(chunks_.columns()), pi_.top(c), 0, chunks_.size(c)};
     if constexpr (has_prior) {
       row.prior_weights = m_.weights(c);
-      row.prior = prior_ + chunk.first;
+      row.prior = prior_ + c * kChunk;
       row.prior_factor = m_.factor(c);
       row.prior_top = m_.top(c);
     }
@@ -266,8 +242,8 @@ class KlRow {
     return total;
   }
 
-  int64_t categories_, chunks_;
   ChunkedSoftmax<F> pi_, m_;
+  const RowChunks<F>& chunks_;
   std::vector<double> sums_;
   const Scalar *logits_ = nullptr, *prior_ = nullptr;
 };
@@ -365,18 +341,17 @@ class DensityRow {
   using Scalar = typename F::Scalar;
 
   DensityRow(int64_t categories, double tau)
-      : categories_(categories),
-        tau_(tau),
-        energies_(allocate<Scalar>((categories + kRowChunk - 1) / kRowChunk * kRowChunk)),
+      : tau_(tau),
         weights_(categories),
-        sums_((categories + kRowChunk - 1) / kRowChunk) {}
+        chunks_(weights_.chunks()),
+        energies_(allocate<Scalar>(chunks_.count() * kChunk)),
+        sums_(chunks_.count()) {}
 
   void weigh(const Scalar* y, const Scalar* logits) {
-    const int64_t chunks = sums_.size();
-    for_row_chunks(chunks, [&](int64_t c) { weigh_chunk(c, y, logits); });
+    chunks_.for_each([&](int64_t c) { weigh_chunk(c, y, logits); });
     weights_.combine();
     row_ = {};
-    for (int64_t c = 0; c < chunks; ++c) {
+    for (int64_t c = 0; c < chunks_.count(); ++c) {
       row_.count += sums_[c].count;
       row_.log_y += sums_[c].log_y;
       row_.energy += sums_[c].energy + sums_[c].count * weights_.lag(c);
@@ -396,16 +371,15 @@ class DensityRow {
 
   void gradients(
       Scalar g, const Scalar* y, const Scalar* logits, const RowWriter<F>& dy, const RowWriter<F>& dlogits) const {
-    for_row_chunks(sums_.size(), [&](int64_t c) {
-      const ChunkColumns chunk(c, categories_);
-      const Scalar* const weights = weights_.weights(c) - chunk.first;
+    chunks_.for_each([&](int64_t c) {
+      const int64_t begin = c * kChunk, end = begin + chunks_.size(c);
+      const Scalar* const weights = weights_.weights(c) - begin;
       const DensityGradient<F> gradient(F(g), F(static_cast<Scalar>(row_.count)), tau_);
       const Scalar factor = weights_.factor(c);
-      const int64_t end = chunk.first + chunk.size;
-      dlogits.put(chunk.first, end, [=](int64_t j, auto count) {
+      dlogits.put(begin, end, [=](int64_t j, auto count) {
         return gradient.to_logits(load_or<F>(logits + j, count, 0), F::load(weights + j) * F(factor));
       });
-      dy.put(chunk.first, end, [=](int64_t j, auto count) {
+      dy.put(begin, end, [=](int64_t j, auto count) {
         const F x = load_or<F>(logits + j, count, 0);
         return gradient.to_y(load_or<F>(y + j, count, 1), x, F::load(weights + j) * F(factor));
       });
@@ -419,13 +393,13 @@ class DensityRow {
   };
 
   void weigh_chunk(int64_t c, const Scalar* y_row, const Scalar* logits_row) {
-    const ChunkColumns chunk(c, categories_);
-    const Scalar *x = logits_row + chunk.first, *y = y_row + chunk.first;
-    Scalar* energies = energies_.get() + chunk.first;
-    alignas(64) Scalar logs[kRowChunk];
+    const int size = chunks_.size(c);
+    const Scalar *x = logits_row + c * kChunk, *y = y_row + c * kChunk;
+    Scalar* energies = energies_.get() + c * kChunk;
+    alignas(64) Scalar logs[kChunk];
     const Functions<F> f;
     const F minus_tau(static_cast<Scalar>(-tau_));
-    const auto [log_y_sum, count] = sums_by_runs<F, 2>(chunk.size, [&](int64_t j, auto n, F* sums) {
+    const auto [log_y_sum, count] = sums_by_runs<F, 2>(size, [&](int64_t j, auto n, F* sums) {
       const F xj = load_or<F>(x + j, n, kMinusInf<Scalar>);
       const auto excluded = xj == F(kMinusInf<Scalar>);
       const F log_y = log_of_sample(f, load_or<F>(y + j, n, 1));
@@ -438,7 +412,7 @@ class DensityRow {
     weights_.weigh(c, energies_.get());
     const F top(weights_.top(c));
     const Scalar* const weights = weights_.weights(c);
-    const auto [energy, mean] = sums_by_runs<F, 2>(chunk.size, [&](int64_t j, auto, F* sums) {
+    const auto [energy, mean] = sums_by_runs<F, 2>(size, [&](int64_t j, auto, F* sums) {
       const F u = F::load(energies + j);  // -inf beyond the row's end
       sums[0] = sums[0] + select(u == F(kMinusInf<Scalar>), F(0), u - top);
       sums[1] = fma(F::load(weights + j), F::load(logs + j), sums[1]);
@@ -446,10 +420,10 @@ class DensityRow {
     sums_[c] = {count, log_y_sum, energy, mean};
   }
 
-  int64_t categories_;
   double tau_;
-  Allocation<Scalar> energies_;
   ChunkedSoftmax<F> weights_;
+  const RowChunks<F>& chunks_;
+  Allocation<Scalar> energies_;
   std::vector<Sums> sums_;
   Sums row_;
 };

@@ -24,6 +24,7 @@ Tensor kl_fwd(Tensor logits, std::optional<Tensor> prior, int64_t dim) {
 std::tuple<Tensor, Tensor> kl_bwd(
     Tensor grad, Tensor logits, std::optional<Tensor> prior, int64_t dim, bool prior_grad) {
   const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
+  STD_TORCH_CHECK(prior.has_value() || !prior_grad, "categorical_kl: expected a prior where its gradient is needed");
   const ScalarType type = logits.scalar_type();
   Tensor dlogits = empty_like(logits, type);
   Tensor dprior = prior_grad ? empty_like(logits, type) : new_vector(logits, 0, type);

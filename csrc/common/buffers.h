@@ -56,10 +56,10 @@ struct Free {
 template <class T>
 using Allocation = std::unique_ptr<T[], Free>;
 
-// Uninitialised memory aligned to a cache line.
+// Uninitialised memory aligned to a cache line, of which there may be nothing.
 template <class T>
 T* allocate(int64_t count) {
-  const std::size_t bytes = (static_cast<std::size_t>(count) * sizeof(T) + 63) / 64 * 64;
+  const std::size_t bytes = (static_cast<std::size_t>(count) * sizeof(T) / 64 + 1) * 64;
   void* p = std::aligned_alloc(64, bytes);
   if (p == nullptr) throw std::bad_alloc();
   return static_cast<T*>(p);

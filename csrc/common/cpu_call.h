@@ -21,6 +21,9 @@ struct HostTemperature {
 
   HostTemperature(const std::optional<Tensor>& tau, double tau_value) : value(tau_value) {
     if (!tau.has_value()) return;
+    STD_TORCH_CHECK(
+        tau->numel() == 1 && (tau->scalar_type() == ScalarType::Double || tau->scalar_type() == ScalarType::Float),
+        "dvae_kernels: expected tau to be one float32 or float64 value");
     value = tau->scalar_type() == ScalarType::Double ? *static_cast<const double*>(tau->const_data_ptr())
                                                      : *static_cast<const float*>(tau->const_data_ptr());
   }
@@ -34,13 +37,14 @@ struct HostTemperature {
   }
 };
 
-inline NoiseKey noise_key(const Tensor& key) {
+inline NoiseKey noise_key(const Tensor& key, const Tensor& like) {
+  check_key(key, like);
   const auto* words = static_cast<const int64_t*>(key.const_data_ptr());
   return {static_cast<uint64_t>(words[0]), static_cast<uint32_t>(words[key.stride(0)])};
 }
 
-inline std::optional<NoiseKey> optional_noise_key(const std::optional<Tensor>& key) {
-  return key.has_value() ? std::optional(noise_key(*key)) : std::nullopt;
+inline std::optional<NoiseKey> optional_noise_key(const std::optional<Tensor>& key, const Tensor& like) {
+  return key.has_value() ? std::optional(noise_key(*key, like)) : std::nullopt;
 }
 
 template <int N>

@@ -17,6 +17,7 @@ inline RowCall make_call(
     int64_t row_offset = 0) {
   RowCall call;
   if (key != nullptr) {
+    check_key(*key, like);
     const auto* words = static_cast<const int64_t*>(key->const_data_ptr());
     call.noise = {words, key->stride(0), static_cast<uint32_t>(row_offset)};
   }
@@ -24,6 +25,7 @@ inline RowCall make_call(
     STD_TORCH_CHECK(
         tau->scalar_type() == compute_type(like.scalar_type()) && tau->numel() == 1,
         "dvae_kernels: expected tau to be one value in the compute type");
+    check_same_device(*tau, like);
     call.tau = tau->const_data_ptr();
   }
   call.tau_value = tau_value;

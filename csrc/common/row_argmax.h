@@ -9,8 +9,7 @@ class RowArgmax {
   RowArgmax(int64_t columns, NoiseKey key) : chunks_(columns), noise_(key.key, key.offset), bests_(chunks_.count()) {}
 
   // The category of the largest perturbed logit, the lowest of equals; kNone where all are -inf, kNan in a row with
-  // NaN or +inf. Calls meanwhile(begin, end) for all columns, piece by piece, while
-  // integers are drawn.
+  // NaN or +inf. Calls meanwhile(begin, end) for all columns, piece by piece, while integers are drawn.
   template <class Meanwhile = Nothing>
   int64_t compute(const Scalar* x, uint32_t row, const Meanwhile& meanwhile = {}) {
     noise_.set_row(row);

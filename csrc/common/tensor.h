@@ -56,6 +56,22 @@ inline void check_same_type(const Tensor& a, const Tensor& b) {
   STD_TORCH_CHECK(a.scalar_type() == b.scalar_type(), "dvae_kernels: expected tensors of one dtype");
 }
 
+inline void check_dim(const Tensor& tensor, int64_t dim) {
+  STD_TORCH_CHECK(dim >= 0 && dim < tensor.dim(), "dvae_kernels: expected dim in [0, number of dimensions)");
+}
+
+inline void check_same_device(const Tensor& a, const Tensor& b) {
+  STD_TORCH_CHECK(a.get_device_index() == b.get_device_index(), "dvae_kernels: expected tensors on one device");
+}
+
+// The key of the noise is read where it lies: two int64 words beside `like`.
+inline void check_key(const Tensor& key, const Tensor& like) {
+  STD_TORCH_CHECK(
+      key.scalar_type() == ScalarType::Long && key.dim() == 1 && key.size(0) == 2,
+      "dvae_kernels: expected a key of two int64 words");
+  check_same_device(key, like);
+}
+
 // A one-dimensional tensor beside `like`.
 inline Tensor new_vector(const Tensor& like, int64_t size, ScalarType dtype) {
   return torch::stable::new_empty(like, {size}, dtype);
@@ -63,6 +79,7 @@ inline Tensor new_vector(const Tensor& like, int64_t size, ScalarType dtype) {
 
 // One value for each row around `dim`: the shape of `like` without it.
 inline Tensor new_rows(const Tensor& like, int64_t dim, ScalarType dtype) {
+  check_dim(like, dim);
   std::vector<int64_t> sizes(like.sizes().begin(), like.sizes().end());
   sizes.erase(sizes.begin() + dim);
   return torch::stable::new_empty(like, sizes, dtype);
@@ -70,6 +87,7 @@ inline Tensor new_rows(const Tensor& like, int64_t dim, ScalarType dtype) {
 
 // Such values as a kernel reads them: contiguous, in the compute type of `like`.
 inline Tensor checked_rows(const Tensor& rows, const Tensor& like, int64_t dim) {
+  check_same_device(rows, like);
   STD_TORCH_CHECK(
       rows.scalar_type() == compute_type(like.scalar_type()) && rows.numel() * like.size(dim) == like.numel(),
       "dvae_kernels: expected one value in the compute type for each row");
@@ -78,6 +96,7 @@ inline Tensor checked_rows(const Tensor& rows, const Tensor& like, int64_t dim) 
 
 // One index for each row, as gumbel_argmax gives it, and its memory.
 inline Tensor contiguous_index(const Tensor& index, const Tensor& like, int64_t dim) {
+  check_same_device(index, like);
   STD_TORCH_CHECK(
       index.scalar_type() == ScalarType::Long && index.numel() * like.size(dim) == like.numel(),
       "dvae_kernels: expected one int64 index for each row");
@@ -87,8 +106,10 @@ inline int64_t* index_data(const Tensor& index) { return static_cast<int64_t*>(i
 
 template <int N>
 bool collapse_rows(const std::array<const Tensor*, N>& tensors, int64_t dim, RowLayout<N>* layout) {
+  check_dim(*tensors[0], dim);
   std::array<const int64_t*, N> strides;
   for (int t = 0; t < N; ++t) {
+    check_same_device(*tensors[t], *tensors[0]);
     STD_TORCH_CHECK(tensors[t]->sizes() == tensors[0]->sizes(), "dvae_kernels: expected tensors of one shape");
     strides[t] = tensors[t]->strides().data();
   }
@@ -126,6 +147,7 @@ template <int N, int outputs = 1, class Run>
 void for_contiguous(const std::array<Tensor, N>& given, const Run& run) {
   std::array<Tensor, N> tensors = given;
   for (int t = 0; t < N; ++t) {
+    check_same_device(given[t], given[0]);
     STD_TORCH_CHECK(given[t].sizes() == given[0].sizes(), "dvae_kernels: expected tensors of one shape");
     if (t < N - outputs) {
       tensors[t] = torch::stable::contiguous(given[t]);

@@ -6,7 +6,6 @@
 
 #include <cmath>
 #include <tuple>
-#include <vector>
 
 #include "common/cpu_call.h"
 #include "common/parallel.h"
@@ -24,26 +23,19 @@ void fill_hard(const Tensor& logits, const Tensor& key, int64_t dim, int64_t row
   for_collapsed_rows<2>({logits, sample}, dim, [&](const RowLayout<2>& layout, const std::array<Tensor, 2>& t) {
     const HardArgs args{
         buffer_of(t[0]), buffer_of(t[1]), layout.strides[0], layout.strides[1], tiles_of(layout, compute, true),
-        noise_key(key), row_offset, is_large(t[1]), indices};
+        noise_key(key, logits), row_offset, is_large(t[1]), indices};
     parallel_for_tiles(args.tiles, DVAE_DISPATCH(gumbel_softmax_hard), args);
   });
 }
 
-// One index a row of `logits`.
-Tensor new_indices(const Tensor& logits, int64_t dim) {
-  std::vector<int64_t> sizes(logits.sizes().begin(), logits.sizes().end());
-  sizes.erase(sizes.begin() + dim);
-  return torch::stable::new_empty(logits, sizes, ScalarType::Long);
-}
-
 Tensor argmax(Tensor logits, Tensor key, int64_t dim, int64_t row_offset) {
-  Tensor indices = new_indices(logits, dim);
+  Tensor indices = new_rows(logits, dim, ScalarType::Long);
   if (logits.numel() == 0) return fill(indices, kNone);
   const ScalarType compute = compute_type(logits.scalar_type());
   for_collapsed_rows<1, 0>({logits}, dim, [&](const RowLayout<1>& layout, const std::array<Tensor, 1>& t) {
     const ArgmaxArgs args{
-        buffer_of(t[0]), layout.strides[0], tiles_of(layout, compute, true), noise_key(key), row_offset,
-        static_cast<int64_t*>(indices.mutable_data_ptr())};
+        buffer_of(t[0]), layout.strides[0], tiles_of(layout, compute, true), noise_key(key, logits), row_offset,
+        index_data(indices)};
     parallel_for_tiles(args.tiles, DVAE_DISPATCH(gumbel_softmax_argmax), args);
   });
   return indices;
@@ -51,9 +43,9 @@ Tensor argmax(Tensor logits, Tensor key, int64_t dim, int64_t row_offset) {
 
 std::tuple<Tensor, Tensor> onehot(Tensor logits, Tensor key, int64_t dim, int64_t row_offset, ScalarType dtype) {
   check_sample_type(logits.scalar_type(), dtype);
-  Tensor sample = new_output(logits, dtype), indices = new_indices(logits, dim);
+  Tensor sample = new_output(logits, dtype), indices = new_rows(logits, dim, ScalarType::Long);
   if (sample.numel() == 0) return {sample, fill(indices, kNone)};
-  fill_hard(logits, key, dim, row_offset, sample, static_cast<int64_t*>(indices.mutable_data_ptr()));
+  fill_hard(logits, key, dim, row_offset, sample, index_data(indices));
   return {sample, indices};
 }
 
@@ -72,7 +64,7 @@ Tensor fwd(Tensor logits, Tensor key, std::optional<Tensor> tau, double tau_valu
   for_collapsed_rows<2>({logits, sample}, dim, [&](const RowLayout<2>& layout, const std::array<Tensor, 2>& t) {
     const SoftArgs args{
         buffer_of(t[0]), buffer_of(t[1]), layout.strides[0], layout.strides[1], tiles_of(layout, compute, true),
-        noise_key(key), row_offset, temperature.inverse(compute), is_large(t[1])};
+        noise_key(key, logits), row_offset, temperature.inverse(compute), is_large(t[1])};
     parallel_for_tiles(args.tiles, DVAE_DISPATCH(gumbel_softmax_soft), args);
   });
   return sample;
@@ -109,7 +101,7 @@ std::tuple<Tensor, Tensor> recompute_bwd(Tensor grad, Tensor logits, std::option
   for_collapsed_rows<3>({grad, logits, dlogits}, dim, [&](const RowLayout<3>& layout, const std::array<Tensor, 3>& t) {
     const RecomputeBackwardArgs args{
         buffer_of(t[0]), buffer_of(t[1]), buffer_of(t[2]), layout.strides[0], layout.strides[1], layout.strides[2],
-        tiles_of(layout, compute, true), optional_noise_key(key), row_offset, temperature.inverse(compute),
+        tiles_of(layout, compute, true), optional_noise_key(key, logits), row_offset, temperature.inverse(compute),
         is_large(t[2]), optional_buffer(dtau_rows)};
     parallel_for_tiles(args.tiles, DVAE_DISPATCH(gumbel_softmax_recompute_backward), args);
   });

@@ -15,13 +15,15 @@
 namespace dvae {
 namespace {
 
-// The row's largest category, one for each row.
-const int64_t* checked_indices(const Tensor& index, const Tensor& logits, int64_t dim) {
+// The row's largest category, one for each row: kernels look up what stands there.
+Tensor checked_index(const Tensor& given, const Tensor& logits, int64_t dim) {
+  const Tensor index = contiguous_index(given, logits, dim);
+  const int64_t *begin = index_data(index), *end = begin + index.numel();
+  const int64_t categories = logits.size(dim);
   STD_TORCH_CHECK(
-      index.scalar_type() == ScalarType::Long && index.is_contiguous() &&
-          index.numel() * logits.size(dim) == logits.numel(),
-      "dvae_kernels: expected the contiguous index that gumbel_onehot gave for these logits");
-  return static_cast<const int64_t*>(index.const_data_ptr());
+      std::all_of(begin, end, [=](int64_t i) { return i < categories; }),
+      "dvae_kernels: expected indices below the number of categories");
+  return index;
 }
 
 // Calls run(layout, tensors, tiles, inverse of tau) with grad, logits and dlogits, unless tau settles the gradient.
@@ -49,13 +51,13 @@ Tensor backward(
 
 Tensor reinmax_bwd(
     Tensor grad, Tensor logits, Tensor index, std::optional<Tensor> tau, double tau_value, int64_t dim) {
-  const int64_t* indices = checked_indices(index, logits, dim);
+  const Tensor indices = checked_index(index, logits, dim);
   return backward(
       grad, logits, tau, tau_value, dim,
       [&](const RowLayout<3>& layout, const std::array<Tensor, 3>& t, const RowTiles& tiles, double inverse_tau) {
         const ReinmaxArgs args{
             buffer_of(t[0]), buffer_of(t[1]), buffer_of(t[2]), layout.strides[0], layout.strides[1],
-            layout.strides[2], tiles, indices, inverse_tau, is_large(t[2])};
+            layout.strides[2], tiles, index_data(indices), inverse_tau, is_large(t[2])};
         parallel_for_tiles(args.tiles, DVAE_DISPATCH(straight_through_reinmax), args);
       });
 }
@@ -63,13 +65,15 @@ Tensor reinmax_bwd(
 Tensor gumbel_rao_bwd(
     Tensor grad, Tensor logits, Tensor key, Tensor index, std::optional<Tensor> tau, double tau_value, int64_t dim,
     int64_t draws, int64_t row_offset) {
-  const int64_t* indices = checked_indices(index, logits, dim);
+  STD_TORCH_CHECK(draws >= 1 && draws <= INT32_MAX, "gumbel_rao: expected draws in [1, 2^31)");
+  const Tensor indices = checked_index(index, logits, dim);
   return backward(
       grad, logits, tau, tau_value, dim,
       [&](const RowLayout<3>& layout, const std::array<Tensor, 3>& t, const RowTiles& tiles, double inverse_tau) {
         const GumbelRaoArgs args{
             buffer_of(t[0]), buffer_of(t[1]), buffer_of(t[2]), layout.strides[0], layout.strides[1],
-            layout.strides[2], tiles, indices, noise_key(key), row_offset, draws, inverse_tau, is_large(t[2])};
+            layout.strides[2], tiles, index_data(indices), noise_key(key, logits), row_offset, draws, inverse_tau,
+            is_large(t[2])};
         parallel_for_tiles(args.tiles, DVAE_DISPATCH(straight_through_gumbel_rao), args);
       });
 }
