@@ -8,27 +8,26 @@
 template <class F>
 class BinaryConcreteNoise {
  public:
-  using Scalar = typename F::Scalar;
-
   BinaryConcreteNoise(const ElementBlocks& blocks, NoiseKey key) : blocks_(blocks), noise_(key) {}
 
   // Draws the integers of a block's elements.
-  void open(int64_t block, int elements, int lacking) {
-    noise_.fill(blocks_.group + block * (kElementBlock / 4), bits_, lacking + elements);
-    words_ = bits_ + lacking;
-  }
-  F perturbed(int64_t j, F logit) const {
-    return fma_exact(log2_odds(functions_, words_ + j), F(kLn2<Scalar>), logit);
+  template <class... T>
+  const uint32_t* draw(int64_t block, int elements, int lacking, const T*... inputs) {
+    noise_.fill(blocks_.group + block * (kElementBlock / 4), bits_, lacking + elements, inputs...);
+    return bits_ + lacking;
   }
 
  private:
   const ElementBlocks& blocks_;
   ElementNoise noise_;
-  Functions<F> functions_;
-  const uint32_t* words_ = nullptr;
   // a vector may be loaded that starts with the last element of a shifted block
   alignas(64) uint32_t bits_[kElementBlock + 16];
 };
+
+template <class F>
+F perturbed_logit(const Functions<F>& f, F logit, const uint32_t* bits) {
+  return fma_exact(log2_odds(f, bits), F(kLn2<typename F::Scalar>), logit);
+}
 
 // log2(e) / tau, finite: it multiplies perturbed logits that may be zero.
 template <class Scalar>
@@ -41,23 +40,24 @@ template <class F>
 void binary_concrete_sample_as(const BinaryConcreteArgs& args, int64_t begin, int64_t end) {
   using Scalar = typename F::Scalar;
   const F scale(binary_concrete_scale<Scalar>(args.inverse_tau));
+  const Functions<F> f;
   BinaryConcreteNoise<F> noise(args.blocks, args.noise);
   with_storages<Scalar>(args.logits.type, args.sample.type, [&](auto narrow, auto wide) {
     for_blocks(args.blocks, begin, end, [&](int64_t block, int64_t first, int elements, int lacking) {
       const auto* logits = static_cast<const decltype(narrow)*>(args.logits.data) + first;
       auto* sample = static_cast<decltype(wide)*>(args.sample.data) + first;
       const bool stream = streams(args.stream, sample);
-      noise.open(block, elements, lacking);
+      const uint32_t* bits = noise.draw(block, elements, lacking, logits);
       if (args.hard) {
-        for_vectors<F>(0, elements, [&](int64_t j, auto count) {
-          const F p = noise.perturbed(j, load_elements<F>(logits + j, count));
-          store_elements<F>(select(is_nan(p), p, select(p > F(0), F(1), F(0))), sample + j, count, stream);
+        put_elements<F>(sample, elements, stream, [=](int64_t j, auto count) {
+          const F p = perturbed_logit(f, load_elements<F>(logits + j, count), bits + j);
+          return select(is_nan(p), p, select(p > F(0), F(1), F(0)));
         });
       } else {
-        for_vectors<F>(0, elements, [&](int64_t j, auto count) {
-          const F t = noise.perturbed(j, load_elements<F>(logits + j, count)) * scale;
+        put_elements<F>(sample, elements, stream, [=](int64_t j, auto count) {
+          const F t = perturbed_logit(f, load_elements<F>(logits + j, count), bits + j) * scale;
           const F e = exp2(F(0) - absolute(t)), r = reciprocal(F(1) + e);
-          store_elements<F>(select(t > F(0), r, e * r), sample + j, count, stream);
+          return select(t > F(0), r, e * r);
         });
       }
     });
@@ -70,6 +70,7 @@ void binary_concrete_backward_as(const BinaryConcreteBackwardArgs& args, int64_t
   using Scalar = typename F::Scalar;
   const F scale(binary_concrete_scale<Scalar>(args.inverse_tau)), inverse_tau(static_cast<Scalar>(args.inverse_tau));
   auto* parts = static_cast<Scalar*>(args.dtau_parts);
+  const Functions<F> f;
   BinaryConcreteNoise<F> noise(args.blocks, args.noise);
   with_storages<Scalar>(args.logits.type, args.grad.type, [&](auto narrow, auto wide) {
     for_blocks(args.blocks, begin, end, [&](int64_t block, int64_t first, int elements, int lacking) {
@@ -77,14 +78,14 @@ void binary_concrete_backward_as(const BinaryConcreteBackwardArgs& args, int64_t
       const auto* grad = static_cast<const decltype(wide)*>(args.grad.data) + first;
       auto* dlogits = static_cast<decltype(narrow)*>(args.dlogits.data) + first;
       const bool stream = streams(args.stream, dlogits);
-      noise.open(block, elements, lacking);
+      const uint32_t* bits = noise.draw(block, elements, lacking, logits, grad);
       F sum(0);
-      for_vectors<F>(0, elements, [&](int64_t j, auto count) {
-        const F t = noise.perturbed(j, load_elements<F>(logits + j, count)) * scale;
+      put_elements<F>(dlogits, elements, stream, [=, &sum](int64_t j, auto count) {
+        const F t = perturbed_logit(f, load_elements<F>(logits + j, count), bits + j) * scale;
         const F e = exp2(F(0) - absolute(t)), r = reciprocal(F(1) + e);
         const F dlogit = load_elements<F>(grad + j, count) * (e * r * r) * inverse_tau;
         sum = fma(dlogit, select(e == F(0), F(0), t), sum);  // infinite logits have no gradient
-        store_elements<F>(dlogit, dlogits + j, count, stream);
+        return dlogit;
       });
       if (parts != nullptr) parts[block] = -kLn2<Scalar> * reduce_add(sum);
     });
@@ -120,12 +121,11 @@ void binary_concrete_log_prob_as(const BinaryConcreteLogProbArgs& args, int64_t 
       const auto* logits = static_cast<const decltype(narrow)*>(args.logits.data) + first;
       auto* log_prob = static_cast<Scalar*>(args.log_prob.data) + first;
       const bool stream = streams(args.stream, log_prob);
-      for_vectors<F>(0, elements, [&](int64_t j, auto count) {
+      put_elements<F>(log_prob, elements, stream, [=](int64_t j, auto count) {
         const F given = load_elements<F>(y + j, count);
         const BinaryConcretePoint<F> at(f, given, load_elements<F>(logits + j, count), tau);
         const F logs = fma(f.log2(F(1) + at.e), F(2), at.log2_y + at.log2_1y);
-        const F result = fma(logs, F(-kLn2<Scalar>), log_tau - absolute(at.t));
-        store_elements<F>(select(is_nan(given), given, result), log_prob + j, count, stream);
+        return select(is_nan(given), given, fma(logs, F(-kLn2<Scalar>), log_tau - absolute(at.t)));
       });
     });
   });
@@ -147,7 +147,7 @@ void binary_concrete_log_prob_backward_as(const BinaryConcreteLogProbBackwardArg
       auto* dlogits = static_cast<decltype(narrow)*>(args.dlogits.data) + first;
       const bool stream_dy = streams(args.stream, dy), stream_dlogits = streams(args.stream, dlogits);
       F sum(0);
-      for_vectors<F>(0, elements, [&](int64_t j, auto count) {
+      for_vectors<F>(0, elements, [=, &sum](int64_t j, auto count) {
         const F given = load_elements<F>(y + j, count), g = load_elements<F>(grad + j, count);
         const BinaryConcretePoint<F> at(f, given, load_elements<F>(logits + j, count), tau);
         F tanh = (F(1) - at.e) * reciprocal(F(1) + at.e);  // of t / 2

@@ -9,12 +9,13 @@ class ElementNoise {
   explicit ElementNoise(NoiseKey key) : key_(key), row_(key.key, key.offset) {}
 
   // Words of the elements from 4 * group; `count` is rounded up to whole steps of RowNoise, `words` is aligned to 64
-  // bytes.
-  void fill(uint64_t group, uint32_t* words, int count) {
+  // bytes. Asks for those elements of the inputs meanwhile.
+  template <class... T>
+  void fill(uint64_t group, uint32_t* words, int count, const T*... inputs) {
     const uint64_t last = group + (count + RowNoise::step - 1) / 4;
     if (high_word(group) == high_word(last)) {
       row_.set_row(high_word(group));
-      row_.fill(low_word(group), words, count, [](int, int) {});
+      row_.fill(low_word(group), words, count, [=](int begin, int end) { (prefetch_columns(inputs, begin, end), ...); });
       return;
     }
     for (int j = 0; j < count; j += 4) {
@@ -71,6 +72,23 @@ void store_elements(F x, T* p, int count, bool) {
   T lanes[F::lanes];
   x.store(lanes);
   std::memcpy(p, lanes, count * sizeof(T));
+}
+
+// Writes value(element, count) for the vectors of elements, by four: one alone would wait for its own results.
+template <class F, class T, class Value>
+void put_elements(T* to, int elements, bool stream, const Value& value) {
+  constexpr int step = 4 * F::lanes;
+  const int whole = elements / step * step;
+  for (int first = 0; first < whole; first += step) {
+    F x[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) x[i] = value(first + i * F::lanes, AllLanes<F>());
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) store_elements(x[i], to + first + i * F::lanes, AllLanes<F>(), stream);
+  }
+  for_vectors<F>(whole, elements, [&](int64_t j, auto count) {
+    store_elements<F>(value(j, count), to + j, count, stream);
+  });
 }
 
 // Calls run(block, first element, elements, words before the first) for the blocks [begin, end).

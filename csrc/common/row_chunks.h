@@ -75,9 +75,3 @@ class ChunkOf {
   const Scalar* data_;
   int whole_;
 };
-
-// Asks for the columns [begin, end) ahead of their use: little by little, since many requests at once stall.
-template <class Scalar>
-void prefetch_columns(const Scalar* row, int begin, int end) {
-  for (int j = begin; j < end; j += 64 / sizeof(Scalar)) prefetch(row + j);
-}

@@ -60,6 +60,12 @@ void for_vectors(int64_t begin, int64_t end, const Visit& visit) {
   if (begin < end) visit(begin, static_cast<int>(end - begin));
 }
 
+// Asks for the columns [begin, end) ahead of their use: little by little, since many requests at once stall.
+template <class Scalar>
+void prefetch_columns(const Scalar* row, int begin, int end) {
+  for (int j = begin; j < end; j += 64 / sizeof(Scalar)) prefetch(row + j);
+}
+
 // N sums over a row: add(column, count, sums) adds a vector's part. Taken over to double after short runs, each with four
 // chains, so that long rows lose nothing.
 template <class F, int N, class Add>
