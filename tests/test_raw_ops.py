@@ -1,0 +1,79 @@
+"""Raw CPU ops called by hand: what cannot be read as meant is refused, and nothing outside is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from dvae_kernels import _extension
+
+X = torch.zeros(2, 5)
+KEY = torch.tensor([1, 2])
+INDEX = torch.zeros(2, dtype=torch.int64)
+ROWS = torch.zeros(2)
+
+# Arguments by name; a call is a tuple of them, in which `key`, `tau`, `dim`, `index` and `grad` stand for good ones.
+GOOD: dict[str, Any] = {"key": KEY, "tau": None, "dim": 1, "index": INDEX, "grad": X}
+CALLS: dict[str, tuple[Any, ...]] = {
+    "gumbel_argmax": (X, "key", "dim", 0),
+    "gumbel_onehot": (X, "key", "dim", 0, torch.float32),
+    "gumbel_softmax_fwd": (X, "key", "tau", 1.0, "dim", False, 0, torch.float32),
+    "gumbel_softmax_bwd": ("grad", X, "tau", 1.0, "dim", torch.float32),
+    "gumbel_softmax_recompute_bwd": ("grad", X, "key", "tau", 1.0, "dim", 0, True),
+    "reinmax_bwd": ("grad", X, "index", "tau", 1.0, "dim"),
+    "gumbel_rao_bwd": ("grad", X, "key", "index", "tau", 1.0, "dim", 2, 0),
+    "categorical_kl_fwd": (X, None, "dim"),
+    "categorical_kl_bwd": (ROWS, X, None, "dim", False),
+    "gumbel_softmax_log_prob_fwd": (X, X, "tau", 1.0, "dim"),
+    "gumbel_softmax_log_prob_bwd": (ROWS, X, X, "tau", 1.0, "dim", True),
+    "binary_concrete_fwd": (X, "key", "tau", 1.0, False, 0, torch.float32),
+    "binary_concrete_bwd": ("grad", X, "key", "tau", 1.0, 0, True),
+    "binary_concrete_log_prob_fwd": (X, X, "tau", 1.0),
+    "binary_concrete_log_prob_bwd": ("grad", X, X, "tau", 1.0, True),
+}
+BAD: list[tuple[str, Any, str]] = [
+    ("key", KEY[:1], "a key of two int64 words"),
+    ("key", KEY.int(), "a key of two int64 words"),
+    ("tau", torch.ones(0), "tau to be one float32 or float64 value"),
+    ("tau", torch.ones((), dtype=torch.half), "tau to be one float32 or float64 value"),
+    ("dim", -1, "dim"),
+    ("dim", 2, "[dD]im"),
+    ("index", INDEX[:1], "one int64 index for each row"),
+    ("index", INDEX.int(), "one int64 index for each row"),
+    ("index", INDEX + 5, "indices below the number of categories"),
+    ("grad", X[:1], "tensors of one shape"),
+]
+CASES = [
+    pytest.param(name, argument, bad, message, id=f"{name}-{argument}{number}")
+    for number, (argument, bad, message) in enumerate(BAD)
+    for name, call in CALLS.items()
+    if any(value is argument for value in call)
+]
+
+
+@pytest.fixture(autouse=True)
+def cpp() -> Iterator[None]:
+    if reason := _extension.load("_C"):
+        pytest.skip(reason)
+    yield
+
+
+def call(name: str, **arguments: Any) -> Any:
+    values = {**GOOD, **arguments}
+    op = getattr(torch.ops.dvae_kernels, name).cpp
+    return op(*(values[value] if isinstance(value, str) else value for value in CALLS[name]))
+
+
+@pytest.mark.parametrize(("name", "argument", "bad", "message"), CASES)
+def test_bad_arguments_are_refused(name: str, argument: str, bad: Any, message: str) -> None:
+    call(name)
+    with pytest.raises((RuntimeError, IndexError), match=message):
+        call(name, **{argument: bad})
+
+
+def test_a_gradient_to_no_prior_is_refused() -> None:
+    with pytest.raises(RuntimeError, match="expected a prior where its gradient is needed"):
+        torch.ops.dvae_kernels.categorical_kl_bwd.cpp(ROWS, X, None, 1, True)
