@@ -33,20 +33,16 @@ F in_lanes(F x, int count) {
   return load_lanes<F>(lanes, count);
 }
 
-// The largest value of a row, 0 where it is -inf: weights of 0 then, not of NaN.
+// The largest value of a chunk, 0 where it is -inf: weights of 0 then, not of NaN.
 template <class F>
-typename F::Scalar top_or_zero(const typename F::Scalar* row, int64_t columns) {
+typename F::Scalar top_or_zero(const ChunkOf<F>& x) {
   using Scalar = typename F::Scalar;
-  constexpr int step = 4 * F::lanes;
   F tops[4] = {F(kMinusInf<Scalar>), F(kMinusInf<Scalar>), F(kMinusInf<Scalar>), F(kMinusInf<Scalar>)};
-  int64_t j = 0;
-  for (; j + step <= columns; j += step) {
+  for (int first = 0; first < x.size; first += ChunkOf<F>::kStep) {
+    const Scalar* values = x.step(first);
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) tops[i] = max(tops[i], F::load(row + j + i * F::lanes));
+    for (int i = 0; i < 4; ++i) tops[i] = max(tops[i], F::load(values + i * F::lanes));
   }
-  for_vectors<F>(j, columns, [&](int64_t i, auto count) {
-    tops[0] = max(tops[0], load_or<F>(row + i, count, kMinusInf<Scalar>));
-  });
   const Scalar top = reduce_max(max(max(tops[0], tops[1]), max(tops[2], tops[3])));
   return top == kMinusInf<Scalar> ? 0 : top;
 }
@@ -88,15 +84,23 @@ class ChunkedSoftmax {
   const RowChunks<F>& chunks() const { return chunks_; }
 
   void weigh(int64_t c, const Scalar* row) {
-    const int size = chunks_.size(c);
-    const Scalar* x = row + c * kChunk;
-    const Scalar top = tops_[c] = top_or_zero<F>(x, size);
+    const ChunkOf<F> x(row + c * kChunk, chunks_.size(c), kMinusInf<Scalar>);
+    const F top(tops_[c] = top_or_zero(x));
     Scalar* const weights = weights_.get() + c * kChunk;
-    sums_[c] = sums_by_runs<F, 1>(size, [=](int64_t j, auto count, F* sum) {
-      const F w = natural_exp(load_or<F>(x + j, count, kMinusInf<Scalar>) - F(top));
-      w.store(weights + j);
-      *sum = *sum + w;
-    })[0];
+    F sums[4] = {F(0), F(0), F(0), F(0)};
+    for (int first = 0; first < x.size; first += ChunkOf<F>::kStep) {
+      const Scalar* logits = x.step(first);
+      F w[4];
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) w[i] = natural_exp(F::load(logits + i * F::lanes) - top);
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) {
+        w[i].store(weights + first + i * F::lanes);
+        sums[i] = sums[i] + w[i];
+      }
+      prefetch_columns(row + (c + 1) * kChunk, first, first + ChunkOf<F>::kStep);
+    }
+    sums_[c] = reduce_add((sums[0] + sums[1]) + (sums[2] + sums[3]));
   }
 
   void combine() {
@@ -396,10 +400,11 @@ class DensityRow {
     const int size = chunks_.size(c);
     const Scalar *x = logits_row + c * kChunk, *y = y_row + c * kChunk;
     Scalar* energies = energies_.get() + c * kChunk;
-    alignas(64) Scalar logs[kChunk];
+    alignas(64) Scalar buffer[kChunk];
+    Scalar* const logs = buffer;
     const Functions<F> f;
     const F minus_tau(static_cast<Scalar>(-tau_));
-    const auto [log_y_sum, count] = sums_by_runs<F, 2>(size, [&](int64_t j, auto n, F* sums) {
+    const auto [log_y_sum, count] = sums_by_runs<F, 2>(size, [=](int64_t j, auto n, F* sums) {
       const F xj = load_or<F>(x + j, n, kMinusInf<Scalar>);
       const auto excluded = xj == F(kMinusInf<Scalar>);
       const F log_y = log_of_sample(f, load_or<F>(y + j, n, 1));
