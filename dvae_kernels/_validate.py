@@ -49,10 +49,12 @@ def broadcastable(op: str, name: str, tensor: Tensor, shape: torch.Size) -> None
 
 
 def dimension(op: str, tensor: Tensor, dim: Any) -> int:
-    """`dim` counted from the front; `tensor` has at least one dimension."""
+    """`dim` counted from the front."""
     if not isinstance(dim, int) or isinstance(dim, bool):
         raise TypeError(f"{op}: expected dim to be an int, got {type_name(dim)}")
     n = tensor.dim()
+    if n == 0:
+        raise ValueError(f"{op}: expected at least one dimension, got a scalar")
     if not -n <= dim < n:
         raise ValueError(f"{op}: expected dim in [{-n}, {n - 1}], got {dim}")
     return dim % n

@@ -69,11 +69,47 @@ def test_blocks_change_nothing(
     if channels_last:
         logits = logits.contiguous(memory_format=torch.channels_last)
     monkeypatch.setattr(composition, "_BLOCK", {"cpu": 50, "cuda": 50})
-    blocks = embed(target, logits, codebook, tau, hard, dim=dim, return_kl=kl)
-    expected = embed(Target("reference", "cpu"), logits, codebook, tau, hard, dim=dim, return_kl=kl)
+    options = {"dim": dim, "return_kl": kl, "row_offset": 9}
+    blocks = embed(target, logits, codebook, tau, hard, **options)
+    expected = embed(Target("reference", "cpu"), logits, codebook, tau, hard, **options)
     for ours, theirs in zip(blocks, expected):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=2e-5)
     assert blocks[0].stride() == expected[0].stride()
+
+
+@soft_and_hard
+@pytest.mark.parametrize("block", [1 << 20, 8], ids=["whole", "blocks"])
+def test_the_kl_alone_has_a_gradient(target: Target, monkeypatch: pytest.MonkeyPatch, hard: bool, block: int) -> None:
+    monkeypatch.setattr(composition, "_BLOCK", {"cpu": block, "cuda": block})
+    logits, codebook, tau = (
+        x.to(target.device).requires_grad_() for x in (random(3, 4), random(4, 2, seed=4), torch.tensor(0.7))
+    )
+    _, _, kl = gumbel_softmax_embed(logits, codebook, tau, hard, return_kl=True, seed=1, backend=target.backend)
+    dlogits, dcodebook, dtau = torch.autograd.grad(kl.square().sum(), (logits, codebook, tau))
+    assert not dcodebook.any() and dtau == 0
+    expected = categorical_kl(logits, backend=target.backend).square().sum()
+    torch.testing.assert_close(dlogits, *torch.autograd.grad(expected, logits))
+
+
+@soft_and_hard
+@pytest.mark.parametrize("block", [1 << 20, 8], ids=["whole", "blocks"])
+@pytest.mark.parametrize("shape, dim", [((3, 4), 1), ((2, 4, 5), 1)], ids=str)
+def test_results_may_be_changed_in_place(
+    target: Target, monkeypatch: pytest.MonkeyPatch, hard: bool, block: int, shape: tuple[int, ...], dim: int
+) -> None:
+    monkeypatch.setattr(composition, "_BLOCK", {"cpu": block, "cuda": block})
+    results = []
+    for in_place in (False, True):
+        logits, codebook = (
+            x.to(target.device).requires_grad_() for x in (random(*shape), random(shape[dim], 2, seed=4))
+        )
+        embedding, _, kl = gumbel_softmax_embed(
+            logits, codebook, 0.7, hard, dim=dim, return_kl=True, seed=1, backend=target.backend
+        )
+        embedding, kl = (embedding.mul_(3), kl.mul_(2)) if in_place else (embedding * 3, kl * 2)
+        results.append(torch.autograd.grad(embedding.square().sum() + kl.square().sum(), (logits, codebook)))
+    for ours, expected in zip(*results):
+        torch.testing.assert_close(ours, expected)
 
 
 @soft_and_hard
@@ -84,7 +120,7 @@ def test_the_reference_is_the_sample_times_the_codebook(hard: bool) -> None:
         logits, codebook, tau = (
             x.double().requires_grad_() for x in (random(2, 5, 4), random(5, 3), torch.tensor(0.6))
         )
-        options: dict[str, Any] = {"dim": 1, "seed": 2, "backend": "reference"}
+        options: dict[str, Any] = {"dim": 1, "seed": 2, "row_offset": 9, "backend": "reference"}
         if fused:
             embedding, _, kl = gumbel_softmax_embed(logits, codebook, tau, hard, return_kl=True, **options)
         else:
@@ -117,6 +153,18 @@ def test_special_rows(target: Target, monkeypatch: pytest.MonkeyPatch, hard: boo
     assert torch.equal(indices[healthy], others[1][healthy])
     torch.testing.assert_close(embedding[healthy], others[0][healthy])
     torch.testing.assert_close(dcodebook, others[3])
+
+
+@soft_and_hard
+def test_a_cotangent_of_nan_where_there_is_no_sample_spares_the_codebook(target: Target, hard: bool) -> None:
+    """As a loss of NaN embeddings gives it."""
+    logits, grads = random(5, 8).to(target.device), []
+    for value in (NAN, -INF):
+        logits[2] = value
+        codebook = random(8, 4, seed=4).to(target.device).requires_grad_()
+        embedding, _ = gumbel_softmax_embed(logits, codebook, 0.5, hard, seed=3, backend=target.backend)
+        grads += torch.autograd.grad(embedding.square().sum(), codebook)
+    torch.testing.assert_close(*grads)
 
 
 @soft_and_hard

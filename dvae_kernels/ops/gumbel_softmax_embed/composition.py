@@ -50,7 +50,7 @@ def fwd(
         index = mark_bad_temperature(ARGMAX[backend](block, key, 1, offset), tau)
         sample, kl_rows = outputs[2:]
         if hard:
-            embedding = GATHER_CODES[backend](codebook, index).transpose(1, 2)
+            embedding = GATHER_CODES[backend](codebook, index)
         else:
             sample = FWD[backend](block, key, tau, tau_value, 1, False, offset, dtype)
             with without_autocast(block.device):
@@ -64,7 +64,7 @@ def fwd(
             return parts
         for output, part in zip(outputs, parts):
             if part is not output:
-                output[o, ..., i] = part
+                output[(o, slice(None), i) if part is sample else (o, i)] = part
     return outputs
 
 
@@ -134,7 +134,7 @@ def new_outputs(
     outer, _, inner = logits.shape
     sample = not hard and save_sample
     return (
-        codebook.new_empty((outer, inner, codebook.shape[1])).transpose(1, 2),
+        codebook.new_empty((outer, inner, codebook.shape[1])),
         logits.new_empty((outer, inner), dtype=torch.int64),
         torch.empty_like(logits, dtype=dtype) if sample else logits.new_empty((0,), dtype=dtype),
         logits.new_empty((outer, inner) if kl else (0,), dtype=compute_dtype(logits.dtype)),
@@ -163,11 +163,10 @@ def _is_matrix(block: Tensor) -> bool:
 
 
 def _times_codes(sample: Tensor, codes: Tensor) -> Tensor:
-    """y C: [b, D, m], a view of [b, m, D]."""
-    b, _, m = sample.shape
+    """y C: [b, m, D]."""
     if _is_matrix(sample):
-        return (as_rows(sample) @ codes).view(b, m, -1).transpose(1, 2)
-    return torch.bmm(sample.transpose(1, 2), codes.expand(b, -1, -1)).transpose(1, 2)
+        return sample.transpose(1, 2) @ codes
+    return torch.bmm(sample.transpose(1, 2), codes.expand(sample.shape[0], -1, -1))
 
 
 def _sample_gradient(grad: Tensor, codes: Tensor, like: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ def _bwd_fake(grad: Any, grad_kl: Any, logits: Any, sample: Any, codebook: Tenso
     return composition.new_gradients(like, codebook, indices, dtype, logits_grad, codebook_grad, tau_grad)
 
 
-# Of logits [outer, K, inner]: (embedding [outer, D, inner], indices [outer, inner], the relaxed sample in `dtype`, the
+# Of logits [outer, K, inner]: (embedding [outer, inner, D], indices [outer, inner], the relaxed sample in `dtype`, the
 # rows' KL to uniform), the sample empty where it is hard or not to be saved, the KL where it is not asked for.
 _FWD = define_op(
     "gumbel_softmax_embed_fwd(Tensor logits, Tensor codebook, Tensor key, Tensor? tau, float tau_value, bool hard, "
@@ -41,8 +41,8 @@ _FWD = define_op(
     composed=composition.fwd,
     fake=_fwd_fake,
 )
-# `grad` is in the dtype of the products. Without `sample` it is made again from the logits and the key. (dlogits in
-# `dtype`, dcodebook in the compute dtype, the rows' parts of dtau), each empty where it is not asked for.
+# `grad` [outer, D, inner] is in the dtype of the products. Without `sample` it is made again from the logits and the
+# key. (dlogits in `dtype`, dcodebook in the compute dtype, the rows' parts of dtau), each empty where not asked for.
 _BWD = define_op(
     "gumbel_softmax_embed_bwd(Tensor? grad, Tensor? grad_kl, Tensor? logits, Tensor? sample, Tensor codebook, "
     "Tensor indices, Tensor key, Tensor? tau, float tau_value, SymInt row_offset, ScalarType dtype, bool logits_grad, "
@@ -84,7 +84,7 @@ class GumbelSoftmaxEmbedFunction(torch.autograd.Function):
         ctx: Any, grad: Tensor | None, _: Any, grad_sample: Tensor | None, grad_kl: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         if grad is not None:
-            grad = grad.to(ctx.dtype)  # never to a narrower one
+            grad = grad.to(ctx.dtype).transpose(1, 2)  # never to a narrower one
         grad_kl = grad_kl if ctx.kl else None
         wanted = [ctx.needs_input_grad[i] for i in (0, 1, 3)]
         saved = ctx.saved_tensors
@@ -254,6 +254,7 @@ def gumbel_softmax_embed(
             rows, codebook, noise_key, tau_tensor, tau_value, hard, row_offset, dtype, False, return_kl
         )
     around = (*logits.shape[:dim], *logits.shape[dim + 1 :])
-    embedding = embedding.view(*shape[:dim], codebook.shape[1], *shape[dim + 1 :])
+    # transposed here, so that autograd knows the view and the caller may change it in place
+    embedding = embedding.transpose(1, 2).view(*shape[:dim], codebook.shape[1], *shape[dim + 1 :])
     indices = indices.view(around)
     return (embedding, indices, kl.view(around)) if return_kl else (embedding, indices)

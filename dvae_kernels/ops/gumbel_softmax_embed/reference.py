@@ -1,6 +1,7 @@
 """A Gumbel-softmax sample times a codebook in plain torch: the definition that every backend is tested against.
 
-The ops have the signatures of op.py's schemas. Logits are [outer, K, inner], the embedding is [outer, D, inner].
+The ops have the signatures of op.py's schemas. Logits are [outer, K, inner], the embedding is [outer, inner, D],
+its gradient [outer, D, inner].
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ def gumbel_softmax_embed_fwd(
     else:
         y = gumbel_softmax.gumbel_softmax_fwd(logits, key, tau, tau_value, 1, False, row_offset, dtype)
         with without_autocast(logits.device):
-            embedding = torch.einsum("oki,kd->oid", y, codebook.to(dtype)).to(codebook.dtype)
+            embedding = (y.transpose(1, 2) @ codebook.to(dtype)).to(codebook.dtype)
         if save_sample:
             sample = y
     if kl:
         kl_rows = categorical.categorical_kl_fwd(logits, None, 1)
-    return embedding.transpose(1, 2), indices, sample, kl_rows
+    return embedding, indices, sample, kl_rows
 
 
 def gumbel_softmax_embed_bwd(

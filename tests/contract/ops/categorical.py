@@ -154,7 +154,7 @@ def _raw_calls(logits: Tensor, key: Tensor) -> list[RawCall]:
 
 
 _X = torch.zeros(2, 3)
-_SCALAR = "expected dim in [0, -1], got -1"
+_SCALAR = "expected at least one dimension, got a scalar"
 ROOM = Room(
     "categorical",
     _cases(),
