@@ -219,3 +219,17 @@ def test_the_gradient_to_the_sample_is_laid_out_like_the_logits(shape: tuple[int
     result = composition._sample_gradient(grad, random(8, 4, seed=4), like)
     torch.testing.assert_close(result, torch.einsum("odi,kd->oki", grad, random(8, 4, seed=4)))
     assert result.stride() == like.stride() or shape[2] == 1
+
+
+@soft_and_hard
+def test_a_temperature_learns_outside_vmap(target: Target, hard: bool) -> None:
+    """Inside of which it does not seem to require a gradient."""
+    samples, codebook = random(2, 3, 4).to(target.device), random(4, 2, seed=4).to(target.device)
+    key, tau = noise_key(1, target.device), torch.tensor(0.7, device=target.device)
+
+    def loss(logits: Tensor, tau: Tensor) -> Tensor:
+        return gumbel_softmax_embed(logits, codebook, tau, hard, key=key, backend=target.backend)[0].square().sum()
+
+    together = torch.func.grad(lambda tau: torch.func.vmap(loss)(samples, tau.expand(2)).sum())(tau)
+    alone = torch.func.grad(lambda tau: loss(samples[0], tau) + loss(samples[1], tau))(tau)
+    torch.testing.assert_close(together, alone)
