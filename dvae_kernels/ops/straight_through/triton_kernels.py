@@ -43,7 +43,7 @@ def _reinmax_bwd_kernel(
     d_rows = dx_ptr + outer_index * d_so + inner_index * d_si
     tau, inverse = temperature(tau_ptr, tau_value, ACC)
     index = tl.load(index_ptr + row, mask=mask, other=-1)
-    own_grad = tl.load(g_rows + index * g_sk, mask=mask & (index >= 0), other=0.0).to(ACC)
+    own_grad = tl.load(g_rows + index * g_sk, mask=mask & (index >= 0) & (index < K), other=0.0).to(ACC)
     index = index.to(tl.int32)
     # of softmax(logits) and of softmax(logits / tau), as far as it is a factor of tau: finite times zero
     top = tl.full([ROWS, 1], float("-inf"), ACC)
