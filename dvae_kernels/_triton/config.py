@@ -28,6 +28,7 @@ _CONTIGUOUS_LOOP = Config(1, 4096, 8)
 _K_STRIDED = ((128, 4096, 4), (512, 8192, 8), (2048, 16384, 16))
 _K_STRIDED_LOOP = Config(32, 256, 8)
 _SECTOR = 32  # bytes that memory moves at least
+_SPLIT_PROGRAMS = 256  # at most, for rows that are split: two for each multiprocessor of a large GPU
 
 
 @lru_cache(maxsize=4096)
@@ -60,3 +61,16 @@ def tiling(view: Rows, tensor: Tensor, room: int = 1) -> tuple[int, dict[str, An
         "INT64": view.int64,
         "num_warps": tile.num_warps,
     }
+
+
+def split_tiling(view: Rows, tensor: Tensor) -> tuple[int, dict[str, Any]]:
+    """As `tiling`, with PARTS: where few rows are looped over, that many programs share the loop of each."""
+    programs, constants = tiling(view, tensor)
+    tiles, parts = constants["TILES"], 1
+    # the columns of the last part may go on beyond K, but not beyond 32 bits
+    if tiles > 1 and constants["ROWS"] == 1 and programs < _SPLIT_PROGRAMS and view.k < 1 << 30:
+        # powers of two, or every number of rows would have machine code of its own
+        most = 1 << (_SPLIT_PROGRAMS // programs).bit_length() - 1
+        tiles = -(-tiles // most)
+        parts = -(-constants["TILES"] // tiles)
+    return programs * parts, constants | {"TILES": tiles, "PARTS": parts}

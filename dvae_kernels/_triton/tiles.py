@@ -7,9 +7,12 @@ from dvae_kernels._triton.philox import join4, split4
 
 
 @triton.jit
-def row_tile(rows, inner, ROWS: tl.constexpr, K_STRIDED: tl.constexpr, INT64: tl.constexpr):
-    """(row, outer index, inner index, mask) of the rows of this program, each [ROWS, 1] or a scalar."""
-    pid = tl.program_id(0)
+def row_tile(rows, inner, ROWS: tl.constexpr, K_STRIDED: tl.constexpr, INT64: tl.constexpr, PARTS: tl.constexpr = 1):
+    """(row, outer index, inner index, mask) of the rows of this program, each [ROWS, 1] or a scalar.
+
+    PARTS neighbouring programs share their rows.
+    """
+    pid = tl.program_id(0) // PARTS
     lane = tl.arange(0, ROWS)[:, None]
     if K_STRIDED:
         # rows of one outer index, so that the compiler sees that they are neighbours in memory
@@ -69,3 +72,20 @@ def store_tile(row_ptr, start, stride_k, value, row_mask, K, ROWS: tl.constexpr,
         _store(row_ptr, col + 3, stride_k, d, row_mask, K, INT64)
     else:
         _store(row_ptr, start + tl.arange(0, BLOCK_K)[None, :], stride_k, value, row_mask, K, INT64)
+
+
+@triton.jit
+def store_part(parts_ptr, i, value, row, rows, row_mask, PARTS: tl.constexpr):
+    """Put the [ROWS, 1] value of this program's part into parts[i], parts: [.., rows, PARTS]."""
+    tl.store(parts_ptr + (i * rows + row) * PARTS + tl.program_id(0) % PARTS, value, mask=row_mask)
+
+
+@triton.jit
+def load_parts(parts_ptr, i, fill, rows, PARTS: tl.constexpr):
+    """parts[i] of the one row of this program, padded with `fill` to a power of two.
+
+    A vector, so that what is reduced from it is a scalar, which has no layout to impose on the row's tiles.
+    """
+    part = tl.arange(0, triton.next_power_of_2(PARTS))
+    row = tl.program_id(0) // PARTS
+    return tl.load(parts_ptr + (i * rows + row) * PARTS + part, mask=part < PARTS, other=fill)

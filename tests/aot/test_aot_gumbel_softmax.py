@@ -16,7 +16,7 @@ _KERNELS = ("fwd", "bwd", "recompute_bwd")
 
 # One shape for every row of the configuration table, the categories along dimension 1.
 _CONTIGUOUS = {"k16": (65536, 16), "k4096": (4096, 4096), "k8192": (4096, 8192), "k16384": (4096, 16384),
-               "k262144": (64, 262144)}  # fmt: skip
+               "k262144": (1024, 262144)}  # fmt: skip
 _STRIDED = {"k64s": (64, 64, 32, 32), "k512s": (64, 512, 32, 32), "k1024s": (64, 1024, 32, 32),
             "k8192s": (8, 8192, 32, 32)}  # fmt: skip
 # Other variants of the same code: rows that are not aligned, and offsets beyond 32 bits.
@@ -97,3 +97,43 @@ def test_machine_code_of_the_index(case: Case, compiled_index: dict[Case, Future
     (binary,) = compiled_index[case].result()
     check(binary, case, _INDEX_BUDGETS[binary.tiles > 1], _CEILINGS["fwd", len(case.shape) > 2])
     assert binary.per_element("STG") <= 1 / 4  # no sample is written
+
+
+# Few wide rows: what reads the parts, and what writes them, of the sample, of its index and of the gradient. The
+# writing forward scales or marks, and marks two tiles at a time where a part has several.
+_SPLIT_CASES = [
+    Case(90, dtype, name, shape)
+    for name, shape in (("1xk131072", (1, 131072)), ("8xk262144", (8, 262144)))
+    for dtype in (torch.float32, torch.bfloat16)
+]
+_SPLIT_BUDGETS = {
+    ("fwd", "read"): Budget(90, 5.4, 10.8, 9.8, 2, 2, 0),
+    ("fwd", "write"): Budget(60, 3.4, 7.5, 5, 1, 1, None),
+    ("index", "read"): Budget(47, 2.1, 6.5, 5, 1, 1, 0),
+    ("index", "write"): Budget(4, 0, 0.5, 0.4, 0, 0, 0),
+    ("recompute_bwd", "read"): Budget(54, 3.3, 5.2, 4.8, 1, 2, 0),
+    ("recompute_bwd", "write"): Budget(60, 3.4, 5.3, 4.9, 1, 2, 1),
+}
+
+
+def launch_split(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    from dvae_kernels.ops.gumbel_softmax import triton_kernels as ops
+
+    x = torch.empty(shape, dtype=dtype, device="meta")
+    key = torch.empty(2, dtype=torch.int64, device="meta")
+    tau = torch.empty((), dtype=torch.float32, device="meta")
+    ops.gumbel_softmax_fwd(x, key, tau, 0.0, 1, False, 0, dtype)
+    ops.gumbel_argmax(x, key, 1, 0)
+    ops.gumbel_softmax_recompute_bwd(x, x, key, tau, 0.0, 1, 0, True)
+
+
+@pytest.fixture(scope="module")
+def compiled_split(request: pytest.FixtureRequest, compilers: ProcessPoolExecutor) -> dict[Case, Future[list[Binary]]]:
+    module = "dvae_kernels.ops.gumbel_softmax.triton_kernels"
+    return submit(request, compilers, module, launch_split, _SPLIT_CASES)
+
+
+@pytest.mark.parametrize("case", _SPLIT_CASES, ids=str)
+def test_machine_code_of_split_rows(case: Case, compiled_split: dict[Case, Future[list[Binary]]]) -> None:
+    for what, binary in zip(_SPLIT_BUDGETS, compiled_split[case].result(), strict=True):
+        check(binary, case, _SPLIT_BUDGETS[what], Ceiling(96, 16384))

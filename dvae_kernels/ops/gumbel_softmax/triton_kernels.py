@@ -1,5 +1,6 @@
 """Gumbel-softmax in Triton. A row that fits on chip is read once and written once; a wider one is walked twice,
-with a running maximum and sum first, and its noise is drawn twice.
+with a running maximum and sum first, and its noise is drawn twice. Where such rows are few, several programs share one,
+each with a part of its columns: one launch reads, the next combines what the parts found and writes.
 
 Rows are tiles [ROWS, BLOCK_K]; values are float32, float64 for float64 tensors.
 """
@@ -13,11 +14,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dvae_kernels._triton.config import tiling
+from dvae_kernels._rng import compute_dtype
+from dvae_kernels._triton.config import split_tiling, tiling
 from dvae_kernels._triton.philox import bits_to_gumbel, row_bits
 from dvae_kernels._triton.rows import Rows, launch, view_as_rows
 from dvae_kernels._triton.softmax import exp, inverse_or_zero, or_zero, tau_tensor, temperature
-from dvae_kernels._triton.tiles import load_tile, row_tile, store_tile
+from dvae_kernels._triton.tiles import load_parts, load_tile, row_tile, store_part, store_tile
 from dvae_kernels.ops.gumbel_softmax.reference import new_index, new_tau_rows
 
 
@@ -60,19 +62,19 @@ def _perturbed(x_rows, x_sk, key_ptr, stream_row, start, row_mask, K, ACC: tl.co
 
 @triton.jit(do_not_specialize=["hard", "row_offset"])
 def _gumbel_softmax_fwd_kernel(
-    x_ptr, y_ptr, index_ptr, key_ptr, tau_ptr, tau_value, hard, row_offset, rows, K, inner,
+    x_ptr, y_ptr, index_ptr, parts_ptr, first_ptr, key_ptr, tau_ptr, tau_value, hard, row_offset, rows, K, inner,
     x_so, x_sk, x_si, y_so, y_sk, y_si,
     ACC: tl.constexpr, ROWS: tl.constexpr, BLOCK_K: tl.constexpr, TILES: tl.constexpr, K_STRIDED: tl.constexpr,
-    INT64: tl.constexpr,
+    INT64: tl.constexpr, PARTS: tl.constexpr, READ: tl.constexpr, WRITE: tl.constexpr,
 ):  # fmt: skip
-    row, outer_index, inner_index, mask = row_tile(rows, inner, ROWS, K_STRIDED, INT64)
+    row, outer_index, inner_index, mask = row_tile(rows, inner, ROWS, K_STRIDED, INT64, PARTS)
     x_rows = x_ptr + outer_index * x_so + inner_index * x_si
     if y_ptr is not None:
         y_rows = y_ptr + outer_index * y_so + inner_index * y_si
     stream_row = row.to(tl.uint32) + row_offset.to(tl.uint32)
     tau, inverse = temperature(tau_ptr, tau_value, ACC)
     one_hot = (hard != 0) | (tau == 0)
-    if TILES == 1:
+    if TILES == 1 and PARTS == 1:
         z = _perturbed(x_rows, x_sk, key_ptr, stream_row, 0, mask, K, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
         if index_ptr is not None or one_hot:
             z = _ranked(z)
@@ -89,35 +91,67 @@ def _gumbel_softmax_fwd_kernel(
         if y_ptr is not None:
             store_tile(y_rows, 0, y_sk, y, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
     else:
-        top = tl.full([ROWS, 1], float("-inf"), ACC)
+        begin = tl.program_id(0) % PARTS * (TILES * BLOCK_K)
         if index_ptr is not None or one_hot:
-            index = tl.zeros([ROWS, 1], tl.int32) + K
-            for start in range(0, TILES * BLOCK_K, BLOCK_K):
-                z = _perturbed(x_rows, x_sk, key_ptr, stream_row, start, mask, K, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
-                z = _ranked(z)
-                tile_top = tl.max(z, axis=1, keep_dims=True)
-                index = tl.where(tile_top > top, _first(z, tile_top, start, K, BLOCK_K), index)
-                top = tl.maximum(top, tile_top)
-            found = _found(index, top)
-            if index_ptr is not None:
-                tl.store(index_ptr + row, found.to(tl.int64), mask=mask)
-            if y_ptr is not None:
-                for start in range(0, TILES * BLOCK_K, BLOCK_K):
-                    y = _one_hot(found, start, inverse, BLOCK_K).to(ACC)
-                    store_tile(y_rows, start, y_sk, y, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
+            if READ:
+                top = tl.full([ROWS, 1], float("-inf"), ACC)
+                index = tl.zeros([ROWS, 1], tl.int32) + K
+                for i in range(0, TILES * BLOCK_K, BLOCK_K):
+                    start = begin + i
+                    z = _perturbed(
+                        x_rows, x_sk, key_ptr, stream_row, start, mask, K, ACC, ROWS, BLOCK_K, K_STRIDED, INT64
+                    )
+                    z = _ranked(z)
+                    tile_top = tl.max(z, axis=1, keep_dims=True)
+                    index = tl.where(tile_top > top, _first(z, tile_top, start, K, BLOCK_K), index)
+                    top = tl.maximum(top, tile_top)
+            else:
+                tops = load_parts(parts_ptr, 0, float("-inf"), rows, PARTS)
+                top = tl.max(tops)
+                firsts = load_parts(first_ptr, 0, K, rows, PARTS)
+                index = tl.min(tl.where(tops == top, firsts, K))
+            if WRITE:
+                found = _found(index, top)
+                if index_ptr is not None:
+                    tl.store(index_ptr + row, found.to(tl.int64), mask=mask & (begin == 0))
+                if y_ptr is not None:
+                    for i in range(0, TILES * BLOCK_K, BLOCK_K):
+                        start = begin + i
+                        y = _one_hot(found, start, inverse, BLOCK_K).to(ACC)
+                        store_tile(y_rows, start, y_sk, y, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
+            else:
+                store_part(parts_ptr, 0, top, row, rows, mask, PARTS)
+                store_part(first_ptr, 0, index, row, rows, mask, PARTS)
         else:
-            total = tl.zeros([ROWS, 1], ACC)
-            for start in range(0, TILES * BLOCK_K, BLOCK_K):
-                z = _perturbed(x_rows, x_sk, key_ptr, stream_row, start, mask, K, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
-                new_top = tl.maximum(top, tl.max(z, axis=1, keep_dims=True))
-                total *= exp(top - or_zero(new_top), inverse, ACC)
-                total += tl.sum(exp(z - or_zero(new_top), inverse, ACC), axis=1, keep_dims=True)
-                top = new_top
-            norm = inverse_or_zero(total)
-            for start in range(0, TILES * BLOCK_K, BLOCK_K):
-                z = _perturbed(x_rows, x_sk, key_ptr, stream_row, start, mask, K, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
-                y = exp(z - or_zero(top), inverse, ACC) * norm
-                store_tile(y_rows, start, y_sk, y, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
+            if READ:
+                top = tl.full([ROWS, 1], float("-inf"), ACC)
+                total = tl.zeros([ROWS, 1], ACC)
+                for i in range(0, TILES * BLOCK_K, BLOCK_K):
+                    start = begin + i
+                    z = _perturbed(
+                        x_rows, x_sk, key_ptr, stream_row, start, mask, K, ACC, ROWS, BLOCK_K, K_STRIDED, INT64
+                    )
+                    new_top = tl.maximum(top, tl.max(z, axis=1, keep_dims=True))
+                    total *= exp(top - or_zero(new_top), inverse, ACC)
+                    total += tl.sum(exp(z - or_zero(new_top), inverse, ACC), axis=1, keep_dims=True)
+                    top = new_top
+            else:
+                tops = load_parts(parts_ptr, 0, float("-inf"), rows, PARTS)
+                top = tl.max(tops)
+                totals = load_parts(parts_ptr, 1, 0.0, rows, PARTS)
+                total = tl.sum(totals * exp(tops - or_zero(top), inverse, ACC))
+            if WRITE:
+                norm = inverse_or_zero(total)
+                for i in range(0, TILES * BLOCK_K, BLOCK_K):
+                    start = begin + i
+                    z = _perturbed(
+                        x_rows, x_sk, key_ptr, stream_row, start, mask, K, ACC, ROWS, BLOCK_K, K_STRIDED, INT64
+                    )
+                    y = exp(z - or_zero(top), inverse, ACC) * norm
+                    store_tile(y_rows, start, y_sk, y, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
+            else:
+                store_part(parts_ptr, 0, top, row, rows, mask, PARTS)
+                store_part(parts_ptr, 1, total, row, rows, mask, PARTS)
 
 
 @triton.jit
@@ -157,12 +191,12 @@ def _gumbel_softmax_bwd_kernel(
 
 @triton.jit(do_not_specialize=["row_offset"])
 def _gumbel_softmax_recompute_bwd_kernel(
-    x_ptr, grad_ptr, dx_ptr, dtau_ptr, key_ptr, tau_ptr, tau_value, row_offset, rows, K, inner,
+    x_ptr, grad_ptr, dx_ptr, dtau_ptr, parts_ptr, key_ptr, tau_ptr, tau_value, row_offset, rows, K, inner,
     x_so, x_sk, x_si, g_so, g_sk, g_si, d_so, d_sk, d_si,
     ACC: tl.constexpr, ROWS: tl.constexpr, BLOCK_K: tl.constexpr, TILES: tl.constexpr, K_STRIDED: tl.constexpr,
-    INT64: tl.constexpr,
+    INT64: tl.constexpr, PARTS: tl.constexpr, READ: tl.constexpr, WRITE: tl.constexpr,
 ):  # fmt: skip
-    row, outer_index, inner_index, mask = row_tile(rows, inner, ROWS, K_STRIDED, INT64)
+    row, outer_index, inner_index, mask = row_tile(rows, inner, ROWS, K_STRIDED, INT64, PARTS)
     x_rows = x_ptr + outer_index * x_so + inner_index * x_si
     g_rows = grad_ptr + outer_index * g_so + inner_index * g_si
     d_rows = dx_ptr + outer_index * d_so + inner_index * d_si
@@ -171,7 +205,7 @@ def _gumbel_softmax_recompute_bwd_kernel(
     # with tau = 0 the sample only has to be finite, its gradient is 0
     scale = tl.where(tau == 0, 1.0, inverse)
     dtau = tl.zeros([ROWS, 1], ACC)
-    if TILES == 1:
+    if TILES == 1 and PARTS == 1:
         z = _perturbed(x_rows, x_sk, key_ptr, stream_row, 0, mask, K, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
         g = load_tile(g_rows, 0, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
         z -= or_zero(tl.max(z, axis=1, keep_dims=True))
@@ -185,31 +219,48 @@ def _gumbel_softmax_recompute_bwd_kernel(
             # log y = z * scale + const, and the rows of dx sum to zero
             dtau = -tl.sum(dx * tl.where(w == 0, 0.0, z * scale), axis=1, keep_dims=True)
     else:
-        top = tl.full([ROWS, 1], float("-inf"), ACC)
-        total = tl.zeros([ROWS, 1], ACC)
-        mean = tl.zeros([ROWS, 1], ACC)
-        for start in range(0, TILES * BLOCK_K, BLOCK_K):
-            z = _perturbed(x_rows, x_sk, key_ptr, stream_row, start, mask, K, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
-            g = load_tile(g_rows, start, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
-            new_top = tl.maximum(top, tl.max(z, axis=1, keep_dims=True))
-            shrink = exp(top - or_zero(new_top), scale, ACC)
-            w = exp(z - or_zero(new_top), scale, ACC)
-            total = total * shrink + tl.sum(w, axis=1, keep_dims=True)
-            mean = mean * shrink + tl.sum(w * g, axis=1, keep_dims=True)
-            top = new_top
-        norm = inverse_or_zero(total)
-        mean *= norm
-        for start in range(0, TILES * BLOCK_K, BLOCK_K):
-            z = _perturbed(x_rows, x_sk, key_ptr, stream_row, start, mask, K, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
-            g = load_tile(g_rows, start, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
-            z -= or_zero(top)
-            w = exp(z, scale, ACC)
-            dx = tl.where(tau == 0, 0.0, w * (g - mean) * (norm * inverse))
-            store_tile(d_rows, start, d_sk, dx, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
-            if dtau_ptr is not None:
-                dtau -= tl.sum(dx * tl.where(w == 0, 0.0, z * scale), axis=1, keep_dims=True)
-    if dtau_ptr is not None:
-        tl.store(dtau_ptr + row, dtau, mask=mask)
+        begin = tl.program_id(0) % PARTS * (TILES * BLOCK_K)
+        if READ:
+            top = tl.full([ROWS, 1], float("-inf"), ACC)
+            total = tl.zeros([ROWS, 1], ACC)
+            mean = tl.zeros([ROWS, 1], ACC)
+            for i in range(0, TILES * BLOCK_K, BLOCK_K):
+                start = begin + i
+                z = _perturbed(x_rows, x_sk, key_ptr, stream_row, start, mask, K, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+                g = load_tile(g_rows, start, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+                new_top = tl.maximum(top, tl.max(z, axis=1, keep_dims=True))
+                shrink = exp(top - or_zero(new_top), scale, ACC)
+                w = exp(z - or_zero(new_top), scale, ACC)
+                total = total * shrink + tl.sum(w, axis=1, keep_dims=True)
+                mean = mean * shrink + tl.sum(w * g, axis=1, keep_dims=True)
+                top = new_top
+        else:
+            tops = load_parts(parts_ptr, 0, float("-inf"), rows, PARTS)
+            top = tl.max(tops)
+            shrink = exp(tops - or_zero(top), scale, ACC)
+            totals = load_parts(parts_ptr, 1, 0.0, rows, PARTS)
+            means = load_parts(parts_ptr, 2, 0.0, rows, PARTS)
+            total = tl.sum(totals * shrink)
+            mean = tl.sum(means * shrink)
+        if WRITE:
+            norm = inverse_or_zero(total)
+            mean *= norm
+            for i in range(0, TILES * BLOCK_K, BLOCK_K):
+                start = begin + i
+                z = _perturbed(x_rows, x_sk, key_ptr, stream_row, start, mask, K, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+                g = load_tile(g_rows, start, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+                z -= or_zero(top)
+                w = exp(z, scale, ACC)
+                dx = tl.where(tau == 0, 0.0, w * (g - mean) * (norm * inverse))
+                store_tile(d_rows, start, d_sk, dx, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
+                if dtau_ptr is not None:
+                    dtau -= tl.sum(dx * tl.where(w == 0, 0.0, z * scale), axis=1, keep_dims=True)
+        else:
+            store_part(parts_ptr, 0, top, row, rows, mask, PARTS)
+            store_part(parts_ptr, 1, total, row, rows, mask, PARTS)
+            store_part(parts_ptr, 2, mean, row, rows, mask, PARTS)
+    if WRITE and dtau_ptr is not None:
+        store_part(dtau_ptr, 0, dtau, row, rows, mask, PARTS)
 
 
 def gumbel_softmax_fwd(
@@ -251,8 +302,12 @@ def _sample(
         _sample(*arguments, copy, index)
         y.copy_(copy)
         return None
-    args = (logits, y, index, key.contiguous(), tau_tensor(logits, tau, tau_value), tau_value, int(hard), row_offset)
-    _launch(_gumbel_softmax_fwd_kernel, view, logits, *args)
+    programs, constants = split_tiling(view, logits)
+    parts = _new_parts(logits, view, constants, 2)
+    first = None if parts is None else torch.empty_like(parts[0], dtype=torch.int32)
+    sample = (logits, y, index, parts, first, key.contiguous())
+    args = (*sample, tau_tensor(logits, tau, tau_value), tau_value, int(hard), row_offset)
+    _launch_split(_gumbel_softmax_fwd_kernel, view, programs, constants, *args)
     return None
 
 
@@ -265,7 +320,8 @@ def gumbel_softmax_bwd(
     view = view_as_rows(y.shape, dim, y.stride(), grad.stride(), dlogits.stride())
     if view is None:
         return dlogits.copy_(gumbel_softmax_bwd(grad.contiguous(), y.contiguous(), tau, tau_value, dim, dtype))
-    _launch(_gumbel_softmax_bwd_kernel, view, y, y, grad, dlogits, tau_tensor(y, tau, tau_value), tau_value)
+    args = (y, grad, dlogits, tau_tensor(y, tau, tau_value), tau_value)
+    _launch(_gumbel_softmax_bwd_kernel, view, *tiling(view, y), *args)
     return dlogits
 
 
@@ -283,14 +339,32 @@ def gumbel_softmax_recompute_bwd(
             grad.contiguous(), logits.contiguous(), key, tau, tau_value, dim, row_offset, tau_grad
         )
         return dlogits.copy_(copied), dtau_rows
-    dtau = dtau_rows if tau_grad else None
+    programs, constants = split_tiling(view, logits)
+    parts = _new_parts(logits, view, constants, 3)
+    dtau = None
+    if tau_grad:
+        dtau = dtau_rows if parts is None else torch.empty_like(parts[0])
     key = None if key is None else key.contiguous()
-    args = (logits, grad, dlogits, dtau, key, tau_tensor(logits, tau, tau_value), tau_value, row_offset)
-    _launch(_gumbel_softmax_recompute_bwd_kernel, view, logits, *args)
+    args = (logits, grad, dlogits, dtau, parts, key, tau_tensor(logits, tau, tau_value), tau_value, row_offset)
+    _launch_split(_gumbel_softmax_recompute_bwd_kernel, view, programs, constants, *args)
+    if dtau is not None and parts is not None:
+        torch.sum(dtau, 1, out=dtau_rows)
     return dlogits, dtau_rows
 
 
-def _launch(kernel: Any, view: Rows, tensor: Tensor, *args: Any) -> None:
-    programs, options = tiling(view, tensor)
+def _new_parts(logits: Tensor, view: Rows, constants: dict[str, Any], states: int) -> Tensor | None:
+    """Uninitialised memory for what the parts of the rows find, [states, rows, PARTS], if rows are split."""
+    if constants["PARTS"] == 1:
+        return None
+    return logits.new_empty((states, view.rows, constants["PARTS"]), dtype=compute_dtype(logits.dtype))
+
+
+def _launch_split(kernel: Any, view: Rows, programs: int, constants: dict[str, Any], *args: Any) -> None:
+    """Parts of rows are all read before one of them is written."""
+    for read, write in [(True, True)] if constants["PARTS"] == 1 else [(True, False), (False, True)]:
+        _launch(kernel, view, programs, constants | {"READ": read, "WRITE": write}, *args)
+
+
+def _launch(kernel: Any, view: Rows, programs: int, constants: dict[str, Any], *args: Any) -> None:
     strides = (s for triple in view.strides for s in triple)
-    launch(kernel, programs, *args, view.rows, view.k, view.inner, *strides, **options)
+    launch(kernel, programs, *args, view.rows, view.k, view.inner, *strides, **constants)
