@@ -11,6 +11,7 @@ import torch
 
 Function = Callable[[], object]
 FLUSH_BYTES = 1 << 28  # more than any GPU's L2
+BLOCK_SECONDS = 4e-3  # calls on the CPU are timed in blocks of this length, as torch.utils.benchmark does
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ def interleave(functions: dict[str, Function], device: torch.device, *, budget: 
     """Run A, B, C, A, B, C, ... after one warm-up round, for about `budget` seconds and from 3 to `most` rounds.
 
     CUDA calls are timed by events behind a write to memory larger than L2: inputs come from memory, and the launch
-    is queued before the GPU gets to it. Calls of microseconds are repeated inside one time, back to back.
+    is queued before the GPU gets to it. Short calls are repeated inside one time, back to back, so that every contender
+    runs with its threads awake and its own data in cache.
     """
     timer = _CudaTimer() if device.type == "cuda" else _CpuTimer()
     started = time.perf_counter()
@@ -58,7 +60,7 @@ def interleave(functions: dict[str, Function], device: torch.device, *, budget: 
 
 class _CpuTimer:
     def repeats(self, function: Function) -> int:
-        return max(1, int(2e-4 / min(self.time(function, 1) for _ in range(3))))
+        return max(1, int(BLOCK_SECONDS / min(self.time(function, 1) for _ in range(3))))
 
     def time(self, function: Function, repeats: int) -> float:
         start = time.perf_counter()

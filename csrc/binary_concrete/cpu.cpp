@@ -20,7 +20,7 @@ namespace {
 Tensor fwd(Tensor logits, Tensor key, std::optional<Tensor> tau, double tau_value, bool hard, int64_t index_offset,
            ScalarType dtype) {
   check_sample_type(logits.scalar_type(), dtype);
-  Tensor sample = new_output(logits, dtype);
+  Tensor sample = empty_like(logits, dtype);
   if (sample.numel() == 0) return sample;
   const HostTemperature temperature(tau, tau_value);
   if (!temperature.valid()) return fill(sample, NAN);
@@ -36,7 +36,7 @@ Tensor fwd(Tensor logits, Tensor key, std::optional<Tensor> tau, double tau_valu
 std::tuple<Tensor, Tensor> bwd(Tensor grad, Tensor logits, Tensor key, std::optional<Tensor> tau, double tau_value,
                                int64_t index_offset, bool tau_grad) {
   check_sample_type(logits.scalar_type(), grad.scalar_type());
-  Tensor dlogits = new_output(logits, logits.scalar_type()), parts = new_block_sums(logits, tau_grad);
+  Tensor dlogits = empty_like(logits, logits.scalar_type()), parts = new_block_sums(logits, tau_grad);
   const HostTemperature temperature(tau, tau_value);
   if (!temperature.valid()) return {fill(dlogits, NAN), fill(parts, NAN)};
   if (temperature.zero()) return {fill(dlogits, 0), fill(parts, 0)};
@@ -52,7 +52,7 @@ std::tuple<Tensor, Tensor> bwd(Tensor grad, Tensor logits, Tensor key, std::opti
 
 Tensor log_prob_fwd(Tensor y, Tensor logits, std::optional<Tensor> tau, double tau_value) {
   check_sample_type(logits.scalar_type(), y.scalar_type());
-  Tensor log_prob = new_output(y, compute_type(y.scalar_type()));
+  Tensor log_prob = empty_like(y, compute_type(y.scalar_type()));
   if (y.numel() == 0) return log_prob;
   const HostTemperature temperature(tau, tau_value);
   if (!temperature.valid() || temperature.zero()) return fill(log_prob, NAN);
@@ -71,7 +71,7 @@ std::tuple<Tensor, Tensor, Tensor> log_prob_bwd(Tensor grad, Tensor y, Tensor lo
   STD_TORCH_CHECK(
       grad.scalar_type() == compute_type(y.scalar_type()),
       "binary_concrete_log_prob: expected grad of the log density's dtype");
-  Tensor dy = new_output(y, y.scalar_type()), dlogits = new_output(logits, logits.scalar_type());
+  Tensor dy = empty_like(y, y.scalar_type()), dlogits = empty_like(logits, logits.scalar_type());
   Tensor parts = new_block_sums(y, tau_grad);
   const HostTemperature temperature(tau, tau_value);
   if (!temperature.valid() || temperature.zero()) return {fill(dy, NAN), fill(dlogits, NAN), fill(parts, NAN)};

@@ -39,8 +39,8 @@ std::tuple<Tensor, Tensor> kl_bwd(
     Tensor grad, Tensor logits, std::optional<Tensor> prior, int64_t dim, bool prior_grad) {
   STD_TORCH_CHECK(prior.has_value() || !prior_grad, "categorical_kl: expected a prior where its gradient is needed");
   const ScalarType type = logits.scalar_type(), compute = compute_type(type);
-  Tensor dlogits = new_output(logits, type);
-  Tensor dprior = prior_grad ? new_output(logits, type) : new_vector(logits, 0, type);
+  Tensor dlogits = empty_like(logits, type);
+  Tensor dprior = prior_grad ? empty_like(logits, type) : new_vector(logits, 0, type);
   if (logits.numel() == 0) return {dlogits, dprior};
   grad = checked_rows(grad, logits, dim);
   const Tensor second = prior.value_or(logits), third = prior_grad ? dprior : logits;
@@ -80,7 +80,7 @@ std::tuple<Tensor, Tensor, Tensor> log_prob_bwd(
     Tensor grad, Tensor y, Tensor logits, std::optional<Tensor> tau, double tau_value, int64_t dim, bool tau_grad) {
   check_sample_type(logits.scalar_type(), y.scalar_type());
   const ScalarType compute = compute_type(logits.scalar_type());
-  Tensor dy = new_output(y, y.scalar_type()), dlogits = new_output(logits, logits.scalar_type());
+  Tensor dy = empty_like(y, y.scalar_type()), dlogits = empty_like(logits, logits.scalar_type());
   Tensor dtau_rows = new_tau_rows(logits, dim, tau_grad);
   if (logits.numel() == 0) return {dy, dlogits, dtau_rows};
   grad = checked_rows(grad, logits, dim);

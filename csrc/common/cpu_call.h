@@ -1,10 +1,6 @@
 // What the CPU ops make of their arguments.
 #pragma once
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include <algorithm>
 #include <limits>
 #include <optional>
@@ -67,22 +63,6 @@ inline Tensor fill(Tensor tensor, double value) { return torch::stable::fill_(te
 // Outputs beyond the last-level cache are written past it: nothing there would be read before it is evicted.
 inline bool is_large(const Tensor& tensor) {
   return tensor.numel() * static_cast<int64_t>(tensor.element_size()) >= int64_t{32} << 20;
-}
-
-// torch.empty_like, in huge pages where large: the first write to fresh memory costs more than any of our kernels, most
-// of it once per page.
-inline Tensor new_output(const Tensor& like, ScalarType dtype) {
-  Tensor output = empty_like(like, dtype);
-#if defined(__linux__)
-  if (is_large(output)) {
-    constexpr uintptr_t page = uintptr_t{2} << 20;
-    const auto first = reinterpret_cast<uintptr_t>(output.data_ptr());
-    const auto end = first + static_cast<uintptr_t>(output.numel()) * output.element_size();
-    const uintptr_t from = (first + page - 1) / page * page, to = end / page * page;
-    madvise(reinterpret_cast<void*>(from), to - from, MADV_HUGEPAGE);  // a hint: nothing is lost where it fails
-  }
-#endif
-  return output;
 }
 
 inline Buffer optional_buffer(const Tensor& tensor) {

@@ -43,7 +43,7 @@ Tensor argmax(Tensor logits, Tensor key, int64_t dim, int64_t row_offset) {
 
 std::tuple<Tensor, Tensor> onehot(Tensor logits, Tensor key, int64_t dim, int64_t row_offset, ScalarType dtype) {
   check_sample_type(logits.scalar_type(), dtype);
-  Tensor sample = new_output(logits, dtype), indices = new_rows(logits, dim, ScalarType::Long);
+  Tensor sample = empty_like(logits, dtype), indices = new_rows(logits, dim, ScalarType::Long);
   if (sample.numel() == 0) return {sample, fill(indices, kNone)};
   fill_hard(logits, key, dim, row_offset, sample, index_data(indices));
   return {sample, indices};
@@ -52,7 +52,7 @@ std::tuple<Tensor, Tensor> onehot(Tensor logits, Tensor key, int64_t dim, int64_
 Tensor fwd(Tensor logits, Tensor key, std::optional<Tensor> tau, double tau_value, int64_t dim, bool hard,
            int64_t row_offset, ScalarType dtype) {
   check_sample_type(logits.scalar_type(), dtype);
-  Tensor sample = new_output(logits, dtype);
+  Tensor sample = empty_like(logits, dtype);
   if (sample.numel() == 0) return sample;
   const HostTemperature temperature(tau, tau_value);
   if (!temperature.valid()) return fill(sample, NAN);
@@ -73,7 +73,7 @@ Tensor fwd(Tensor logits, Tensor key, std::optional<Tensor> tau, double tau_valu
 Tensor bwd(Tensor grad, Tensor y, std::optional<Tensor> tau, double tau_value, int64_t dim, ScalarType dtype) {
   check_sample_type(dtype, y.scalar_type());
   STD_TORCH_CHECK(grad.scalar_type() == y.scalar_type(), "gumbel_softmax: expected grad of the sample's dtype");
-  Tensor dlogits = new_output(y, dtype);
+  Tensor dlogits = empty_like(y, dtype);
   if (y.numel() == 0) return dlogits;
   const HostTemperature temperature(tau, tau_value);
   if (!temperature.valid()) return fill(dlogits, NAN);
@@ -92,7 +92,7 @@ std::tuple<Tensor, Tensor> recompute_bwd(Tensor grad, Tensor logits, std::option
                                          std::optional<Tensor> tau, double tau_value, int64_t dim, int64_t row_offset,
                                          bool tau_grad) {
   check_sample_type(logits.scalar_type(), grad.scalar_type());
-  Tensor dlogits = new_output(logits, logits.scalar_type()), dtau_rows = new_tau_rows(logits, dim, tau_grad);
+  Tensor dlogits = empty_like(logits, logits.scalar_type()), dtau_rows = new_tau_rows(logits, dim, tau_grad);
   if (logits.numel() == 0) return {dlogits, dtau_rows};
   const HostTemperature temperature(tau, tau_value);
   if (!temperature.valid()) return {fill(dlogits, NAN), fill(dtau_rows, NAN)};

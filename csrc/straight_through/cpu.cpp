@@ -32,7 +32,7 @@ Tensor backward(
     const Tensor& grad, const Tensor& logits, const std::optional<Tensor>& tau, double tau_value, int64_t dim,
     const Run& run) {
   check_sample_type(logits.scalar_type(), grad.scalar_type());
-  Tensor dlogits = new_output(logits, logits.scalar_type());
+  Tensor dlogits = empty_like(logits, logits.scalar_type());
   if (logits.numel() == 0) return dlogits;
   const HostTemperature temperature(tau, tau_value);
   if (!temperature.valid()) return fill(dlogits, NAN);
