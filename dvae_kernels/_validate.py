@@ -68,8 +68,8 @@ def boolean(op: str, name: str, value: Any) -> None:
 def positive_integer(op: str, name: str, value: Any) -> None:
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{op}: expected {name} to be an int, got {type_name(value)}")
-    if value < 1:
-        raise ValueError(f"{op}: expected {name} >= 1, got {value}")
+    if not 1 <= value < 1 << 32:  # a counter word of the noise stream numbers them
+        raise ValueError(f"{op}: expected {name} in [1, 2^32), got {value}")
 
 
 def temperature(op: str, name: str, value: Any, device: torch.device, *, positive: bool = False) -> None:

@@ -312,6 +312,13 @@ def test_log_prob_at_extreme_temperatures(target: Target, tau: float) -> None:
         torch.testing.assert_close(result.double(), exact, rtol=1e-5, atol=1e-5)
 
 
+def test_log_prob_of_a_float_tau_below_the_compute_dtype(target: Target) -> None:
+    """As of its smallest positive number, not of 0."""
+    y, logits = torch.tensor([0.2, 0.5, 0.9]), torch.tensor([0.3, 1.0, -2.0])
+    result, smallest = (log_prob(target, y, logits, tau)[0] for tau in (1e-50, 2.0**-149))
+    assert result.isfinite().all() and torch.equal(result, smallest)
+
+
 def test_log_prob_integrates_to_one(target: Target) -> None:
     y = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
     for logit, tau in ((0.0, 1.0), (1.0, 2.0), (-0.7, 1.3)):

@@ -244,6 +244,9 @@ def binary_concrete_log_prob(y: Tensor, logits: Tensor, tau: float | Tensor, *, 
     backend = _backend.resolve(op, backend, device.type)
 
     tau_tensor, tau_value = _rng.split_temperature(tau, logits.dtype)
+    if tau_tensor is None:  # a positive number must stay one in the compute dtype
+        limits = torch.finfo(_rng.compute_dtype(logits.dtype))
+        tau_value = max(tau_value, limits.tiny * limits.eps)
     if not _autograd.needs_function(y, logits, tau_tensor):
         return _LOG_PROB_FWD[backend](y, logits, tau_tensor, tau_value)
     return BinaryConcreteLogProbFunction.apply(y, logits, tau_tensor, tau_value, backend)
