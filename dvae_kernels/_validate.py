@@ -60,6 +60,12 @@ def dimension(op: str, tensor: Tensor, dim: Any) -> int:
     return dim % n
 
 
+def some_category(op: str, shape: torch.Size, dim: int) -> None:
+    """Rows, if there are any, that have a category to choose."""
+    if shape[dim] == 0 and 0 not in (*shape[:dim], *shape[dim + 1 :]):
+        raise ValueError(f"{op}: expected at least one category along dim {dim}, got shape {tuple(shape)}")
+
+
 def boolean(op: str, name: str, value: Any) -> None:
     if not isinstance(value, bool):
         raise TypeError(f"{op}: expected {name} to be a bool, got {type_name(value)}")

@@ -125,6 +125,19 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+# The part of a tensor that a layout repeats; contract tables make their values by `repeated`.
+REPEATS: dict[str, Callable[[Tensor], Tensor]] = {
+    "expanded_first": lambda x: x[:1],
+    "expanded_second": lambda x: x[:, :1],
+    "expanded_last": lambda x: x[..., :1],
+}
+
+
+def repeated(x: Tensor, layout: str) -> Tensor:
+    """Values of the shape of `x` that `layout` can hold."""
+    return REPEATS.get(layout, lambda x: x)(x).expand(x.shape)
+
+
 def lay_out(x: Tensor, layout: str) -> Tensor:
     view = LAYOUTS[layout](x) if x.numel() else x.clone()
     assert torch.equal(view, x), f"{layout} needs repeated values"

@@ -13,13 +13,13 @@ from torch import Tensor
 from contract.harness import Case, assert_keeps_the_contract
 from contract.ops.categorical import ROOM
 from dvae_kernels import _rng
+from dvae_kernels._rows import new_rows, new_tau_rows
 from dvae_kernels.ops.categorical import reference
-from dvae_kernels.ops.gumbel_softmax.reference import new_tau_rows
 
 
 class Shim(RowShim):
     def rows(self, logits: Tensor, dim: int) -> Tensor:
-        return logits.new_empty(reference.without(logits, dim), dtype=_rng.compute_dtype(logits.dtype))
+        return new_rows(logits, dim, _rng.compute_dtype(logits.dtype))
 
     def kl_fwd(self, logits: Tensor, prior: Tensor | None, dim: int) -> Tensor:
         kl = self.rows(logits, dim)
@@ -94,7 +94,7 @@ def test_raw_ops_in_guard_bands(
         logits, prior, y = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(3))
         logits, prior, y = logits.to(narrow), prior.to(narrow), y.abs().add(0.1).to(wide)
         tau = torch.tensor(0.75, dtype=_rng.compute_dtype(narrow))
-        grad = torch.randn(reference.without(logits, dim), generator=generator, dtype=tau.dtype)
+        grad = torch.randn(new_rows(logits, dim, tau.dtype).shape, generator=generator, dtype=tau.dtype)
         exact = [x.double() for x in (logits, prior, y, tau, grad)]
         kl = [(shim.kl_fwd(logits, p, dim), reference.categorical_kl_fwd(exact[0], q, dim))
               for p, q in ((None, None), (prior, exact[1]))]  # fmt: skip

@@ -16,6 +16,7 @@ from torch import Tensor
 from contract.harness import Case, assert_keeps_the_contract, noise_key
 from contract.ops.gumbel_softmax import CASES
 from dvae_kernels import _rng, gumbel_softmax
+from dvae_kernels._rows import new_rows, new_tau_rows
 from dvae_kernels.ops.gumbel_softmax import reference
 
 
@@ -33,7 +34,7 @@ class Shim(RowShim):
         return dlogits
 
     def argmax(self, logits: Tensor, key: Tensor, dim: int, row_offset: int) -> Tensor:
-        index = reference.new_index(logits, dim)
+        index = new_rows(logits, dim, torch.int64)
         options = {"tau_value": 1.0, "key": key, "row_offset": row_offset, "row_parts": index}
         self.run("shim_argmax", [logits, logits], dim, outputs=0, **options)
         return index
@@ -41,7 +42,7 @@ class Shim(RowShim):
     def onehot(
         self, logits: Tensor, key: Tensor, dim: int, row_offset: int, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
-        y, index = torch.empty_like(logits, dtype=dtype), reference.new_index(logits, dim)
+        y, index = torch.empty_like(logits, dtype=dtype), new_rows(logits, dim, torch.int64)
         options = {"tau_value": 1.0, "key": key, "row_offset": row_offset, "row_parts": index}
         self.run("shim_onehot", [logits, y], dim, **options)
         return y, index
@@ -49,7 +50,7 @@ class Shim(RowShim):
     def recompute_bwd(self, grad: Tensor, logits: Tensor, key: Tensor | None, tau: Tensor | None, tau_value: float,
                       dim: int, row_offset: int, tau_grad: bool) -> tuple[Tensor, Tensor]:  # fmt: skip
         dlogits = torch.empty_like(logits)
-        rows = reference.new_tau_rows(logits, dim, tau_grad)
+        rows = new_tau_rows(logits, dim, tau_grad)
         self.run("shim_recompute_bwd", [grad, logits, dlogits], dim, key=key, row_offset=row_offset, tau=tau,
                  tau_value=tau_value, row_parts=rows if tau_grad else None)  # fmt: skip
         return dlogits, rows

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from dvae_kernels import _autograd, _backend, _rng, _validate
 from dvae_kernels._library import define_op
+from dvae_kernels._rows import new_rows, new_tau_rows
 from dvae_kernels.ops.categorical import reference
-from dvae_kernels.ops.gumbel_softmax.reference import new_tau_rows
 
 _TRITON = "dvae_kernels.ops.categorical.triton_kernels"
 
 
 def _kl_fwd_fake(logits: Tensor, prior: Tensor | None, dim: int) -> Tensor:
-    return logits.new_empty(reference.without(logits, dim), dtype=_rng.compute_dtype(logits.dtype))
+    return new_rows(logits, dim, _rng.compute_dtype(logits.dtype))
 
 
 def _kl_bwd_fake(

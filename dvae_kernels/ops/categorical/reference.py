@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dvae_kernels._rng import compute_dtype
+from dvae_kernels._rows import new_rows
 from dvae_kernels.ops.gumbel_softmax.reference import temperature
 
 
@@ -22,7 +23,7 @@ def categorical_kl_fwd(logits: Tensor, prior: Tensor | None, dim: int) -> Tensor
     error of e in the normalisation of t enters as e^2 / 2 only.
     """
     if logits.numel() == 0:
-        return logits.new_zeros(without(logits, dim), dtype=compute_dtype(logits.dtype))
+        return new_rows(logits, dim, compute_dtype(logits.dtype)).zero_()
     pi, total, x = _softmax(logits, dim)
     m, m_total, u = _softmax(torch.zeros_like(logits) if prior is None else prior, dim)
     impossible = (u == -torch.inf) & (pi > 0)
@@ -57,7 +58,7 @@ def gumbel_softmax_log_prob_fwd(
 ) -> tuple[Tensor, Tensor]:
     """(the log density less lgamma(count), count), count the number of categories that are not excluded."""
     if logits.numel() == 0:
-        zeros = logits.new_zeros(without(logits, dim), dtype=compute_dtype(logits.dtype))
+        zeros = new_rows(logits, dim, compute_dtype(logits.dtype)).zero_()
         return zeros, zeros.clone()
     t = _positive(temperature(tau, tau_value, logits))
     excluded, _, _, log_y, z, total = _energies(y, logits, t, dim)
@@ -86,11 +87,6 @@ def gumbel_softmax_log_prob_bwd(
         sums = (torch.where(excluded, 0, count * share - 1) * log_y).sum(dim, keepdim=True)
         dtau = torch.where(count == 0, 0, grad * ((count - 1) / t + sums)).reshape(-1)
     return dy.to(y.dtype), dlogits.to(logits.dtype), dtau
-
-
-def without(tensor: Tensor, dim: int) -> list[int]:
-    """The shape of `tensor` without `dim`."""
-    return [*tensor.shape[:dim], *tensor.shape[dim + 1 :]]
 
 
 def _softmax(logits: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:

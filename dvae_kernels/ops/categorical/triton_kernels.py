@@ -14,13 +14,12 @@ import triton.language as tl
 from torch import Tensor
 
 from dvae_kernels._rng import compute_dtype
+from dvae_kernels._rows import new_rows, new_tau_rows
 from dvae_kernels._triton.config import tiling
 from dvae_kernels._triton.philox import log2
 from dvae_kernels._triton.rows import Rows, launch, view_as_rows
 from dvae_kernels._triton.softmax import exp, inverse_or_zero, or_zero, tau_tensor
 from dvae_kernels._triton.tiles import load_tile, row_tile, store_tile
-from dvae_kernels.ops.categorical.reference import without
-from dvae_kernels.ops.gumbel_softmax.reference import new_tau_rows
 
 
 @triton.jit
@@ -394,7 +393,7 @@ def gumbel_softmax_log_prob_bwd(
 
 
 def _new_rows(logits: Tensor, dim: int) -> Tensor:
-    return logits.new_empty(without(logits, dim), dtype=compute_dtype(logits.dtype))
+    return new_rows(logits, dim, compute_dtype(logits.dtype))
 
 
 def _launch(kernel: Any, view: Rows, tensor: Tensor, *args: Any) -> None:

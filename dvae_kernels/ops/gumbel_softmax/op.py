@@ -47,18 +47,18 @@ class GumbelSoftmaxFunction(torch.autograd.Function):
             tau_grad = tau is not None and ctx.needs_input_grad[2]
             args = (grad, logits, key, tau, ctx.tau_value, ctx.dim, ctx.row_offset, tau_grad)
             dlogits, dtau_rows = (
-                _RecomputeBackward.apply(*args, ctx.backend) if twice else RECOMPUTE_BWD[ctx.backend](*args)
+                RecomputeBackward.apply(*args, ctx.backend) if twice else RECOMPUTE_BWD[ctx.backend](*args)
             )
             # a row with NaN has no gradient at tau = 0 either
             dtau = torch.where(tau == 0, 0, dtau_rows.sum()) if tau_grad else None
         else:
             y, tau = ctx.saved_tensors
             sample_args = (grad, y, tau, ctx.tau_value, ctx.dim, ctx.logits_dtype)
-            dlogits = _SampleBackward.apply(*sample_args, ctx.backend) if twice else BWD[ctx.backend](*sample_args)
+            dlogits = SampleBackward.apply(*sample_args, ctx.backend) if twice else BWD[ctx.backend](*sample_args)
         return (dlogits, None, dtau) + (None,) * 8
 
 
-class _SampleBackward(torch.autograd.Function):
+class SampleBackward(torch.autograd.Function):
     """The backward op with its own derivative, in plain torch."""
 
     generate_vmap_rule = True
@@ -81,7 +81,7 @@ class _SampleBackward(torch.autograd.Function):
         return (dgrad, dy) + (None,) * 5
 
 
-class _RecomputeBackward(torch.autograd.Function):
+class RecomputeBackward(torch.autograd.Function):
     """The recomputing backward op with its own derivative, in plain torch."""
 
     generate_vmap_rule = True
@@ -284,7 +284,6 @@ def gumbel_argmax(
     dim = _validate.dimension(op, logits, dim)
     _validate.noise_source(op, logits.device, key, seed, generator)
     _validate.row_range(op, row_offset, logits.numel() // max(logits.shape[dim], 1))
-    if logits.shape[dim] == 0 and 0 not in (*logits.shape[:dim], *logits.shape[dim + 1 :]):
-        raise ValueError(f"{op}: expected at least one category along dim {dim}, got shape {tuple(logits.shape)}")
+    _validate.some_category(op, logits.shape, dim)
     backend = _backend.resolve(op, backend, logits.device.type)
     return ARGMAX[backend](logits.detach(), _rng.make_key(logits.device, key, seed, generator), dim, row_offset)

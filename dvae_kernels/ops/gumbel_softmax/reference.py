@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dvae_kernels._rng import compute_dtype, gumbel_like
+from dvae_kernels._rows import new_rows
 
 
 def gumbel_softmax_fwd(
@@ -61,7 +62,7 @@ def gumbel_softmax_recompute_bwd(
 def gumbel_argmax(logits: Tensor, key: Tensor, dim: int, row_offset: int) -> Tensor:
     """argmax(logits + G) along `dim`; -1 in a row of only -inf, -2 in one with NaN or +inf."""
     if logits.numel() == 0:
-        return new_index(logits, dim).fill_(-1)
+        return new_rows(logits, dim, torch.int64).fill_(-1)
     perturbed = logits.to(compute_dtype(logits.dtype)) + gumbel_like(logits, key, dim, row_offset=row_offset)
     top = perturbed.amax(dim)
     index = torch.where(top == -torch.inf, -1, perturbed.argmax(dim))
@@ -122,17 +123,6 @@ def double_backward(
     dy = (cotangent * centred - grad * (y * cotangent).sum(dim, keepdim=True) - ddtau * centred) * inverse
     dtau = -(cotangent * y * centred).sum() * inverse**2
     return dgrad, dy, dtau
-
-
-def new_index(logits: Tensor, dim: int) -> Tensor:
-    """Uninitialised memory for the rows' indices."""
-    return logits.new_empty(logits.shape[:dim] + logits.shape[dim + 1 :], dtype=torch.int64)
-
-
-def new_tau_rows(like: Tensor, dim: int, needed: bool) -> Tensor:
-    """Uninitialised memory for the rows' parts of the gradient to tau: one per row of `like`, or none."""
-    rows = like.numel() // like.shape[dim] if needed and like.numel() else 0
-    return like.new_empty((rows,), dtype=compute_dtype(like.dtype))
 
 
 def temperature(tau: Tensor | None, tau_value: float, like: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dvae_kernels._library import define_op
+from dvae_kernels._rows import new_rows, new_tau_rows
 from dvae_kernels.ops.gumbel_softmax import reference
 
 _TRITON = "dvae_kernels.ops.gumbel_softmax.triton_kernels"
@@ -27,15 +28,15 @@ def _bwd_fake(grad: Tensor, y: Tensor, tau: Any, tau_value: float, dim: int, dty
 
 def _recompute_bwd_fake(grad: Tensor, logits: Tensor, key: Any, tau: Any, tau_value: float, dim: int,
                         row_offset: int, tau_grad: bool) -> tuple[Tensor, Tensor]:  # fmt: skip
-    return torch.empty_like(logits), reference.new_tau_rows(logits, dim, tau_grad)
+    return torch.empty_like(logits), new_tau_rows(logits, dim, tau_grad)
 
 
 def _argmax_fake(logits: Tensor, key: Tensor, dim: int, row_offset: int) -> Tensor:
-    return reference.new_index(logits, dim)
+    return new_rows(logits, dim, torch.int64)
 
 
 def _onehot_fake(logits: Tensor, key: Tensor, dim: int, row_offset: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(logits, dtype=dtype), reference.new_index(logits, dim)
+    return torch.empty_like(logits, dtype=dtype), new_rows(logits, dim, torch.int64)
 
 
 # The temperature is the tensor `tau` where there is one, else `tau_value`. `dim` counts from the front.

@@ -15,12 +15,12 @@ import triton.language as tl
 from torch import Tensor
 
 from dvae_kernels._rng import compute_dtype
+from dvae_kernels._rows import new_rows, new_tau_rows
 from dvae_kernels._triton.config import split_tiling, tiling
 from dvae_kernels._triton.philox import bits_to_gumbel, row_bits
 from dvae_kernels._triton.rows import Rows, launch, view_as_rows
 from dvae_kernels._triton.softmax import exp, inverse_or_zero, or_zero, tau_tensor, temperature
 from dvae_kernels._triton.tiles import load_parts, load_tile, row_tile, store_part, store_tile
-from dvae_kernels.ops.gumbel_softmax.reference import new_index, new_tau_rows
 
 
 @triton.jit
@@ -273,13 +273,13 @@ def gumbel_softmax_fwd(
 
 
 def gumbel_argmax(logits: Tensor, key: Tensor, dim: int, row_offset: int) -> Tensor:
-    index = new_index(logits, dim)
+    index = new_rows(logits, dim, torch.int64)
     _sample(logits, key, None, 1.0, dim, True, row_offset, None, index)
     return index
 
 
 def gumbel_onehot(logits: Tensor, key: Tensor, dim: int, row_offset: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    y, index = torch.empty_like(logits, dtype=dtype), new_index(logits, dim)
+    y, index = torch.empty_like(logits, dtype=dtype), new_rows(logits, dim, torch.int64)
     _sample(logits, key, None, 1.0, dim, True, row_offset, y, index)
     return y, index
 

@@ -16,7 +16,7 @@ from dvae_kernels import _autograd, _backend, _rng, _validate
 from dvae_kernels._library import define_op
 from dvae_kernels.ops.categorical import reference as categorical
 from dvae_kernels.ops.codebook import code_sums
-from dvae_kernels.ops.gumbel_softmax.op import _RecomputeBackward, _SampleBackward
+from dvae_kernels.ops.gumbel_softmax.op import RecomputeBackward, SampleBackward
 from dvae_kernels.ops.gumbel_softmax_embed import composition, reference
 
 
@@ -125,11 +125,11 @@ def _differentiable_backward(
             cotangent = cotangent + grad_sample
     if cotangent is not None and (logits_grad or tau_grad):
         if sample is None or tau_grad:
-            dlogits, dtau_rows = _RecomputeBackward.apply(
+            dlogits, dtau_rows = RecomputeBackward.apply(
                 cotangent, logits, key, tau, ctx.tau_value, 1, ctx.row_offset, tau_grad, ctx.backend
             )
         else:
-            dlogits = _SampleBackward.apply(cotangent, sample, tau, ctx.tau_value, 1, ctx.logits_dtype, ctx.backend)
+            dlogits = SampleBackward.apply(cotangent, sample, tau, ctx.tau_value, 1, ctx.logits_dtype, ctx.backend)
     if grad is not None and codebook_grad:
         if sample is None:
             rows = reference.as_rows(grad)
@@ -234,8 +234,7 @@ def gumbel_softmax_embed(
     _validate.noise_source(op, device, key, seed, generator)
     outer, inner = math.prod(shape[:dim]), math.prod(shape[dim + 1 :])
     _validate.row_range(op, row_offset, outer * inner)
-    if shape[dim] == 0 and outer * inner != 0:
-        raise ValueError(f"{op}: expected at least one category along dim {dim}, got shape {tuple(shape)}")
+    _validate.some_category(op, shape, dim)
     backend = _backend.resolve(op, backend, device.type)
 
     dtype = torch.promote_types(_rng.sample_dtype(logits), codebook.dtype)

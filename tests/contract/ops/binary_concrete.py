@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contract.harness import Case, Errors, Inputs, Op, RawCall, Room
+from contract.harness import Case, Errors, Inputs, Op, RawCall, Room, repeated
 from dvae_kernels import _rng, binary_concrete, binary_concrete_log_prob
 from dvae_kernels.ops.binary_concrete import reference
 
@@ -17,8 +17,7 @@ HALVES = (torch.float16, torch.bfloat16)
 
 def _logits(shape: tuple[int, ...], layout: str, scale: float = 2.0, seed: int = 0) -> Tensor:
     logits = scale * torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    repeated = {"expanded_first": lambda: logits[:1], "expanded_last": lambda: logits[..., :1]}
-    return repeated.get(layout, lambda: logits)().expand(shape)
+    return repeated(logits, layout)
 
 
 def _tau(tau: float | str, dtype: torch.dtype) -> Inputs:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contract.harness import Case, Errors, Inputs, Op, RawCall, Room
+from contract.harness import Case, Errors, Inputs, Op, RawCall, Room, repeated
 from dvae_kernels import _rng, categorical_kl, gumbel_softmax_log_prob
 from dvae_kernels.ops.categorical import reference
 
@@ -44,17 +44,11 @@ def categorical_case(
     grad_layout: str = "contiguous",
     **options: Any,
 ) -> Case:
-    repeated = {
-        "expanded_first": lambda x: x[:1],
-        "expanded_second": lambda x: x[:, :1],
-        "expanded_last": lambda x: x[..., :1],
-    }
-
     def inputs() -> Inputs:
         result = values(function, shape, scale)
         for name, x in result.items():
             if x.dim():
-                result[name] = repeated.get(layout, lambda x: x)(x).expand(shape).to(dtype).clone()
+                result[name] = repeated(x, layout).to(dtype).clone()
             else:
                 result[name] = x.to(_rng.compute_dtype(dtype))
         return result

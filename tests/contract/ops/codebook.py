@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contract.harness import Case, Inputs, Op, RawCall, Room
+from contract.harness import Case, Inputs, Op, RawCall, Room, repeated
 from dvae_kernels import _rng
 from dvae_kernels._validate import dtype_name
 from dvae_kernels.ops.codebook import code_sums, gather_codes, reference
@@ -38,8 +38,7 @@ def spread(count: int, codes: int, kind: str, device: torch.device | str = "cpu"
 def _case(op: str, rows: int, columns: int, codes: int, dtype: torch.dtype, kind: str, **options: Any) -> Case:
     def inputs() -> Inputs:
         values = _random(codes if op == "gather_codes" else rows, columns).to(dtype)
-        repeated = {"expanded_first": values[:1], "expanded_last": values[:, :1]}
-        values = repeated.get(options.get("layout", ""), values).expand(values.shape).clone()
+        values = repeated(values, options.get("layout", "")).clone()
         return {"codebook" if op == "gather_codes" else "x": values}
 
     def call(inputs: Inputs, key: Tensor, backend: str) -> Tensor:

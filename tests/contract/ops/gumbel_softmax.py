@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contract.harness import Case, Errors, Inputs, Op, RawCall, Room
+from contract.harness import Case, Errors, Inputs, Op, RawCall, Room, repeated
 from contract.ops import straight_through
 from dvae_kernels import _rng, gumbel_argmax, gumbel_softmax
 from dvae_kernels.ops.gumbel_softmax import reference
@@ -30,12 +30,7 @@ def gumbel_softmax_case(
 ) -> Case:
     def inputs() -> Inputs:
         logits = scale * torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        repeated = {
-            "expanded_first": lambda: logits[:1],
-            "expanded_second": lambda: logits[:, :1],
-            "expanded_last": lambda: logits[..., :1],
-        }
-        values: Inputs = {"logits": repeated.get(layout, lambda: logits)().expand(shape).to(dtype).clone()}
+        values: Inputs = {"logits": repeated(logits, layout).to(dtype).clone()}
         if tau == "tensor":
             values["tau"] = torch.tensor(0.7, dtype=_rng.compute_dtype(dtype))
         return values

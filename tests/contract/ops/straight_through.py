@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contract.harness import Case, Inputs, Op, RawCall, Room
+from contract.harness import Case, Inputs, Op, RawCall, Room, repeated
 from dvae_kernels import _rng, gumbel_softmax
 from dvae_kernels.ops.straight_through import reference
 
@@ -31,7 +31,7 @@ def estimator_case(
 ) -> Case:
     def inputs() -> Inputs:
         logits = scale * torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        values = {"logits": (logits[:1] if layout == "expanded_first" else logits).expand(shape).to(dtype).clone()}
+        values = {"logits": repeated(logits, layout).to(dtype).clone()}
         if tau == "tensor" and estimator == "straight_through":
             values["tau"] = torch.tensor(0.7, dtype=_rng.compute_dtype(dtype))
         return values
