@@ -5,6 +5,7 @@ Importing this loads neither triton nor a compiled module; each is loaded by the
 `python -m dvae_kernels.info` tells what runs here and why the rest does not.
 """
 
+from dvae_kernels import nn
 from dvae_kernels._backend import BackendUnavailable, use_backend
 from dvae_kernels.ops.binary_concrete import binary_concrete, binary_concrete_log_prob
 from dvae_kernels.ops.categorical import categorical_kl, gumbel_softmax_log_prob
@@ -22,5 +23,6 @@ __all__ = [
     "gumbel_softmax",
     "gumbel_softmax_embed",
     "gumbel_softmax_log_prob",
+    "nn",
     "use_backend",
 ]

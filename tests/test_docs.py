@@ -10,14 +10,19 @@ import pytest
 import torch
 
 import dvae_kernels
+from dvae_kernels import losses, nn
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted([*ROOT.glob("*.md"), *ROOT.glob("dvae_kernels/**/*.md")])
 PAGES = [page.relative_to(ROOT) for page in FILES if ">>>" in page.read_text()]
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-PUBLIC = [name for name in dvae_kernels.__all__ if callable(getattr(dvae_kernels, name))]
-FUNCTIONS = [name for name in PUBLIC if inspect.isfunction(getattr(dvae_kernels, name))]
-OPS = [name for name in FUNCTIONS if getattr(dvae_kernels, name).__module__.startswith("dvae_kernels.ops.")]
+PUBLIC = {
+    name: getattr(module, name)
+    for module in (dvae_kernels, losses, nn)
+    for name in module.__all__
+    if callable(getattr(module, name))
+}
+DOCUMENTED = [name for name, thing in PUBLIC.items() if thing.__module__ != "dvae_kernels._backend"]
 
 
 def run(test: doctest.DocTest) -> None:
@@ -27,24 +32,26 @@ def run(test: doctest.DocTest) -> None:
 
 
 def names() -> dict[str, object]:
-    return {"torch": torch, "dvae_kernels": dvae_kernels, **{n: getattr(dvae_kernels, n) for n in dvae_kernels.__all__}}
+    exported = {name: getattr(dvae_kernels, name) for name in dvae_kernels.__all__}
+    return {"torch": torch, "dvae_kernels": dvae_kernels, **exported, **PUBLIC}
 
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_docstring_examples(name: str) -> None:
-    thing = getattr(dvae_kernels, name)
+    thing = PUBLIC[name]
     assert inspect.getdoc(thing), f"{name} has no docstring"
     for test in doctest.DocTestFinder(recurse=False).find(thing, name, globs=names()):
         run(test)
 
 
-@pytest.mark.parametrize("name", OPS)
-def test_ops_document_every_argument_and_their_errors(name: str) -> None:
-    function = getattr(dvae_kernels, name)
-    text = inspect.getdoc(function) or ""
-    for argument in inspect.signature(function).parameters:
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_docstrings_document_every_argument_and_the_errors(name: str) -> None:
+    thing = PUBLIC[name]
+    text = inspect.getdoc(thing) or ""
+    for argument in inspect.signature(thing).parameters:
         assert f"{argument}:" in text, f"{name} does not document {argument}"
-    for section in ("Args:", "Returns:", "Raises:", "Source:", "Example:", ">>>"):
+    returns = [] if inspect.isclass(thing) else ["Returns:"]
+    for section in ("Args:", *returns, "Raises:", "Source:", "Example:", ">>>"):
         assert section in text, f"{name} has no {section}"
 
 
