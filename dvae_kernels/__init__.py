@@ -11,10 +11,12 @@ from dvae_kernels.ops.binary_concrete import binary_concrete, binary_concrete_lo
 from dvae_kernels.ops.categorical import categorical_kl, gumbel_softmax_log_prob
 from dvae_kernels.ops.gumbel_softmax import gumbel_argmax, gumbel_softmax
 from dvae_kernels.ops.gumbel_softmax_embed import gumbel_softmax_embed
+from dvae_kernels.ops.smoothing import SMOOTHING_KINDS, smoothing_log_prob, smoothing_transform
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "SMOOTHING_KINDS",
     "BackendUnavailable",
     "binary_concrete",
     "binary_concrete_log_prob",
@@ -24,5 +26,7 @@ __all__ = [
     "gumbel_softmax_embed",
     "gumbel_softmax_log_prob",
     "nn",
+    "smoothing_log_prob",
+    "smoothing_transform",
     "use_backend",
 ]

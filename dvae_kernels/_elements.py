@@ -27,6 +27,14 @@ def new_block_sums(like: Tensor, needed: bool) -> Tensor:
     return torch.empty((blocks,), dtype=compute_dtype(like.dtype), device=like.device)
 
 
+def new_parts(like: Tensor, parameter: Tensor | None, needed: bool) -> Tensor:
+    """Uninitialised memory for the gradient to a parameter of every element, or to one that is one number (a scalar
+    tensor, or none): then one number per block. Empty unless needed."""
+    if needed and parameter is not None and parameter.dim() > 0:
+        return torch.empty_like(like, dtype=compute_dtype(like.dtype))
+    return new_block_sums(like, needed)
+
+
 def sum_blocks(parts: Tensor, shift: int = 0) -> Tensor:
     """The sum of `parts` over each block."""
     count = parts.numel()

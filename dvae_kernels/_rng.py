@@ -127,6 +127,17 @@ def logistic_like(logits: Tensor, key: Tensor, *, index_offset: int = 0, draw: i
     return bits_to_logistic(bits, compute_dtype(logits.dtype)).reshape(logits.shape)
 
 
+def bits_to_uniform(bits: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Uniform noise v = (bits + 1/2) / 2^32 and 1 - v, both relatively accurate."""
+    return (bits.to(dtype) + 0.5) * 2.0**-32, ((_MASK - bits).to(dtype) + 0.5) * 2.0**-32
+
+
+def uniform_like(logits: Tensor, key: Tensor, *, index_offset: int = 0, draw: int = 0) -> tuple[Tensor, Tensor]:
+    """Uniform noise of the stream for every element of `logits`, in the compute dtype, and its complement."""
+    bits = element_bits(key, logits.numel(), index_offset=index_offset, draw=draw).reshape(logits.shape)
+    return bits_to_uniform(bits, compute_dtype(logits.dtype))
+
+
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """float64 for float64, float32 for everything narrower."""
     return torch.float64 if dtype == torch.float64 else torch.float32
@@ -147,3 +158,13 @@ def split_temperature(tau: float | Tensor, dtype: torch.dtype) -> tuple[Tensor |
     if isinstance(tau, Tensor):
         return tau.to(compute).reshape(()), 0.0
     return None, min(float(tau), torch.finfo(compute).max)
+
+
+def split_sharpness(beta: float | Tensor, logits: Tensor) -> tuple[Tensor | None, float]:
+    """A (validated) beta as ops take it: a tensor of the compute dtype, scalar or of the shape of the logits, or a
+    positive finite number of it."""
+    compute = compute_dtype(logits.dtype)
+    if isinstance(beta, Tensor):
+        return beta.to(compute).reshape(()) if beta.numel() == 1 else beta.to(compute).expand(logits.shape), 0.0
+    limits = torch.finfo(compute)
+    return None, max(min(float(beta), limits.max), limits.tiny)

@@ -97,9 +97,23 @@ def temperature(op: str, name: str, value: Any, device: torch.device, *, positiv
         raise ValueError(f"{op}: expected finite {name} {'>' if positive else '>='} 0, got {value}")
 
 
-def noise_source(op: str, device: torch.device, key: Any, seed: Any, generator: Any) -> None:
-    """At most one of key, seed and generator, and each of the right kind."""
+def sharpness(op: str, name: str, value: Any, device: torch.device, shape: torch.Size) -> None:
+    """A finite Python number > 0, or a float tensor on `device` of one element or that broadcasts to `shape` (whose
+    values are not looked at)."""
+    if not isinstance(value, Tensor):
+        return temperature(op, name, value, device, positive=True)
+    floating(op, name, value)
+    if value.device != device:
+        raise ValueError(f"{op}: expected {name} on {device}, got {value.device}")
+    if value.numel() != 1:
+        broadcastable(op, name, value, shape)
+
+
+def noise_source(op: str, device: torch.device, key: Any, seed: Any, generator: Any, noise: Any = None) -> None:
+    """At most one of key, seed and generator, and each of the right kind; none of them beside noise that is given."""
     given = [name for name, v in (("key", key), ("seed", seed), ("generator", generator)) if v is not None]
+    if noise is not None and given:
+        raise ValueError(f"{op}: expected no key, seed or generator beside noise, got {' and '.join(given)}")
     if len(given) > 1:
         raise ValueError(f"{op}: expected at most one of key, seed and generator, got {' and '.join(given)}")
     if key is not None:

@@ -1,0 +1,666 @@
+"""The smoothing kinds in plain torch: the value, the gradients and the log density of each.
+
+A kind is one class here, listed in KINDS at the end of the file; nothing else of the reference knows what it computes.
+All functions work elementwise and are differentiable: what must not reach a gradient is replaced before a function is
+taken, not after. They expect finite beta > 0 and noise in [0, 1]; NaN passes through, and the caller marks the rest.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+# Slopes that diverge are taken at no less than this distance from their singular place.
+CLAMP = 2.0**-24
+
+
+class Bit:
+    """What the kinds know of a bit that is 1 with p = sigmoid(logits), and of its uniform noise `e` with `e1` = 1 - e.
+
+    p, q = 1 - p, e and e1 are all relatively accurate; d = e - q = p - e1 is from the smaller numbers.
+    """
+
+    def __init__(self, logits: Tensor, e: Tensor, e1: Tensor):
+        self.positive = logits > 0
+        self.logits = _finite(logits)
+        odds = torch.exp(-self.logits)  # q / p
+        self.inverse_p = 1 + odds
+        self.p = 1 / self.inverse_p
+        self.q = odds * self.p
+        self.e, self.e1 = e, e1
+        self.d = torch.where(self.positive, e - self.q, self.p - e1)
+        self.above = self.d > 0
+
+    def inverse_q(self) -> Tensor:
+        return 1 + torch.exp(self.logits)
+
+    def upper(self) -> tuple[Tensor, Tensor]:
+        """(u, 1 - u) of the upper side, u = d / p; (1/2, 1/2) elsewhere."""
+        u, ubar = (self.d * self.inverse_p).clamp(max=1), (self.e1 * self.inverse_p).clamp(max=1)
+        return torch.where(self.above, u, 0.5), torch.where(self.above, ubar, 0.5)
+
+    def sides(self) -> tuple[Tensor, Tensor]:
+        """The noise on its own side, as (distance from the threshold, distance from the end), both in units of the
+        side's width: (u, 1 - u) above, (v, w) = (-d / q, e / q) below."""
+        inverse_q = self.inverse_q()
+        near = torch.where(self.above, self.d * self.inverse_p, -self.d * inverse_q)
+        far = torch.where(self.above, self.e1 * self.inverse_p, self.e * inverse_q)
+        return near.clamp(max=1), far.clamp(max=1)
+
+    def width(self) -> Tensor:
+        """p above the threshold, q below."""
+        return torch.where(self.above, self.p, self.q)
+
+    def sign(self, x: Tensor) -> Tensor:
+        """-x above the threshold, x below."""
+        return torch.where(self.above, -x, x)
+
+
+class Density:
+    """What the log densities know of a bit and of a point zeta inside their support."""
+
+    def __init__(self, zeta: Tensor, logits: Tensor):
+        self.logits = logits
+        self.zeta, self.zeta1 = zeta, 1 - zeta
+        self.p, self.q = torch.sigmoid(logits), torch.sigmoid(-logits)
+        self.log_p, self.log_q = -_softplus(-logits), -_softplus(logits)
+
+
+class Kind:
+    """The transform zeta(logits, noise, beta), its gradients, and the log density of zeta."""
+
+    name: str
+    spike = False  # zeta is exactly 0 below the threshold: a point mass
+    whole_line = False  # the support is not [0, 1]
+    noise_grad = True
+    vanishes_at_one = False  # the gradient to the logits is 0 at beta = 1 and changes sign there
+    unbounded_slope = False  # the slope at the threshold has no second moment, and is clamped
+
+    @staticmethod
+    def value(bit: Bit, beta: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    @staticmethod
+    def dlogits(bit: Bit, beta: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    @staticmethod
+    def dbeta(bit: Bit, beta: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    @staticmethod
+    def dnoise(bit: Bit, beta: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    @staticmethod
+    def log_prob(at: Density, beta: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    @staticmethod
+    def log_prob_gradient(at: Density, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """To (zeta, logits, beta)."""
+        raise NotImplementedError
+
+
+class Spike(Kind):
+    """0 where noise < 1 - p, else a curve of u = (noise + p - 1) / p that does not depend on p."""
+
+    spike = True
+
+    @staticmethod
+    def curve(u: Tensor, ubar: Tensor, beta: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    @staticmethod
+    def slope(u: Tensor, ubar: Tensor, beta: Tensor) -> Tensor:
+        """The derivative of the curve to u."""
+        raise NotImplementedError
+
+    @classmethod
+    def moving_slope(cls, u: Tensor, ubar: Tensor, beta: Tensor) -> Tensor:
+        """The slope times ubar: the derivative to log p at fixed noise."""
+        return cls.slope(u, ubar, beta) * ubar
+
+    @staticmethod
+    def curve_dbeta(u: Tensor, ubar: Tensor, beta: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    @staticmethod
+    def curve_log_density(at: Density, beta: Tensor) -> Tensor:
+        """log of du/dzeta."""
+        raise NotImplementedError
+
+    @staticmethod
+    def curve_log_density_gradient(at: Density, beta: Tensor) -> tuple[Tensor, Tensor]:
+        """To (zeta, beta)."""
+        raise NotImplementedError
+
+    @classmethod
+    def value(cls, bit: Bit, beta: Tensor) -> Tensor:
+        return torch.where(bit.above, cls.curve(*bit.upper(), beta), 0)
+
+    @classmethod
+    def dlogits(cls, bit: Bit, beta: Tensor) -> Tensor:
+        return torch.where(bit.above, cls.moving_slope(*bit.upper(), beta) * bit.q, 0)
+
+    @classmethod
+    def dbeta(cls, bit: Bit, beta: Tensor) -> Tensor:
+        return torch.where(bit.above, cls.curve_dbeta(*bit.upper(), beta), 0)
+
+    @classmethod
+    def dnoise(cls, bit: Bit, beta: Tensor) -> Tensor:
+        return torch.where(bit.above, cls.slope(*bit.upper(), beta) * bit.inverse_p, 0)
+
+    @classmethod
+    def log_prob(cls, at: Density, beta: Tensor) -> Tensor:
+        return at.log_p + cls.curve_log_density(at, beta)
+
+    @classmethod
+    def log_prob_gradient(cls, at: Density, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        dzeta, dbeta = cls.curve_log_density_gradient(at, beta)
+        return dzeta, at.q, dbeta
+
+
+class SpikeExponential(Spike):
+    """f1 of the seed: log(u (e^beta - 1) + 1) / beta, Rolfe's spike-and-exponential."""
+
+    name = "spike_exponential"
+
+    @staticmethod
+    def curve(u: Tensor, ubar: Tensor, beta: Tensor) -> Tensor:
+        # a logarithm of a rounded number near 1 would lose 1 / beta
+        near_one = torch.log1p(-torch.where(beta > 1, 0, ubar * _complement(beta)))
+        return 1 + torch.where(beta > 1, torch.log(u + ubar * torch.exp(-beta)), near_one) / beta
+
+    @staticmethod
+    def slope(u: Tensor, ubar: Tensor, beta: Tensor) -> Tensor:
+        return _complement(beta) / (beta * (u + ubar * torch.exp(-beta)))
+
+    @staticmethod
+    def curve_dbeta(u: Tensor, ubar: Tensor, beta: Tensor) -> Tensor:
+        # the integral over s in [0, 1] of s times the variance of a bit with odds u e^(s beta) / ubar, all positive
+        small = torch.zeros_like(u)
+        low = beta.clamp(max=0.25)
+        for node, weight in _GAUSS:
+            odds = torch.exp(-node * low)
+            small = small + weight * odds / (u + ubar * odds).square()
+        direct = u / (u + ubar * torch.exp(-beta)) - SpikeExponential.curve(u, ubar, beta)
+        return torch.where(beta < 0.25, u * ubar * small, direct / beta)
+
+    @staticmethod
+    def curve_log_density(at: Density, beta: Tensor) -> Tensor:
+        return torch.log(beta / _complement(beta)) - beta * at.zeta1
+
+    @staticmethod
+    def curve_log_density_gradient(at: Density, beta: Tensor) -> tuple[Tensor, Tensor]:
+        return beta.expand_as(at.zeta), _mean_exponential(beta) - at.zeta1
+
+
+class SpikePower(Spike):
+    """f2 of the seed: 1 - (1 - u)^beta."""
+
+    name = "spike_power"
+
+    @staticmethod
+    def curve(u: Tensor, ubar: Tensor, beta: Tensor) -> Tensor:
+        return -torch.expm1(beta * _log(ubar, u))
+
+    @staticmethod
+    def slope(u: Tensor, ubar: Tensor, beta: Tensor) -> Tensor:
+        return SpikePower.moving_slope(u, ubar, beta) / ubar.clamp(min=CLAMP)
+
+    @classmethod
+    def moving_slope(cls, u: Tensor, ubar: Tensor, beta: Tensor) -> Tensor:
+        return beta * _power(ubar, u, beta)
+
+    @staticmethod
+    def curve_dbeta(u: Tensor, ubar: Tensor, beta: Tensor) -> Tensor:
+        return -_power(ubar, u, beta) * _finite_log(ubar, u)
+
+    @staticmethod
+    def curve_log_density(at: Density, beta: Tensor) -> Tensor:
+        return (1 / beta - 1) * torch.log1p(-at.zeta) - torch.log(beta)
+
+    @staticmethod
+    def curve_log_density_gradient(at: Density, beta: Tensor) -> tuple[Tensor, Tensor]:
+        return (1 - 1 / beta) / at.zeta1, -(1 + torch.log1p(-at.zeta) / beta) / beta
+
+
+class SpikeRoot(Spike):
+    """f2' of the seed: u^(1 / beta)."""
+
+    name = "spike_root"
+    unbounded_slope = True
+
+    @staticmethod
+    def curve(u: Tensor, ubar: Tensor, beta: Tensor) -> Tensor:
+        return _power(u, ubar, 1 / beta)
+
+    @staticmethod
+    def slope(u: Tensor, ubar: Tensor, beta: Tensor) -> Tensor:
+        u = u.clamp(min=CLAMP)
+        return _power(u, ubar, 1 / beta) / (beta * u)
+
+    @staticmethod
+    def curve_dbeta(u: Tensor, ubar: Tensor, beta: Tensor) -> Tensor:
+        return -_power(u, ubar, 1 / beta) * _finite_log(u, ubar) / beta / beta
+
+    @staticmethod
+    def curve_log_density(at: Density, beta: Tensor) -> Tensor:
+        return torch.log(beta) + (beta - 1) * torch.log(at.zeta)
+
+    @staticmethod
+    def curve_log_density_gradient(at: Density, beta: Tensor) -> tuple[Tensor, Tensor]:
+        return (beta - 1) / at.zeta, 1 / beta + torch.log(at.zeta)
+
+
+class SpikeRational(Spike):
+    """What f2'' of the seed should be: beta u / (1 - u + beta u)."""
+
+    name = "spike_rational"
+
+    @staticmethod
+    def curve(u: Tensor, ubar: Tensor, beta: Tensor) -> Tensor:
+        return beta * u / (ubar + beta * u)
+
+    @staticmethod
+    def slope(u: Tensor, ubar: Tensor, beta: Tensor) -> Tensor:
+        inverse = 1 / (ubar + beta * u)
+        return beta * inverse * inverse
+
+    @staticmethod
+    def curve_dbeta(u: Tensor, ubar: Tensor, beta: Tensor) -> Tensor:
+        inverse = 1 / (ubar + beta * u)
+        return (u * inverse) * (ubar * inverse)
+
+    @staticmethod
+    def curve_log_density(at: Density, beta: Tensor) -> Tensor:
+        return torch.log(beta) - 2 * torch.log(at.zeta + beta * at.zeta1)
+
+    @staticmethod
+    def curve_log_density_gradient(at: Density, beta: Tensor) -> tuple[Tensor, Tensor]:
+        divisor = at.zeta + beta * at.zeta1
+        return 2 * (beta - 1) / divisor, 1 / beta - 2 * at.zeta1 / divisor
+
+
+class Power(Kind):
+    """f3 of the seed: q (e / q)^beta below the threshold, 1 - p ((1 - e) / p)^beta above."""
+
+    name = "power"
+    vanishes_at_one = True
+
+    @staticmethod
+    def value(bit: Bit, beta: Tensor) -> Tensor:
+        near, far = bit.sides()
+        part = bit.width() * _power(far, near, beta)
+        return torch.where(bit.above, 1 - part, part)
+
+    @staticmethod
+    def dlogits(bit: Bit, beta: Tensor) -> Tensor:
+        near, far = bit.sides()
+        return bit.p * bit.q * (beta - 1) * _power(far, near, beta)
+
+    @staticmethod
+    def dbeta(bit: Bit, beta: Tensor) -> Tensor:
+        near, far = bit.sides()
+        return bit.sign(bit.width() * _power(far, near, beta) * _finite_log(far, near))
+
+    @staticmethod
+    def dnoise(bit: Bit, beta: Tensor) -> Tensor:
+        near, far = bit.sides()
+        return beta * _power(far, near, beta) / far.clamp(min=CLAMP)
+
+    @staticmethod
+    def log_prob(at: Density, beta: Tensor) -> Tensor:
+        return (1 / beta - 1) * Power._log_far(at) - torch.log(beta)
+
+    @staticmethod
+    def log_prob_gradient(at: Density, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        below = at.zeta < at.q
+        exponent = 1 - 1 / beta
+        dzeta = exponent / torch.where(below, -at.zeta, at.zeta1)
+        dlogits = exponent * torch.where(below, -at.p, at.q)
+        return dzeta, dlogits, -(1 + Power._log_far(at) / beta) / beta
+
+    @staticmethod
+    def _log_far(at: Density) -> Tensor:
+        """log of zeta / q below, of (1 - zeta) / p above."""
+        below = at.zeta < at.q
+        return torch.where(below, torch.log(at.zeta) - at.log_q, torch.log1p(-at.zeta) - at.log_p).clamp(max=0)
+
+
+class Root(Kind):
+    """f3' of the seed: q (1 - v^(1 / beta)) below the threshold, v = 1 - e / q; 1 - p (1 - u^(1 / beta)) above."""
+
+    name = "root"
+    vanishes_at_one = True
+    unbounded_slope = True
+
+    @staticmethod
+    def value(bit: Bit, beta: Tensor) -> Tensor:
+        near, far = bit.sides()
+        part = -bit.width() * torch.expm1(_log(near, far) / beta)
+        return torch.where(bit.above, 1 - part, part)
+
+    @staticmethod
+    def dlogits(bit: Bit, beta: Tensor) -> Tensor:
+        near, far = bit.sides()
+        near = near.clamp(min=CLAMP)
+        log = _log(near, far) / beta
+        return bit.p * bit.q * (torch.expm1(log) + torch.exp(log) * (far / (beta * near)))
+
+    @staticmethod
+    def dbeta(bit: Bit, beta: Tensor) -> Tensor:
+        near, far = bit.sides()
+        return bit.sign(bit.width() * _power(near, far, 1 / beta) * _finite_log(near, far)) / beta / beta
+
+    @staticmethod
+    def dnoise(bit: Bit, beta: Tensor) -> Tensor:
+        near, far = bit.sides()
+        near = near.clamp(min=CLAMP)
+        return _power(near, far, 1 / beta) / (beta * near)
+
+    @staticmethod
+    def log_prob(at: Density, beta: Tensor) -> Tensor:
+        return torch.log(beta) + (beta - 1) * torch.log(Root._near(at)[0].clamp(min=CLAMP))
+
+    @staticmethod
+    def log_prob_gradient(at: Density, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        near, below = Root._near(at)
+        slope = torch.where(near < CLAMP, 0, (beta - 1) / near.clamp(min=CLAMP))
+        odds, inverse_odds = torch.exp(_finite(at.logits)), torch.exp(-_finite(at.logits))
+        dzeta = slope * torch.where(below, -(1 + odds), 1 + inverse_odds)
+        dlogits = slope * torch.where(below, -at.zeta * odds, at.zeta1 * inverse_odds)
+        return dzeta, dlogits, 1 / beta + torch.log(near.clamp(min=CLAMP))
+
+    @staticmethod
+    def _near(at: Density) -> tuple[Tensor, Tensor]:
+        """(the distance from zeta to the threshold in units of its side's width, whether zeta is below)."""
+        distance = torch.where(at.logits > 0, at.zeta - at.q, at.p - at.zeta1)
+        below = distance < 0
+        width = torch.where(below, at.q, at.p)
+        return distance.abs() / torch.where(width > 0, width, 1), below
+
+
+class ExponentialMixture(Kind):
+    """The mixture of two truncated exponentials, falling from 0 with weight q and from 1 with weight p, of DVAE++."""
+
+    name = "exponential_mixture"
+
+    @staticmethod
+    def value(bit: Bit, beta: Tensor) -> Tensor:
+        low, log, *_ = ExponentialMixture._parts(bit, beta, *ExponentialMixture._root(bit, beta))
+        return torch.where(low, -log, 1 + log)
+
+    @staticmethod
+    def dlogits(bit: Bit, beta: Tensor) -> Tensor:
+        b, s = ExponentialMixture._root(bit, beta, CLAMP)
+        _, _, z, z1, _, _ = ExponentialMixture._parts(bit, beta, b, s)
+        return bit.p * bit.q * z * (z1 / beta) / s
+
+    @staticmethod
+    def dbeta(bit: Bit, beta: Tensor) -> Tensor:
+        b, s = ExponentialMixture._root(bit, beta, CLAMP)
+        low, log, z, z1, m, m1 = ExponentialMixture._parts(bit, beta, b, s)
+        rise = ExponentialMixture._rise(torch.where(low, -log, 1 + log), z, m, beta)
+        rise1 = ExponentialMixture._rise(torch.where(low, 1 + log, -log), z1, m1, beta)
+        return (bit.p * rise1 - bit.q * rise) / (beta * s)
+
+    @staticmethod
+    def dnoise(bit: Bit, beta: Tensor) -> Tensor:
+        return _complement(beta) / beta / ExponentialMixture._root(bit, beta, CLAMP)[1]
+
+    @staticmethod
+    def log_prob(at: Density, beta: Tensor) -> Tensor:
+        terms = torch.logaddexp(at.log_q - beta * at.zeta, at.log_p - beta * at.zeta1)
+        return torch.log(beta / _complement(beta)) + terms
+
+    @staticmethod
+    def log_prob_gradient(at: Density, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        odds = at.logits + beta * (at.zeta - at.zeta1)
+        w0, w1 = torch.sigmoid(-odds), torch.sigmoid(odds)
+        dbeta = _mean_exponential(beta) - w0 * at.zeta - w1 * at.zeta1
+        return beta * (w1 - w0), w1 - at.p, dbeta
+
+    @staticmethod
+    def _root(bit: Bit, beta: Tensor, floor: float = 0.0) -> tuple[Tensor, Tensor]:
+        """(B, S) of the quadratic equation of e^(-beta zeta), S >= floor."""
+        other = torch.where(bit.positive, bit.q - bit.e1, bit.e - bit.p)
+        b = bit.d - torch.exp(-beta) * other
+        return b, _hypotenuse(b, 4 * bit.p * bit.q * torch.exp(-beta), floor)
+
+    @staticmethod
+    def _parts(bit: Bit, beta: Tensor, b: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """(B <= 0, log, z, z1, 1 - z, 1 - z1): log is -zeta where B <= 0 and zeta - 1 elsewhere,
+        z = 1 - e^(-beta zeta), z1 = 1 - e^(-beta (1 - zeta))."""
+        e, k = torch.exp(-beta), _complement(beta)
+        low = b <= 0
+        big = (s + b.abs()).clamp(min=torch.finfo(b.dtype).tiny)
+        small = 4 * bit.p * bit.q * e / big
+        z = 2 * bit.e * k / (2 * bit.q + torch.where(low, small, big))
+        z1 = 2 * bit.e1 * k / (2 * bit.p + torch.where(low, big, small))
+        own = (big / (2 * torch.where(low, bit.q, bit.p))).clamp(max=1)  # 1 - z where B <= 0, 1 - z1 elsewhere
+        gentle = beta <= 1
+        log = torch.log1p(-torch.where(gentle, torch.where(low, z, z1), 0))
+        log = torch.where(gentle, log, torch.log(torch.where(gentle, 1, own))) / beta
+        return low, log, z, z1, torch.where(low, own, e / own), torch.where(low, e / own, own)
+
+    @staticmethod
+    def _rise(x: Tensor, z: Tensor, m: Tensor, beta: Tensor) -> Tensor:
+        """K times the derivative to beta of the distribution function z / K, z = 1 - m = 1 - e^(-beta x).
+
+        Small beta: a difference of means, since that of the exponentials loses 1 / beta.
+        """
+        low = beta.clamp(max=0.25)
+        gentle = z * (_mean_exponential(low) - x * _mean_exponential(low * x))
+        return torch.where(beta < 0.25, gentle, x * m - z / torch.expm1(beta))
+
+
+class LogisticMixture(Kind):
+    """The mixture of two logistic distributions of scale 1 / beta, at 0 with weight q and at 1 with weight p."""
+
+    name = "logistic_mixture"
+    whole_line = True
+
+    @staticmethod
+    def value(bit: Bit, beta: Tensor) -> Tensor:
+        high, x = LogisticMixture._root(bit, beta, 0.0)
+        log = torch.log(x) / beta
+        return torch.where(high, 1 + log, -log)
+
+    @staticmethod
+    def dlogits(bit: Bit, beta: Tensor) -> Tensor:
+        _, _, g, scale = LogisticMixture._parts(bit, beta)
+        return bit.p * bit.q * (_complement(beta) * g * scale)
+
+    @staticmethod
+    def dbeta(bit: Bit, beta: Tensor) -> Tensor:
+        high, x, g, scale = LogisticMixture._parts(bit, beta)
+        log = torch.log(x) / beta
+        own, other = torch.where(high, bit.p, bit.q), torch.where(high, bit.q, bit.p)
+        part = (-own * log * g.square() - other * (1 + log) * torch.exp(-beta)) * scale
+        return torch.where(high, part, -part)
+
+    @staticmethod
+    def dnoise(bit: Bit, beta: Tensor) -> Tensor:
+        _, x, _, scale = LogisticMixture._parts(bit, beta)
+        e = torch.exp(-beta)
+        return (e + x) * (1 + e / x) * scale
+
+    @staticmethod
+    def log_prob(at: Density, beta: Tensor) -> Tensor:
+        first, second = (_logistic(beta * x) for x in (at.zeta, at.zeta1))
+        return torch.log(beta) + torch.logaddexp(at.log_q + first, at.log_p + second)
+
+    @staticmethod
+    def log_prob_gradient(at: Density, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x0, x1 = beta * at.zeta, -beta * at.zeta1
+        odds = at.logits + _logistic(x1) - _logistic(x0)
+        w0, w1 = torch.sigmoid(-odds), torch.sigmoid(odds)
+        pull0, pull1 = w0 * torch.tanh(x0 / 2), w1 * torch.tanh(x1 / 2)
+        return -beta * (pull0 + pull1), w1 - at.p, 1 / beta - pull0 * at.zeta + pull1 * at.zeta1
+
+    @staticmethod
+    def _root(bit: Bit, beta: Tensor, floor: float) -> tuple[Tensor, Tensor]:
+        """(B > 0, X): log X is beta (zeta - 1) there, -beta zeta elsewhere."""
+        tiny = torch.finfo(bit.p.dtype).tiny
+        e, e1 = bit.e.clamp(min=tiny), bit.e1.clamp(min=tiny)
+        other = torch.where(bit.positive, bit.q - bit.e1, bit.e - bit.p)
+        b = bit.d + torch.exp(-beta) * other
+        high = b > 0
+        s = _hypotenuse(b, 4 * e * e1 * torch.exp(-beta), floor)
+        return high, (s + b.abs()).clamp(min=tiny) / (2 * torch.where(high, e1, e))
+
+    @staticmethod
+    def _parts(bit: Bit, beta: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(B > 0, X, g, 1 / (beta den)); the density is E den / ((E + X) (1 + E / X)) up to its beta."""
+        high, x = LogisticMixture._root(bit, beta, CLAMP)
+        e = torch.exp(-beta)
+        own, other = torch.where(high, bit.p, bit.q), torch.where(high, bit.q, bit.p)
+        g = (e + x) / (1 + x)
+        return high, x, g, 1 / (beta * (own * g.square() + other * e))
+
+
+class PowerMixture(Kind):
+    """The mixture of the power distributions R0 = zeta^(1 / beta), weight q, and R1 = 1 - (1 - zeta)^(1 / beta), of
+    DVAE#. One noise draws the bit, and its remainder zeta; the gradient is the implicit one, of noise that is fixed as
+    the mixture's own distribution function."""
+
+    name = "power_mixture"
+    noise_grad = False
+    vanishes_at_one = True
+
+    @staticmethod
+    def value(bit: Bit, beta: Tensor) -> Tensor:
+        near, far = bit.sides()
+        log = beta * _log(far, near)
+        return torch.where(bit.above, -torch.expm1(log), torch.exp(log))
+
+    @staticmethod
+    def dlogits(bit: Bit, beta: Tensor) -> Tensor:
+        _, near, far, _, _, log_other, ratio = PowerMixture._parts(bit, beta)
+        excess = torch.where(far < 0.5, far + torch.expm1(log_other), torch.exp(log_other) - near)
+        return bit.p * bit.q * (beta * excess * ratio)
+
+    @staticmethod
+    def dbeta(bit: Bit, beta: Tensor) -> Tensor:
+        inside, _, far, (own, other), log_own, log_other, ratio = PowerMixture._parts(bit, beta)
+        part = own * far * log_own - other * torch.exp(log_other) * log_other
+        return torch.where(inside, bit.sign(part * ratio), 0)
+
+    @staticmethod
+    def log_prob(at: Density, beta: Tensor) -> Tensor:
+        exponent = 1 / beta - 1
+        first, second = exponent * torch.log(at.zeta), exponent * torch.log1p(-at.zeta)
+        return torch.logaddexp(at.log_q + first, at.log_p + second) - torch.log(beta)
+
+    @staticmethod
+    def log_prob_gradient(at: Density, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        exponent = 1 / beta - 1
+        log0, log1 = torch.log(at.zeta), torch.log1p(-at.zeta)
+        odds = at.logits + exponent * (log1 - log0)
+        w0, w1 = torch.sigmoid(-odds), torch.sigmoid(odds)
+        dbeta = -(1 + (w0 * log0 + w1 * log1) / beta) / beta
+        return exponent * (w0 / at.zeta - w1 / at.zeta1), w1 - at.p, dbeta
+
+    @staticmethod
+    def _parts(bit: Bit, beta: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor], Tensor, Tensor, Tensor]:
+        """(where zeta is inside (0, 1), near, far, the weights of the own and the other side, log far,
+        log (1 - t) / beta, t (1 - t) / den), t = far^beta and den the density times beta t (1 - t)."""
+        near, far = bit.sides()
+        log = beta * _finite_log(far, near)
+        t1 = -torch.expm1(log)
+        inside = (far > 0) & (t1 > 0)
+        log = torch.where(inside, log, -1)
+        t, t1 = torch.exp(log), -torch.expm1(log)
+        log_other = torch.where(log < -1, torch.log1p(-t), torch.log(t1)) / beta
+        own, other = torch.where(bit.above, bit.p, bit.q), torch.where(bit.above, bit.q, bit.p)
+        den = own * far * t1 + other * torch.exp(log_other) * t
+        inside = inside & (den > 0)
+        ratio = torch.where(inside, t * (t1 / torch.where(inside, den, 1)), 0)
+        return inside, near, far, (own, other), log / beta, log_other, ratio
+
+
+# Gauss's rule on [0, 1] with the weight s, exact for polynomials up to degree 9: (node, weight).
+_GAUSS = (
+    (0.09853508579882643, 0.015747914521692276), (0.30453572664636390, 0.073908870072616670),
+    (0.56202518975261390, 0.146386987084669810), (0.80198658212639180, 0.167174638094369570),
+    (0.96019014294853130, 0.096781590226651680),
+)  # fmt: skip
+
+# 1 / x - 1 / (e^x - 1) - 1/2: the coefficients of x, x^3, ...
+_MEAN_SERIES = (-1 / 12, 1 / 720, -1 / 30240, 1 / 1209600, -1 / 47900160)
+
+
+def _finite(logits: Tensor) -> Tensor:
+    """The logits, as far as p and q are normal numbers."""
+    limit = (1022 if logits.dtype == torch.float64 else 126) * math.log(2)
+    return logits.clamp(-limit, limit)
+
+
+def _softplus(x: Tensor) -> Tensor:
+    return x.clamp(min=0) + torch.log1p(torch.exp(-x.abs()))
+
+
+def _complement(beta: Tensor) -> Tensor:
+    """K = 1 - e^-beta."""
+    return -torch.expm1(-beta)
+
+
+def _mean_exponential(x: Tensor) -> Tensor:
+    """1 / x - 1 / (e^x - 1): the mean of an exponential of rate x on [0, 1]."""
+    small = x < 0.25
+    low, high = torch.where(small, x, 0), torch.where(small, 1, x)
+    square = low * low
+    series = torch.full_like(low, _MEAN_SERIES[-1])
+    for coefficient in _MEAN_SERIES[-2::-1]:
+        series = series * square + coefficient
+    return torch.where(small, 0.5 + series * low, 1 / high - 1 / torch.expm1(high))
+
+
+def _log(s: Tensor, rest: Tensor) -> Tensor:
+    """log s for s > 0, from rest = 1 - s where that is the smaller number."""
+    close = s > 0.5
+    return torch.where(close, torch.log1p(-torch.where(close, rest, 0)), torch.log(torch.where(close, 1, s)))
+
+
+def _finite_log(s: Tensor, rest: Tensor) -> Tensor:
+    """log s, and that of the smallest normal number where s is less."""
+    return _log(s.clamp(min=torch.finfo(s.dtype).tiny), rest)
+
+
+def _power(s: Tensor, rest: Tensor, exponent: Tensor) -> Tensor:
+    """s^exponent for s in [0, 1] with rest = 1 - s: exactly 0 where s is."""
+    positive = s > 0
+    return torch.where(positive, torch.exp(exponent * _log(torch.where(positive, s, 1), rest)), 0)
+
+
+def _hypotenuse(b: Tensor, square: Tensor, floor: float) -> Tensor:
+    """sqrt(b^2 + square), at least |b| and `floor`; no gradient through what is raised."""
+    total = b.square() + square
+    tiny = torch.finfo(b.dtype).tiny
+    root = torch.where(total > tiny, torch.sqrt(total.clamp(min=tiny)), b.abs())
+    return root.clamp(min=floor) if floor else root
+
+
+def _logistic(x: Tensor) -> Tensor:
+    """The log density of a standard logistic."""
+    return -x.abs() - 2 * torch.log1p(torch.exp(-x.abs()))
+
+
+KINDS: dict[str, type[Kind]] = {
+    kind.name: kind
+    for kind in (
+        SpikeExponential, SpikePower, SpikeRoot, SpikeRational, Power, Root, ExponentialMixture, LogisticMixture,
+        PowerMixture,
+    )
+}  # fmt: skip
+
+
+def find(name: str) -> type[Kind]:
+    """The kind of that name; ValueError for another one."""
+    if name not in KINDS:
+        raise ValueError(f"unknown kind {name!r}, expected one of {', '.join(KINDS)}")
+    return KINDS[name]

@@ -1,0 +1,337 @@
+"""Schemas, autograd and the public functions of the smoothing transformations.
+
+A sample saves its logits, its noise or key, and beta; backward makes everything else again.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dvae_kernels import _autograd, _backend, _elements, _rng, _validate
+from dvae_kernels._library import define_op
+from dvae_kernels.ops.smoothing import kinds, reference
+
+SMOOTHING_KINDS = tuple(kinds.KINDS)
+
+_TRITON = "dvae_kernels.ops.smoothing.triton_kernels"
+
+
+def _fwd_fake(logits: Tensor, noise: Any, key: Any, beta: Any, beta_value: float, kind: str, index_offset: int,
+              dtype: torch.dtype) -> Tensor:  # fmt: skip
+    return torch.empty_like(logits, dtype=dtype)
+
+
+def _bwd_fake(grad: Tensor, logits: Tensor, noise: Any, key: Any, beta: Any, beta_value: float, kind: str,
+              index_offset: int, beta_grad: bool, noise_grad: bool) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    compute = _rng.compute_dtype(logits.dtype)
+    dnoise = torch.empty_like(logits, dtype=compute) if noise_grad else logits.new_empty((0,), dtype=compute)
+    return torch.empty_like(logits), _elements.new_parts(logits, beta, beta_grad), dnoise
+
+
+def _log_prob_fwd_fake(zeta: Tensor, logits: Tensor, beta: Any, beta_value: float, kind: str) -> Tensor:
+    return torch.empty_like(zeta, dtype=_rng.compute_dtype(zeta.dtype))
+
+
+def _log_prob_bwd_fake(grad: Tensor, zeta: Tensor, logits: Tensor, beta: Any, beta_value: float, kind: str,
+                       beta_grad: bool) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    return torch.empty_like(zeta), torch.empty_like(logits), _elements.new_parts(logits, beta, beta_grad)
+
+
+# Exactly one of `noise` (the compute dtype, the shape of the logits) and `key`. Beta is the tensor `beta` where there
+# is one, a scalar or of the shape of the logits, else `beta_value`. `index_offset` is a 64-bit word.
+_FWD = define_op(
+    "smoothing_fwd(Tensor logits, Tensor? noise, Tensor? key, Tensor? beta, float beta_value, str kind, "
+    "SymInt index_offset, ScalarType dtype) -> Tensor",
+    reference=reference.smoothing_fwd,
+    triton=f"{_TRITON}:smoothing_fwd",
+    fake=_fwd_fake,
+)
+# (dlogits, dbeta, dnoise): dbeta of every element where beta is a tensor of them, else the blocks' parts of one; the
+# last two empty unless beta_grad and noise_grad.
+_BWD = define_op(
+    "smoothing_bwd(Tensor grad, Tensor logits, Tensor? noise, Tensor? key, Tensor? beta, float beta_value, str kind, "
+    "SymInt index_offset, bool beta_grad, bool noise_grad) -> (Tensor, Tensor, Tensor)",
+    reference=reference.smoothing_bwd,
+    triton=f"{_TRITON}:smoothing_bwd",
+    fake=_bwd_fake,
+)
+_LOG_PROB_FWD = define_op(
+    "smoothing_log_prob_fwd(Tensor zeta, Tensor logits, Tensor? beta, float beta_value, str kind) -> Tensor",
+    reference=reference.smoothing_log_prob_fwd,
+    triton=f"{_TRITON}:smoothing_log_prob_fwd",
+    fake=_log_prob_fwd_fake,
+)
+# (dzeta, dlogits, dbeta as above).
+_LOG_PROB_BWD = define_op(
+    "smoothing_log_prob_bwd(Tensor grad, Tensor zeta, Tensor logits, Tensor? beta, float beta_value, str kind, "
+    "bool beta_grad) -> (Tensor, Tensor, Tensor)",
+    reference=reference.smoothing_log_prob_bwd,
+    triton=f"{_TRITON}:smoothing_log_prob_bwd",
+    fake=_log_prob_bwd_fake,
+)
+
+
+@_autograd.quick_apply
+class SmoothingFunction(torch.autograd.Function):
+    """The sample. Forward-mode differentiation is not defined and raises."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(logits: Tensor, noise: Tensor | None, key: Tensor | None, beta: Tensor | None, beta_value: float,
+                kind: str, index_offset: int, dtype: torch.dtype, backend: str) -> Tensor:  # fmt: skip
+        return _FWD[backend](logits, noise, key, beta, beta_value, kind, index_offset, dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        logits, noise, key, beta, ctx.beta_value, ctx.kind, ctx.index_offset, _, ctx.backend = inputs
+        ctx.save_for_backward(logits, noise, key, beta)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        logits, noise, key, beta = ctx.saved_tensors
+        noise_grad = noise is not None and ctx.needs_input_grad[1]
+        beta_grad = beta is not None and ctx.needs_input_grad[3]
+        bwd = _BWD["reference" if _autograd.differentiated_twice() else ctx.backend]
+        dlogits, dbeta, dnoise = bwd(
+            grad, logits, noise, key, beta, ctx.beta_value, ctx.kind, ctx.index_offset, beta_grad, noise_grad
+        )
+        dbeta = _whole(dbeta, beta) if beta_grad else None
+        return (dlogits, dnoise if noise_grad else None, None, dbeta) + (None,) * 5
+
+
+@_autograd.quick_apply
+class SmoothingLogProbFunction(torch.autograd.Function):
+    """The log density. Forward-mode differentiation is not defined and raises."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(zeta: Tensor, logits: Tensor, beta: Tensor | None, beta_value: float, kind: str,
+                backend: str) -> Tensor:  # fmt: skip
+        return _LOG_PROB_FWD[backend](zeta, logits, beta, beta_value, kind)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        zeta, logits, beta, ctx.beta_value, ctx.kind, ctx.backend = inputs
+        ctx.save_for_backward(zeta, logits, beta)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        zeta, logits, beta = ctx.saved_tensors
+        beta_grad = beta is not None and ctx.needs_input_grad[2]
+        bwd = _LOG_PROB_BWD["reference" if _autograd.differentiated_twice() else ctx.backend]
+        dzeta, dlogits, dbeta = bwd(grad, zeta, logits, beta, ctx.beta_value, ctx.kind, beta_grad)
+        return dzeta, dlogits, _whole(dbeta, beta) if beta_grad else None, None, None, None
+
+
+def _whole(dbeta: Tensor, beta: Tensor) -> Tensor:
+    """The gradient to beta from what a backward op gives."""
+    return dbeta if beta.dim() else dbeta.sum()
+
+
+_warned: set[str] = set()
+
+
+def _warn(reason: str, message: str) -> None:
+    """Once a process."""
+    if reason not in _warned:
+        _warned.add(reason)
+        warnings.warn(f"smoothing_transform: {message}", stacklevel=3)
+
+
+def _check_kind(op: str, kind: Any) -> type[kinds.Kind]:
+    if not isinstance(kind, str):
+        raise TypeError(f"{op}: expected kind to be a str, got {_validate.type_name(kind)}")
+    if kind not in kinds.KINDS:
+        raise ValueError(f"{op}: unknown kind {kind!r}, expected one of {', '.join(SMOOTHING_KINDS)}")
+    return kinds.KINDS[kind]
+
+
+def smoothing_transform(
+    logits: Tensor,
+    beta: float | Tensor,
+    kind: str = "power",
+    *,
+    noise: Tensor | None = None,
+    key: Tensor | None = None,
+    seed: int | None = None,
+    generator: torch.Generator | None = None,
+    index_offset: int = 0,
+    backend: str | None = None,
+) -> Tensor:
+    """Sample relaxed bits zeta = f(beta, sigmoid(logits), noise) that become exact ones, with probability
+    sigmoid(logits), and zeros as beta grows.
+
+    The noise is made inside the kernel, never stored, and the same on every device; or it is passed in. Backward makes
+    everything again from the logits. For the formulas, the choice of a kind and the singular places see the README of
+    the op; "power", "spike_power" and "spike_rational" have gradients of small variance.
+
+    Args:
+        logits: log odds of a one (nats), any shape; float32, float64, bfloat16 or float16; any strides, copied only
+            where not contiguous. Differentiable.
+        beta: sharpness, a finite number > 0, or a float tensor on the device of the logits that has one element or
+            broadcasts to their shape, through which gradients flow. A tensor's values are not checked: zero, negative,
+            NaN or infinite gives NaN in its elements and their gradients. Under torch.compile or in a CUDA graph, pass
+            a tensor to anneal without recompiling or recapturing.
+        kind: one of SMOOTHING_KINDS. "spike_exponential", "spike_power", "spike_root" and "spike_rational" are exactly
+            0, without gradient, where noise <= 1 - sigmoid(logits), and rise to 1 from there; "power" and "root" rise
+            continuously from 0 to 1; "exponential_mixture", "logistic_mixture" (of the whole line) and "power_mixture"
+            are overlapping mixtures. The gradient of "power_mixture" is implicit: at fixed values of the mixture's
+            distribution function, not of the noise.
+        noise: uniform noise to use in place of the stream's, of the dtype of the logits (or float32 for half logits),
+            on their device, that broadcasts to their shape; values in [0, 1], others give NaN. Differentiable, but not
+            for "power_mixture".
+        key: int64[2] = (seed, offset) on the device of the logits, offset taken modulo 2^32: the identity of the
+            noise. Equal keys give equal noise, on every backend and device.
+        seed: an int, taken modulo 2^64; short for the key (seed, 0).
+        generator: a torch.Generator to draw the key from (not under torch.compile(fullgraph=True), as for torch's own
+            functions). Without noise, key, seed or generator, torch's default generator of the device is used; then
+            torch.func.vmap needs its `randomness`. Under activation checkpointing, pass `key`.
+        index_offset: number of the first element in the noise stream, so that a shard of a batch draws its own part.
+            Elements are numbered in row-major order.
+        backend: "cpp", "triton", "cuda" or "reference" instead of the automatic choice.
+
+    Returns:
+        The sample, with the shape of the logits and the strides of torch.empty_like (the reference's may differ);
+        their dtype, or float32 for half logits under autocast.
+
+        Defined everywhere: an infinite logit is a certain bit, whose zeta is the limit, with no gradient to it; NaN
+        gives NaN; empty input gives empty output. Where a slope diverges, it is taken 2^-24 from its singular place:
+        "spike_root" and "root" at the threshold, "spike_power", "power" and "root" to the noise, the mixtures where
+        their density would pass 2^24.
+
+    Raises:
+        TypeError: for logits, noise or a tensor beta that are not floating-point, noise of another dtype, and arguments
+            of a wrong type.
+        ValueError: for beta <= 0, NaN or infinite, an unknown kind, noise or a tensor beta on another device or of a
+            shape that does not broadcast to that of the logits, noise that needs a gradient with "power_mixture", a key
+            of wrong shape or device, a generator of another device type, more than one of noise, key, seed and
+            generator, elements beyond 2^64 in the stream, an unknown backend.
+        BackendUnavailable: for a named backend that cannot run here, with the reasons.
+        Nothing is drawn or changed when an error is raised.
+
+    Warns:
+        Once a process, where logits need a gradient and beta is a number: with "power", "root" and "power_mixture" at
+        beta <= 1, where the gradient vanishes or has the wrong sign; with "spike_root" and "root" at beta > 8, where
+        a large part of it lies below the clamp.
+
+    Source: Rolfe, "Discrete Variational Autoencoders", ICLR 2017 (arXiv:1609.02200), section 2.1 (spike_exponential);
+    Vahdat et al., "DVAE++", ICML 2018 (arXiv:1802.04920), section 3 (exponential_mixture); Vahdat, Andriyash, Macready,
+    "DVAE#", NeurIPS 2018 (arXiv:1805.07445), section 4 (power_mixture, logistic_mixture).
+
+    Example:
+        >>> noise = torch.tensor([0.1, 0.4, 0.6, 0.9])
+        >>> smoothing_transform(torch.zeros(4), 4.0, "power", noise=noise, backend="reference")
+        tensor([8.0000e-04, 2.0480e-01, 7.9520e-01, 9.9920e-01])
+        >>> smoothing_transform(torch.zeros(4), 4.0, "spike_exponential", noise=noise, backend="reference")
+        tensor([0.0000, 0.0000, 0.6153, 0.9454])
+    """
+    op = "smoothing_transform"
+    _validate.floating(op, "logits", logits)
+    device = logits.device
+    _validate.sharpness(op, "beta", beta, device, logits.shape)
+    chosen = _check_kind(op, kind)
+    _validate.noise_source(op, device, key, seed, generator, noise)
+    if noise is not None:
+        _validate.floating(op, "noise", noise)
+        _validate.alike(op, "noise", noise, device, *dict.fromkeys((logits.dtype, _rng.compute_dtype(logits.dtype))))
+        _validate.broadcastable(op, "noise", noise, logits.shape)
+        if not chosen.noise_grad and noise.requires_grad and torch.is_grad_enabled():
+            raise ValueError(f"{op}: {kind} has no gradient to noise; pass noise.detach()")
+    _validate.index_range(op, index_offset, logits.numel())
+    backend = _backend.resolve(op, backend, device.type)
+
+    dtype = _rng.sample_dtype(logits)
+    noise_key = None
+    if noise is None:
+        noise_key = _rng.make_key(device, key, seed, generator)
+    else:
+        noise = noise.to(_rng.compute_dtype(logits.dtype)).expand(logits.shape)
+    beta_tensor, beta_value = _rng.split_sharpness(beta, logits)
+    index_offset = _rng.as_int64(index_offset)
+    if not _autograd.needs_function(logits, noise, beta_tensor):
+        return _FWD[backend](logits, noise, noise_key, beta_tensor, beta_value, kind, index_offset, dtype)
+    if beta_tensor is None and logits.requires_grad and not torch.compiler.is_compiling():
+        if chosen.vanishes_at_one and beta_value <= 1:
+            _warn("beta <= 1", f"the gradient of {kind} to the logits is zero at beta = 1 and changes sign below")
+        if chosen.unbounded_slope and beta_value > 8:
+            lost = 2.0 ** (-24 / beta_value)
+            _warn(
+                "beta > 8",
+                f"the gradient of {kind} to the logits has no second moment; at this beta {lost:.0%} of it lies below "
+                "the clamp at 2^-24 and is lost",
+            )
+    if key is not None:
+        noise_key = key.clone()  # the caller may advance it before backward
+    return SmoothingFunction.apply(
+        logits, noise, noise_key, beta_tensor, beta_value, kind, index_offset, dtype, backend
+    )
+
+
+def smoothing_log_prob(
+    zeta: Tensor, logits: Tensor, beta: float | Tensor, kind: str = "power", *, backend: str | None = None
+) -> Tensor:
+    """Log density (nats) of every element of `zeta` under a smoothing transformation, and for the spike kinds at zeta =
+    0 the log of the probability mass that lies there.
+
+    Args:
+        zeta: relaxed bits, any shape and strides; of the dtype of the logits, or float32 for half logits. Where it is
+            not an exact 0 of a spike kind, and for "logistic_mixture" everywhere as it is, taken as clamped to [tiny,
+            1 - eps/2] of the dtype that is computed in (float64 for float64, else float32), with no gradient where that
+            changes it. Differentiable.
+        logits: log odds of a one (nats); float32, float64, bfloat16 or float16. Broadcasts with zeta. Differentiable.
+        beta: sharpness, a finite number > 0, or a float tensor on the device of zeta that has one element or broadcasts
+            to the shape of zeta and the logits, through which gradients flow. A tensor's values are not checked: zero,
+            negative, NaN or infinite gives NaN.
+        kind: one of SMOOTHING_KINDS. The spike kinds have the mass 1 - sigmoid(logits) at zeta = 0 exactly, and there
+            the result is log(1 - sigmoid(logits)), not a density; elsewhere in (0, 1] it is the density of the rest,
+            which integrates to sigmoid(logits).
+        backend: "cpp", "triton", "cuda" or "reference" instead of the automatic choice.
+
+    Returns:
+        The log density in the broadcast shape; float64 for float64, else float32. -inf, without gradient, outside the
+        support, which is [0, 1], or the whole line for "logistic_mixture"; NaN where an argument is NaN.
+
+        The density of "root" at its threshold zeta = 1 - sigmoid(logits), which is 0 for beta > 1 and infinite below,
+        is taken 2^-24 of its side's width from there, without gradient to zeta and the logits.
+
+    Raises:
+        TypeError: for zeta, logits or a tensor beta that are not floating-point, zeta of another dtype, and arguments
+            of a wrong type.
+        ValueError: for beta <= 0, NaN or infinite, an unknown kind, tensors on different devices, shapes that do not
+            broadcast, an unknown backend.
+        BackendUnavailable: for a named backend that cannot run here, with the reasons.
+
+    Source: Rolfe, "Discrete Variational Autoencoders", ICLR 2017 (arXiv:1609.02200), section 2.1; Vahdat et al.,
+    "DVAE++", ICML 2018 (arXiv:1802.04920), section 3; Vahdat, Andriyash, Macready, "DVAE#", NeurIPS 2018
+    (arXiv:1805.07445), section 4.
+
+    Example:
+        >>> smoothing_log_prob(torch.tensor([0.0, 0.5]), torch.tensor(0.0), 2.0, "spike_power", backend="reference")
+        tensor([-0.6931, -1.0397])
+    """
+    op = "smoothing_log_prob"
+    _validate.floating(op, "zeta", zeta)
+    _validate.floating(op, "logits", logits)
+    device = zeta.device
+    if logits.device != device:
+        raise ValueError(f"{op}: expected logits on {device}, got {logits.device}")
+    _validate.alike(op, "zeta", zeta, device, *dict.fromkeys((logits.dtype, _rng.compute_dtype(logits.dtype))))
+    _check_kind(op, kind)
+    try:
+        zeta, logits = torch.broadcast_tensors(zeta, logits)
+    except RuntimeError:
+        shapes = f"{tuple(zeta.shape)} and {tuple(logits.shape)}"
+        raise ValueError(f"{op}: expected zeta and logits that broadcast, got shapes {shapes}") from None
+    _validate.sharpness(op, "beta", beta, device, logits.shape)
+    backend = _backend.resolve(op, backend, device.type)
+
+    beta_tensor, beta_value = _rng.split_sharpness(beta, logits)
+    if not _autograd.needs_function(zeta, logits, beta_tensor):
+        return _LOG_PROB_FWD[backend](zeta, logits, beta_tensor, beta_value, kind)
+    return SmoothingLogProbFunction.apply(zeta, logits, beta_tensor, beta_value, kind, backend)
