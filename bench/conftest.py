@@ -44,12 +44,12 @@ QUICK = [(8, 32), (3, 70)]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """The shapes of the run; a module may have a LARGE of its own."""
-    large = getattr(metafunc.module, "LARGE", LARGE)
+    """The shapes of the run; a module may have a LARGE, a REUSED or an ODD of its own."""
+    large, reused, odd = (getattr(metafunc.module, name, globals()[name]) for name in ("LARGE", "REUSED", "ODD"))
     if metafunc.config.getoption("--quick"):
         shapes = QUICK
     elif metafunc.config.getoption("--device") == "cpu":
-        shapes = large + REUSED + ODD + SMALL
+        shapes = large + reused + odd + SMALL
     else:
         shapes = large + SMALL
     metafunc.parametrize("shape", shapes, ids=lambda s: f"{s[0]}x{s[1]}")
@@ -145,7 +145,11 @@ Sampler = Callable[..., torch.Tensor]
 
 @pytest.fixture
 def contest(
-    compare: Callable[..., None], shape: tuple[int, int], device: torch.device, quick: bool
+    request: pytest.FixtureRequest,
+    compare: Callable[..., None],
+    shape: tuple[int, int],
+    device: torch.device,
+    quick: bool,
 ) -> Callable[..., None]:
     """contest(name, ours, peers, *inputs, eager=peers, backward=False): ours(backend), a function of the inputs,
     against peers, eager and compiled; those of `eager` are not compiled. `backward` times the gradient too."""
@@ -173,7 +177,7 @@ def contest(
                 return lambda: sampler(*leaves)
             return lambda: torch.autograd.grad(sampler(*leaves), leaves, grad)
 
-        reused = device.type == "cpu" and shape not in LARGE
+        reused = device.type == "cpu" and shape not in getattr(request.module, "LARGE", LARGE)
         kept = timing.reserve(inputs[0]) if reused else None
         compare(
             f"{name} {shape[0]}x{shape[1]}",

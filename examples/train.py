@@ -1,7 +1,8 @@
-"""Train a discrete VAE on real MNIST digits with `dvae_kernels.gumbel_softmax`: `python examples/train.py`.
+"""Train a discrete VAE on real MNIST digits with the kernels of dvae_kernels: `python examples/train.py`.
 
-Under two minutes on two CPU cores. Writes demo.png and checkpoint.pt to --out; Ctrl-C stops after the current step,
-and --resume goes on to the very numbers (on CPU, to the bit) of a run that was never stopped.
+Under two minutes on two CPU cores. The latents are categories, or with --latent smoothing:KIND bits. Writes demo.png
+and checkpoint.pt to --out; Ctrl-C stops after the current step, and --resume goes on to the very numbers (on CPU, to
+the bit) of a run that was never stopped.
 """
 
 from __future__ import annotations
@@ -16,34 +17,35 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from dvae_kernels import BackendUnavailable, gumbel_softmax
+from dvae_kernels import BackendUnavailable
 from dvae_kernels._backend import resolve
-from dvae_kernels.losses import bernoulli_log_likelihood, categorical_kl
+from dvae_kernels.losses import bernoulli_log_likelihood
+from dvae_kernels.nn import Schedule
 
 try:
     from tqdm import tqdm
 
     from dvae import checkpoint
     from dvae.data import Digits, load_digits
+    from dvae.evaluation import evaluate, pixel_baseline, time_samplers
+    from dvae.latent import BETAS, LATENTS, Binary, Categorical, Latent
     from dvae.model import DiscreteVAE
     from dvae.picture import draw
 except ModuleNotFoundError as error:
     package = str(error.name).partition(".")[0]
     raise SystemExit(f"The demo needs {package}; install it with: pip install 'dvae_kernels[demo]'") from error
 
-NUM_CODES = 16
 LEARNING_RATE = 4e-3
 WARMUP_STEPS = 50
 CURVE_POINTS = 20
 TEST_SAMPLES = 16  # of the codes per test image, for the final ELBO
 # The options that a checkpoint keeps: what a run is, not where it runs.
-SAVED_OPTIONS = ("steps", "batch_size", "tau_start", "tau_end", "hard", "seed")
+SAVED_OPTIONS = ("latent", "steps", "batch_size", "tau_start", "tau_end", "hard", "beta_start", "beta_end", "seed")
 
 
 def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str, Any] | None]:
@@ -52,12 +54,21 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str, Any
     add = parser.add_argument
     add("--steps", type=positive(int), default=2000, help="optimiser steps (default %(default)s)")
     add("--batch-size", type=positive(int), default=100, help="images per step (default %(default)s)")
-    add("--tau-start", type=positive(float), default=0.5, help="first temperature (default %(default)s)")
-    add("--tau-end", type=positive(float), default=0.1, help="last temperature (default %(default)s)")
-    estimator = parser.add_mutually_exclusive_group()
+    add("--latent", choices=LATENTS, default="gumbel", metavar="LATENT",
+        help="gumbel: categories (default); smoothing:KIND: bits, KIND one of "
+        + ", ".join(name.partition(":")[2] for name in LATENTS[1:]))  # fmt: skip
+    gumbel = parser.add_argument_group("gumbel")
+    gumbel.add_argument(
+        "--tau-start", type=positive(float), default=0.5, help="first temperature (default %(default)s)"
+    )
+    gumbel.add_argument("--tau-end", type=positive(float), default=0.1, help="last temperature (default %(default)s)")
+    estimator = gumbel.add_mutually_exclusive_group()
     estimator.add_argument("--soft", dest="hard", action="store_false", help="train on relaxed codes (default)")
     estimator.add_argument("--hard", dest="hard", action="store_true", help="train on one-hot codes, straight-through")
     parser.set_defaults(hard=False)
+    smoothing = parser.add_argument_group("smoothing")
+    smoothing.add_argument("--beta-start", type=positive(float), help="first sharpness (default: what suits the kind)")
+    smoothing.add_argument("--beta-end", type=positive(float), help="last sharpness (default: what suits the kind)")
     add("--backend", help="cpp, triton, cuda or reference (default: the fastest that runs here)")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default here: %(default)s")
     add("--seed", type=int, default=0, help="of the weights, the data order and the noise (default %(default)s)")
@@ -66,6 +77,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str, Any
     options = parser.parse_args(argv)
     path = options.out / "checkpoint.pt"
     if not options.resume:
+        check(parser, options)
         return options, None
     if not path.exists():
         parser.error(f"nothing to resume: there is no {path}")
@@ -74,7 +86,16 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str, Any
     except ValueError as error:
         parser.error(str(error))
     parser.set_defaults(**saved["options"])
-    return parser.parse_args(argv), saved
+    options = parser.parse_args(argv)
+    if options.latent != (latent := saved["options"]["latent"]):
+        parser.error(f"{path} is a run with --latent {latent}, not {options.latent}")
+    check(parser, options)
+    return options, saved
+
+
+def check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if options.hard and options.latent != "gumbel":
+        parser.error("--hard goes with --latent gumbel only")
 
 
 def positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -87,11 +108,23 @@ def positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
     return convert
 
 
+def make_latent(options: argparse.Namespace) -> Latent:
+    """The latents that the options name, with the schedule of their temperature or sharpness."""
+    if options.latent == "gumbel":
+        tau = Schedule(options.tau_start, options.tau_end, options.steps, "exponential")
+        return Categorical(tau, options.hard, options.backend)
+    kind = options.latent.partition(":")[2]
+    start, end = BETAS[kind]
+    beta = Schedule(options.beta_start or start, options.beta_end or end, options.steps, "exponential")
+    return Binary(beta, kind, options.backend)
+
+
 @dataclass
 class Run:
     """Everything that training changes, and so everything that a checkpoint holds."""
 
     model: DiscreteVAE
+    latent: Latent
     optimizer: torch.optim.Optimizer
     device: torch.device
     step: int = 0
@@ -105,6 +138,7 @@ class Run:
         on_cuda = self.device.type == "cuda"
         return {
             "model": self.model.state_dict(),
+            "schedule": self.latent.schedule.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(self.device) if on_cuda else None,
@@ -112,6 +146,7 @@ class Run:
 
     def restore(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
+        self.latent.schedule.load_state_dict(state["schedule"])
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] is not None and self.device.type == "cuda":
@@ -132,53 +167,19 @@ class Run:
 def train_step(run: Run, images: Tensor, options: argparse.Namespace) -> float:
     """One step of Adam on the negative ELBO; returns the ELBO in nats per image."""
     progress = run.step / options.steps
-    tau = options.tau_start * (options.tau_end / options.tau_start) ** progress
     for group in run.optimizer.param_groups:
         group["lr"] = LEARNING_RATE * min(1, (run.step + 1) / WARMUP_STEPS) * math.cos(math.pi / 2 * progress) ** 2
 
     x = run.next_batch(images, options.batch_size)
-    logits = run.model.encode(x)  # [B, K, 4, 4]
-    codes = gumbel_softmax(logits, tau, options.hard, dim=1, backend=options.backend)
-    log_likelihood = bernoulli_log_likelihood(run.model.decode(codes), x).sum() / len(x)
-    elbo = log_likelihood - categorical_kl(logits, dim=1).sum() / len(x)
+    logits = run.model.encode(x)  # [B, channels, 4, 4]
+    log_likelihood = bernoulli_log_likelihood(run.model.decode(run.latent.relaxed(logits)), x).sum() / len(x)
+    elbo = log_likelihood - run.latent.kl(logits).sum() / len(x)
     (-elbo).backward()
     run.optimizer.step()
+    run.latent.schedule.step()
     run.optimizer.zero_grad()
     run.step += 1
     return elbo.item()
-
-
-class Evaluation(NamedTuple):
-    elbo: float  # nats per image
-    error: float  # standard error of the mean over images
-    kl: float  # nats per image
-    usage: Tensor  # [K, 4, 4] share of the images that use each code at each place
-
-
-@torch.no_grad()
-def evaluate(run: Run, images: Tensor, samples: int, backend: str | None) -> Evaluation:
-    """The ELBO with exact one-hot codes, the mean of `samples` draws of the log-likelihood and the analytic KL.
-
-    Its noise comes from seeds of its own, so that evaluating more or less often does not change the training.
-    """
-    run.model.eval()
-    elbos, kls, usage = [], [], torch.zeros(())
-    for start in range(0, len(images), 100):
-        x = images[start : start + 100].to(run.device)
-        logits = run.model.encode(x)
-        kl = categorical_kl(logits, dim=1).sum((1, 2))
-        log_likelihood = torch.zeros_like(kl)
-        for seed in range(samples):
-            first_row = start * logits[0, 0].numel()
-            codes = gumbel_softmax(logits, hard=True, dim=1, seed=seed, row_offset=first_row, backend=backend)
-            log_likelihood += bernoulli_log_likelihood(run.model.decode(codes), x).sum((1, 2, 3)) / samples
-            usage = usage + codes.sum(0).cpu() / (samples * len(images))
-        elbos.append(log_likelihood - kl)
-        kls.append(kl)
-    run.model.train()
-    elbo = torch.cat(elbos)
-    error = elbo.std().item() / math.sqrt(len(elbo))
-    return Evaluation(elbo.mean().item(), error, torch.cat(kls).mean().item(), usage)
 
 
 def train(run: Run, digits: Digits, options: argparse.Namespace, save: Callable[[], None]) -> bool:
@@ -194,7 +195,7 @@ def train(run: Run, digits: Digits, options: argparse.Namespace, save: Callable[
             run.recent.append(train_step(run, digits.train, options))
             run.seconds += time.perf_counter() - start
             if run.step % every == 0 or run.step == options.steps:
-                test = evaluate(run, digits.test, samples=1, backend=options.backend)
+                test = evaluate(run.model, run.latent, digits.test, samples=1)
                 run.curve.append((run.step, statistics.fmean(run.recent), test.elbo))
                 run.recent.clear()
                 bar.set_postfix_str(f"ELBO train {run.curve[-1][1]:.1f}, test {test.elbo:.1f} nats", refresh=False)
@@ -223,44 +224,13 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def time_samplers(run: Run, images: Tensor, options: argparse.Namespace, repeats: int = 50) -> tuple[float, float]:
-    """Median seconds of forward and backward, ours and F.gumbel_softmax's, interleaved, on logits as in training."""
-    with torch.no_grad():
-        logits = run.model.encode(images[: options.batch_size].to(run.device))
-    logits.requires_grad_()
-    grad = torch.randn_like(logits)
-    tau, hard = options.tau_end, options.hard
-    samplers: tuple[Callable[[], Tensor], ...] = (
-        lambda: gumbel_softmax(logits, tau, hard, dim=1, backend=options.backend),
-        lambda: F.gumbel_softmax(logits, tau, hard, dim=1),
-    )
-
-    def clock() -> float:
-        if run.device.type == "cuda":
-            torch.cuda.synchronize(run.device)
-        return time.perf_counter()
-
-    times: tuple[list[float], ...] = ([], [])
-    for _ in range(repeats):
-        for sampler, column in zip(samplers, times):
-            start = clock()
-            torch.autograd.grad(sampler(), logits, grad)
-            column.append(clock() - start)
-    return statistics.median(times[0]), statistics.median(times[1])
-
-
-def pixel_baseline(digits: Digits) -> float:
-    """Test log-likelihood, in nats per image, of independent pixels with the means of the training images."""
-    mean = digits.train.mean(0).clamp(1e-3, 1 - 1e-3)
-    return bernoulli_log_likelihood(mean.logit().expand_as(digits.test), digits.test).sum().item() / len(digits.test)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     begin = time.perf_counter()
     options, saved = parse(argv)
     try:
         device = torch.device(options.device)
-        backend = resolve("gumbel_softmax", options.backend, device.type)
+        latent = make_latent(options)
+        backend = resolve(latent.op, options.backend, device.type)
     except (BackendUnavailable, RuntimeError, ValueError) as error:
         raise SystemExit(str(error)) from error
 
@@ -268,13 +238,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     path = options.out / "checkpoint.pt"
     digits = load_digits()
     torch.manual_seed(options.seed)
-    model = DiscreteVAE(NUM_CODES).to(device)
-    run = Run(model, torch.optim.Adam(model.parameters(), LEARNING_RATE), device)
+    model = DiscreteVAE(latent.channels).to(device)
+    run = Run(model, latent, torch.optim.Adam(model.parameters(), LEARNING_RATE), device)
     if saved is not None:
         run.restore(saved)
         print(f"Resuming {path} at step {run.step} of {options.steps}")
-    kind = "one-hot codes, straight-through" if options.hard else "relaxed codes"
-    print(f"Discrete VAE, 4 x 4 codes of {NUM_CODES}, {kind}; gumbel_softmax runs on {device} by backend {backend}")
+    print(f"Discrete VAE, {latent.description}; {latent.op} runs on {device} by backend {backend}")
 
     kept = {name: getattr(options, name) for name in SAVED_OPTIONS}
     if not train(run, digits, options, lambda: checkpoint.save(path, run.state() | {"options": kept})):
@@ -282,21 +251,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"  python examples/train.py --out {options.out} --resume")
         return 130
 
-    test = evaluate(run, digits.test, TEST_SAMPLES, options.backend)
+    test = evaluate(model, latent, digits.test, TEST_SAMPLES)
     baseline = pixel_baseline(digits)
-    ours, torchs = time_samplers(run, digits.train, options)
+    ours, peers = time_samplers(model, latent, digits.train[: options.batch_size])
     step = run.seconds / run.step
     picture = options.out / "demo.png"
-    draw(picture, run.model, digits.test, run.curve, test.elbo, test.usage, baseline, options.backend)
+    draw(picture, run.model, latent, digits.test, run.curve, test.elbo, test.usage, baseline)
     print(
         f"Test ELBO   {test.elbo:.2f} nats per image, standard error {test.error:.2f} "
-        f"({len(digits.test)} held-out images, {TEST_SAMPLES} one-hot samples each)\n"
+        f"({len(digits.test)} held-out images, {TEST_SAMPLES} samples of {latent.exact_name} each)\n"
         f"            log-likelihood {test.elbo + test.kl:.2f} - KL to the uniform prior {test.kl:.2f}\n"
         f"Baseline    {baseline:.2f} nats per image (independent pixels)\n"
-        f"Sampler     {ours * 1e3:.3f} ms forward and backward by {backend}, F.gumbel_softmax {torchs * 1e3:.3f} ms: "
-        f"{torchs / ours:.1f} times faster\n"
-        f"            {ours / step:.1%} of the {step * 1e3:.1f} ms training step, where torch's would take "
-        f"{torchs / (step - ours + torchs):.1%}\n"
+        f"Sampler     {ours * 1e3:.3f} ms forward and backward by {backend}, {latent.peer_name} {peers * 1e3:.3f} ms: "
+        f"{peers / ours:.1f} times faster\n"
+        f"            {ours / step:.1%} of the {step * 1e3:.1f} ms training step, where the latter would take "
+        f"{peers / (step - ours + peers):.1%}\n"
         f"Picture     {picture}\n"
         f"Time        {time.perf_counter() - begin:.0f} s, of which {run.seconds:.0f} s are training steps"
     )

@@ -1,5 +1,6 @@
 """The demo: an interrupted run ends with the numbers of one that was never stopped, and it fails with clear words."""
 
+import math
 import signal
 import subprocess
 import sys
@@ -16,9 +17,13 @@ for package in ("mlxtend", "matplotlib", "tqdm"):
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 sys.path.insert(0, str(EXAMPLES))
 
+import smoothing_figure  # noqa: E402
 import train  # noqa: E402
 from dvae import checkpoint  # noqa: E402
 from dvae.data import Digits, load_digits  # noqa: E402
+from dvae.latent import BITS, CODES, GRID, Binary, Categorical, Latent  # noqa: E402
+from dvae_kernels import SMOOTHING_KINDS  # noqa: E402
+from dvae_kernels.nn import Schedule  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -54,16 +59,18 @@ def final_state(out: Path) -> dict[str, Any]:
     return state
 
 
-@pytest.mark.parametrize("estimator", ["--soft", "--hard"])
+@pytest.mark.parametrize(
+    "latent", [["--soft"], ["--hard"], ["--backend", "reference", "--latent", "smoothing:power"]], ids=lambda x: x[-1]
+)
 def test_resumed_run_is_bit_identical(
-    estimator: str,
+    latent: list[str],
     few_digits: None,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     # 50 images in batches of 20: the interruption falls inside an epoch, and the order is drawn anew after it
-    options = ["--device", "cpu", "--steps", "4", "--batch-size", "20", "--tau-end", "0.3", estimator]
+    options = ["--device", "cpu", "--steps", "4", "--batch-size", "20", "--tau-end", "0.3", "--beta-end", "5", *latent]
     assert train.main([*options, "--out", str(tmp_path / "whole")]) == 0
     whole_output = capsys.readouterr().out
 
@@ -83,7 +90,7 @@ def test_resumed_run_is_bit_identical(
     assert not (tmp_path / "parts" / "demo.png").exists()
 
     torch.manual_seed(99)  # what happens between the two must not matter
-    assert train.main(["--device", "cpu", "--out", str(tmp_path / "parts"), "--resume"]) == 0
+    assert train.main(["--device", "cpu", *latent, "--out", str(tmp_path / "parts"), "--resume"]) == 0
     assert_equal(final_state(tmp_path / "parts"), final_state(tmp_path / "whole"))
     elbo_lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Test ELBO")]
     assert len(elbo_lines) == 1 and elbo_lines[0] in whole_output
@@ -100,6 +107,52 @@ def test_evaluation_leaves_training_alone(few_digits: None, tmp_path: Path, monk
         assert len(state["curve"]) == points
         weights.append({"model": state["model"], "optimizer": state["optimizer"], "rng": state["rng"]})
     assert_equal(*weights)
+
+
+@pytest.mark.parametrize("kind", SMOOTHING_KINDS)
+def test_every_kind_of_bits_trains(
+    kind: str, few_digits: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "draw", lambda *_: None)
+    options = ["--device", "cpu", "--steps", "2", "--batch-size", "10", "--latent", f"smoothing:{kind}"]
+    options += ["--backend", "reference"]
+    assert train.main([*options, "--out", str(tmp_path)]) == 0
+    state = checkpoint.load(tmp_path / "checkpoint.pt")
+    assert state["schedule"]["position"] == 2
+    assert all(parameter.isfinite().all() for parameter in state["model"].values())
+
+
+def latents() -> list[Latent]:
+    return [Categorical(Schedule(1, 1, 1), False, None), Binary(Schedule(2, 2, 1), "power", "reference")]
+
+
+@pytest.mark.parametrize("latent", latents(), ids=lambda latent: type(latent).__name__)
+def test_latents(latent: Latent) -> None:
+    """Exact samples do not depend on the batch that an image is in, and are codes; the divergence is that of codes."""
+    logits = torch.randn(6, latent.channels, GRID, GRID)
+    sample = latent.exact(logits, seed=3)
+    assert sample.shape == logits.shape and sample.unique().tolist() == [0, 1]
+    assert torch.equal(latent.exact(logits[2:], seed=3, first_image=2), sample[2:])
+    codes = latent.codes(sample)
+    assert codes.shape == (6, CODES, GRID, GRID) and torch.equal(codes.sum(1), torch.ones(6, GRID, GRID))
+    assert latent.codes(latent.prior(9, torch.Generator().manual_seed(0))).shape == (9, CODES, GRID, GRID)
+    certain = torch.full_like(logits, -40)
+    certain[:, -1] = 40  # one category, or bits 0001
+    torch.testing.assert_close(latent.kl(certain), torch.full((6, GRID, GRID), math.log(CODES)))
+    assert latent.kl(torch.zeros_like(logits)).abs().max() < 1e-6
+    assert latent.relaxed(logits).shape == latent.peer(logits).shape == logits.shape
+
+
+def test_codes_of_bits_number_their_patterns() -> None:
+    bits = torch.tensor([1.0, 0, 1, 1]).reshape(1, BITS, 1, 1).expand(1, BITS, GRID, GRID)
+    codes = latents()[1].codes(bits)
+    assert codes[0].argmax(0).unique().tolist() == [1 + 4 + 8]
+
+
+def test_the_figure_of_the_smoothing_kinds(tmp_path: Path) -> None:
+    assert smoothing_figure.main(["--out", str(tmp_path / "smoothing.png")]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["smoothing.png"]
+    assert (tmp_path / "smoothing.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_split_is_stratified_and_fixed(digits: Digits) -> None:
@@ -131,6 +184,8 @@ def test_checkpoint_survives_a_failed_write(tmp_path: Path, monkeypatch: pytest.
         (["--tau-end", "nan"], "expected a finite number above 0, got nan"),
         (["--steps", "-1"], "expected a finite number above 0, got -1"),
         (["--resume"], "nothing to resume: there is no"),
+        (["--latent", "smoothing:sharp"], "invalid choice: 'smoothing:sharp'"),
+        (["--latent", "smoothing:power", "--hard"], "--hard goes with --latent gumbel only"),
     ],
 )
 def test_bad_options(arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,6 +202,14 @@ def test_bad_backend(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="unknown backend 'fast'"):
         train.main(["--device", "cpu", "--backend", "fast", "--out", str(tmp_path / "new")])
     assert not (tmp_path / "new").exists()
+
+
+def test_resuming_with_other_latents(few_digits: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--device", "cpu", "--steps", "1", "--batch-size", "10", "--out", str(tmp_path)]
+    assert train.main(options) == 0
+    with pytest.raises(SystemExit):
+        train.main([*options, "--resume", "--latent", "smoothing:root"])
+    assert "is a run with --latent gumbel, not smoothing:root" in capsys.readouterr().err
 
 
 def test_resuming_a_broken_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

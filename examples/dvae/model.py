@@ -1,12 +1,9 @@
-"""A convolutional discrete VAE for 28 x 28 binary images: a 4 x 4 grid of categorical codes."""
+"""A convolutional discrete VAE for 28 x 28 binary images: a 4 x 4 grid of discrete codes."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-
-GRID = 4
 
 
 class ResidualBlock(nn.Module):
@@ -28,13 +25,12 @@ class ResidualBlock(nn.Module):
 class DiscreteVAE(nn.Module):
     """Encoder and decoder; the sampler between them belongs to the training loop.
 
-    encode: images [B, 1, 28, 28] -> logits [B, num_codes, 4, 4] of the categorical posterior.
-    decode: codes [B, num_codes, 4, 4], one-hot or relaxed -> Bernoulli logits [B, 1, 28, 28] of the pixels.
+    encode: images [B, 1, 28, 28] -> logits [B, channels, 4, 4] of the posterior: of `channels` categories or bits.
+    decode: codes [B, channels, 4, 4], exact or relaxed -> Bernoulli logits [B, 1, 28, 28] of the pixels.
     """
 
-    def __init__(self, num_codes: int, width: int = 16):
+    def __init__(self, channels: int, width: int = 16):
         super().__init__()
-        self.num_codes = num_codes
         self.encode = nn.Sequential(
             nn.Conv2d(1, width, 4, stride=2, padding=1),  # 14 x 14
             nn.BatchNorm2d(width),
@@ -46,10 +42,10 @@ class DiscreteVAE(nn.Module):
             ResidualBlock(4 * width),
             nn.BatchNorm2d(4 * width),
             nn.ReLU(),
-            nn.Conv2d(4 * width, num_codes, 1),
+            nn.Conv2d(4 * width, channels, 1),
         )
         self.decode = nn.Sequential(
-            nn.Conv2d(num_codes, 4 * width, 1),  # the codebook: one vector per code
+            nn.Conv2d(channels, 4 * width, 1),  # the codebook: one vector per category or bit
             ResidualBlock(4 * width),
             nn.BatchNorm2d(4 * width),
             nn.ReLU(),
@@ -63,8 +59,3 @@ class DiscreteVAE(nn.Module):
         )
         # faster convolutions on CPU; torch's annotations lack this overload
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def sample_prior(self, count: int, generator: torch.Generator) -> Tensor:
-        """Codes [count, num_codes, 4, 4] drawn from the uniform prior."""
-        codes = torch.randint(self.num_codes, (count, GRID, GRID), generator=generator)
-        return F.one_hot(codes, self.num_codes).movedim(-1, 1).float()

@@ -10,8 +10,8 @@ import matplotlib
 import torch
 from torch import Tensor
 
+from dvae.latent import Latent
 from dvae.model import DiscreteVAE
-from dvae_kernels import gumbel_softmax
 
 matplotlib.use("Agg")  # write files, on machines without a display too
 
@@ -36,25 +36,25 @@ STYLE: Any = {
 def draw(
     path: Path,
     model: DiscreteVAE,
+    latent: Latent,
     test: Tensor,
     curve: list[tuple[int, float, float]],
     elbo: float,
     usage: Tensor,
     baseline: float,
-    backend: str | None,
 ) -> None:
     """Write originals, reconstructions, prior samples, learning curve and code usage to `path`.
 
     test: [N, 1, 28, 28] in {0, 1}, sorted by digit. curve: (step, train ELBO, test ELBO) in nats per image.
-    usage: [K, 4, 4], the share of test images that use each code at each place.
+    usage: [16, 4, 4], the share of test images that use each code at each place.
     """
     device = next(model.parameters()).device
     model.eval()
     per_digit = len(test) // 10
     originals = torch.cat([test[i::per_digit] for i in range(3)])  # three rows of the digits 0 to 9
-    codes = gumbel_softmax(model.encode(originals.to(device)), hard=True, dim=1, seed=0, backend=backend)
+    codes = latent.exact(model.encode(originals.to(device)), seed=0)
     reconstructions = model.decode(codes).sigmoid()
-    prior = model.sample_prior(60, torch.Generator().manual_seed(0)).to(device)
+    prior = latent.prior(60, torch.Generator().manual_seed(0)).to(device)
     samples = model.decode(prior).sigmoid()
     model.train()
 
@@ -63,7 +63,7 @@ def draw(
         show_digits(place(figure, 0.3, 0.4, 5.5, 1.65), originals, "Originals: held-out digits, binarised")
         show_digits(place(figure, 0.3, 2.5, 5.5, 1.65), reconstructions, "Reconstructions: probability of each pixel")
         show_digits(place(figure, 0.3, 4.6, 5.5, 3.3), samples, "Samples: codes drawn from the uniform prior")
-        show_curve(place(figure, 7.0, 0.4, 5.2, 3.7), curve, elbo, baseline)
+        show_curve(place(figure, 7.0, 0.4, 5.2, 3.7), curve, latent.exact_name, elbo, baseline)
         show_usage(place(figure, 7.0, 5.0, 4.55, 2.5), place(figure, 11.7, 5.0, 0.13, 2.5), usage)
         temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp.png")
         figure.savefig(temporary, dpi=100, pil_kwargs={"optimize": True})
@@ -85,10 +85,12 @@ def show_digits(axes: Axes, images: Tensor, title: str) -> None:
     axes.set_axis_off()
 
 
-def show_curve(axes: Axes, curve: list[tuple[int, float, float]], elbo: float, baseline: float) -> None:
+def show_curve(
+    axes: Axes, curve: list[tuple[int, float, float]], exact_name: str, elbo: float, baseline: float
+) -> None:
     steps, train, test = zip(*curve)
     axes.plot(steps, train, color=GREY, label="train, as optimised")
-    axes.plot(steps, test, color=BLUE, marker="o", markersize=3.5, label="test, with one-hot codes")
+    axes.plot(steps, test, color=BLUE, marker="o", markersize=3.5, label=f"test, with {exact_name}")
     axes.axhline(baseline, color=ORANGE, linestyle="--", label="test, independent pixels")
     axes.set_title(f"Learning curve: test ELBO {elbo:.1f} nats per image")
     axes.set_xlabel("step")
@@ -100,7 +102,7 @@ def show_curve(axes: Axes, curve: list[tuple[int, float, float]], elbo: float, b
 
 
 def show_usage(axes: Axes, colorbar: Axes, usage: Tensor) -> None:
-    share = usage.flatten(1)  # [K, places]
+    share = usage.flatten(1)  # [codes, places]
     perplexity = torch.special.entr(share).sum(0).exp().mean().item()
     codes, places = share.shape
     image = axes.imshow(100 * share.numpy(), cmap="Blues", vmin=0, aspect="auto")
