@@ -14,6 +14,8 @@ from torch import Tensor
 
 # Slopes that diverge are taken at no less than this distance from their singular place.
 CLAMP = 2.0**-24
+# Noise nearer to an end is taken as this far from it where zeta would be infinite there; the stream's is at most 2^-33.
+LEAST_NOISE = 2.0**-64
 
 
 class Bit:
@@ -487,7 +489,8 @@ class LogisticMixture(Kind):
     def dnoise(bit: Bit, beta: Tensor) -> Tensor:
         _, x, _, scale = LogisticMixture._parts(bit, beta)
         e = torch.exp(-beta)
-        return (e + x) * (1 + e / x) * scale
+        inside = (bit.e >= LEAST_NOISE) & (bit.e1 >= LEAST_NOISE)
+        return torch.where(inside, (e + x) * (1 + e / x) * scale, 0)
 
     @staticmethod
     def log_prob(at: Density, beta: Tensor) -> Tensor:
@@ -505,13 +508,12 @@ class LogisticMixture(Kind):
     @staticmethod
     def _root(bit: Bit, beta: Tensor, floor: float) -> tuple[Tensor, Tensor]:
         """(B > 0, X): log X is beta (zeta - 1) there, -beta zeta elsewhere."""
-        tiny = torch.finfo(bit.p.dtype).tiny
-        e, e1 = bit.e.clamp(min=tiny), bit.e1.clamp(min=tiny)
+        e, e1 = bit.e.clamp(min=LEAST_NOISE), bit.e1.clamp(min=LEAST_NOISE)
         other = torch.where(bit.positive, bit.q - bit.e1, bit.e - bit.p)
         b = bit.d + torch.exp(-beta) * other
         high = b > 0
         s = _hypotenuse(b, 4 * e * e1 * torch.exp(-beta), floor)
-        return high, (s + b.abs()).clamp(min=tiny) / (2 * torch.where(high, e1, e))
+        return high, (s + b.abs()).clamp(min=torch.finfo(b.dtype).tiny) / (2 * torch.where(high, e1, e))
 
     @staticmethod
     def _parts(bit: Bit, beta: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
