@@ -158,3 +158,44 @@ def transform(kind: str, logit: float, noise: float, beta: float) -> Exact:
     if kind in QUADRATIC and _discriminant(kind, *point)[1] < CLAMP:  # a jump: its slopes are clamped
         return Exact(None, None, None, None)
     return exact
+
+
+def log_density(kind: str, zeta: Number, logit: Number, beta: Number) -> Number:
+    """The log density at a point inside the support; of a spike kind at 0, the log mass."""
+    p, q = probability(logit)
+    log = mpmath.log
+    if kind in SPIKES and zeta == 0:
+        return log(q)
+    if kind == "spike_exponential":
+        return log(p * beta / (1 - mpmath.exp(-beta))) - beta * (1 - zeta)
+    if kind == "spike_power":
+        return log(p / beta) + (1 / beta - 1) * log(1 - zeta)
+    if kind == "spike_root":
+        return log(p * beta) + (beta - 1) * log(zeta)
+    if kind == "spike_rational":
+        return log(p * beta) - 2 * log(beta - (beta - 1) * zeta)
+    if kind == "power":
+        return -log(beta) - (1 - 1 / beta) * log(zeta / q if zeta < q else (1 - zeta) / p)
+    if kind == "root":
+        return log(beta) + (beta - 1) * log((q - zeta) / q if zeta < q else (zeta - q) / p)
+    return log(q * _component(kind, zeta, beta) + p * _component(kind, 1 - zeta, beta))
+
+
+def _component(kind: str, x: Number, beta: Number) -> Number:
+    """The density of a mixture's component at 0; that at 1 is its mirror image."""
+    if kind == "exponential_mixture":
+        return beta * mpmath.exp(-beta * x) / (1 - mpmath.exp(-beta))
+    if kind == "logistic_mixture":
+        return beta * mpmath.exp(-beta * x) / (1 + mpmath.exp(-beta * x)) ** 2
+    return x ** (1 / beta - 1) / beta
+
+
+def log_prob(kind: str, zeta: float, logit: float, beta: float) -> tuple[Number, Number, Number, Number]:
+    """(the log density, its derivatives to zeta, the logit and beta)."""
+    z, x, b = mpf(zeta), mpf(logit), mpf(beta)
+    return (
+        log_density(kind, z, x, b),
+        slope(lambda value: log_density(kind, value, x, b), z) if z or kind not in SPIKES else mpf(0),
+        slope(lambda value: log_density(kind, z, value, b), x),
+        slope(lambda value: log_density(kind, z, x, value), b),
+    )

@@ -174,7 +174,8 @@ class SpikeExponential(Spike):
     def curve(u: Tensor, ubar: Tensor, beta: Tensor) -> Tensor:
         # a logarithm of a rounded number near 1 would lose 1 / beta
         near_one = torch.log1p(-torch.where(beta > 1, 0, ubar * _complement(beta)))
-        return 1 + torch.where(beta > 1, torch.log(u + ubar * torch.exp(-beta)), near_one) / beta
+        zeta = 1 + torch.where(beta > 1, torch.log(u + ubar * torch.exp(-beta)), near_one) / beta
+        return zeta.clamp(min=0)  # not below by a rounding
 
     @staticmethod
     def slope(u: Tensor, ubar: Tensor, beta: Tensor) -> Tensor:
@@ -366,24 +367,27 @@ class Root(Kind):
 
     @staticmethod
     def log_prob(at: Density, beta: Tensor) -> Tensor:
-        return torch.log(beta) + (beta - 1) * torch.log(Root._near(at)[0].clamp(min=CLAMP))
+        return torch.log(beta) + (beta - 1) * Root._near(at)[1]
 
     @staticmethod
     def log_prob_gradient(at: Density, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        near, below = Root._near(at)
+        near, log, below = Root._near(at)
         slope = torch.where(near < CLAMP, 0, (beta - 1) / near.clamp(min=CLAMP))
         odds, inverse_odds = torch.exp(_finite(at.logits)), torch.exp(-_finite(at.logits))
         dzeta = slope * torch.where(below, -(1 + odds), 1 + inverse_odds)
         dlogits = slope * torch.where(below, -at.zeta * odds, at.zeta1 * inverse_odds)
-        return dzeta, dlogits, 1 / beta + torch.log(near.clamp(min=CLAMP))
+        return dzeta, dlogits, 1 / beta + log
 
     @staticmethod
-    def _near(at: Density) -> tuple[Tensor, Tensor]:
-        """(the distance from zeta to the threshold in units of its side's width, whether zeta is below)."""
+    def _near(at: Density) -> tuple[Tensor, Tensor, Tensor]:
+        """(the distance from zeta to the threshold in units of its side's width, its clamped logarithm, whether zeta is
+        below)."""
         distance = torch.where(at.logits > 0, at.zeta - at.q, at.p - at.zeta1)
         below = distance < 0
         width = torch.where(below, at.q, at.p)
-        return distance.abs() / torch.where(width > 0, width, 1), below
+        width = torch.where(width > 0, width, 1)
+        near, far = distance.abs() / width, torch.where(below, at.zeta, at.zeta1) / width
+        return near, _log(near.clamp(min=CLAMP), far), below
 
 
 class ExponentialMixture(Kind):
@@ -394,7 +398,7 @@ class ExponentialMixture(Kind):
     @staticmethod
     def value(bit: Bit, beta: Tensor) -> Tensor:
         low, log, *_ = ExponentialMixture._parts(bit, beta, *ExponentialMixture._root(bit, beta))
-        return torch.where(low, -log, 1 + log)
+        return torch.where(low, -log, 1 + log).clamp(0, 1)  # not outside by a rounding
 
     @staticmethod
     def dlogits(bit: Bit, beta: Tensor) -> Tensor:
