@@ -6,25 +6,6 @@
 #include "common/element_io.h"
 
 template <class F>
-class BinaryConcreteNoise {
- public:
-  BinaryConcreteNoise(const ElementBlocks& blocks, NoiseKey key) : blocks_(blocks), noise_(key) {}
-
-  // Draws the integers of a block's elements.
-  template <class... T>
-  const uint32_t* draw(int64_t block, int elements, int lacking, const T*... inputs) {
-    noise_.fill(blocks_.group + block * (kElementBlock / 4), bits_, lacking + elements, inputs...);
-    return bits_ + lacking;
-  }
-
- private:
-  const ElementBlocks& blocks_;
-  ElementNoise noise_;
-  // a vector may be loaded that starts with the last element of a shifted block
-  alignas(64) uint32_t bits_[kElementBlock + 16];
-};
-
-template <class F>
 F perturbed_logit(const Functions<F>& f, F logit, const uint32_t* bits) {
   return fma_exact(log2_odds(f, bits), F(kLn2<typename F::Scalar>), logit);
 }
@@ -41,7 +22,7 @@ void binary_concrete_sample_as(const BinaryConcreteArgs& args, int64_t begin, in
   using Scalar = typename F::Scalar;
   const F scale(binary_concrete_scale<Scalar>(args.inverse_tau));
   const Functions<F> f;
-  BinaryConcreteNoise<F> noise(args.blocks, args.noise);
+  BlockNoise noise(args.blocks, args.noise);
   with_storages<Scalar>(args.logits.type, args.sample.type, [&](auto narrow, auto wide) {
     for_blocks(args.blocks, begin, end, [&](int64_t block, int64_t first, int elements, int lacking) {
       const auto* logits = static_cast<const decltype(narrow)*>(args.logits.data) + first;
@@ -71,7 +52,7 @@ void binary_concrete_backward_as(const BinaryConcreteBackwardArgs& args, int64_t
   const F scale(binary_concrete_scale<Scalar>(args.inverse_tau)), inverse_tau(static_cast<Scalar>(args.inverse_tau));
   auto* parts = static_cast<Scalar*>(args.dtau_parts);
   const Functions<F> f;
-  BinaryConcreteNoise<F> noise(args.blocks, args.noise);
+  BlockNoise noise(args.blocks, args.noise);
   with_storages<Scalar>(args.logits.type, args.grad.type, [&](auto narrow, auto wide) {
     for_blocks(args.blocks, begin, end, [&](int64_t block, int64_t first, int elements, int lacking) {
       const auto* logits = static_cast<const decltype(narrow)*>(args.logits.data) + first;

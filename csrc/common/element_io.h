@@ -15,7 +15,9 @@ class ElementNoise {
     const uint64_t last = group + (count + RowNoise::step - 1) / 4;
     if (high_word(group) == high_word(last)) {
       row_.set_row(high_word(group));
-      row_.fill(low_word(group), words, count, [=](int begin, int end) { (prefetch_columns(inputs, begin, end), ...); });
+      row_.fill(low_word(group), words, count, [=]([[maybe_unused]] int begin, [[maybe_unused]] int end) {
+        (prefetch_columns(inputs, begin, end), ...);
+      });
       return;
     }
     for (int j = 0; j < count; j += 4) {
@@ -29,13 +31,48 @@ class ElementNoise {
   RowNoise row_;
 };
 
-// Logistic noise over ln 2: log2(u / (1 - u)), u = (bits + 1/2) / 2^32. A ratio of rounded numbers has an absolute
-// error of 1e-7 in its logarithm, and one logarithm is enough.
+// The same by blocks of elements (see for_blocks).
+class BlockNoise {
+ public:
+  BlockNoise(const ElementBlocks& blocks, NoiseKey key) : blocks_(blocks), noise_(key) {}
+
+  // Words of a block's elements, of which the first one lacks `lacking`.
+  template <class... T>
+  const uint32_t* draw(int64_t block, int elements, int lacking, const T*... inputs) {
+    noise_.fill(blocks_.group + block * (kElementBlock / 4), bits_, lacking + elements, inputs...);
+    return bits_ + lacking;
+  }
+
+ private:
+  const ElementBlocks& blocks_;
+  ElementNoise noise_;
+  // a vector may be loaded that starts with the last element of a shifted block
+  alignas(64) uint32_t bits_[kElementBlock + 16];
+};
+
+// Uniform noise eps = (bits + 1/2) / 2^32 and rest = 1 - eps, each with its relative accuracy.
+template <class F>
+struct Uniform;
+template <>
+struct Uniform<F32> {
+  F32 eps, rest;
+  explicit Uniform(const uint32_t* bits) {
+    const U32 k = U32::load(bits);
+    eps = fma(to_float(k), F32(0x1p-32f), F32(0x1p-33f));
+    rest = fma(to_float(complement(k)), F32(0x1p-32f), F32(0x1p-33f));
+  }
+};
+template <>
+struct Uniform<F64> {
+  F64 eps, rest;
+  explicit Uniform(const uint32_t* bits) : eps((*bits + 0.5) * 0x1p-32), rest((~*bits + 0.5) * 0x1p-32) {}
+};
+
+// Logistic noise over ln 2: log2(eps / (1 - eps)). A ratio of rounded numbers has an absolute error of 1e-7 in its
+// logarithm, and one logarithm is enough.
 inline F32 log2_odds(const Functions<F32>& f, const uint32_t* bits) {
-  const U32 k = U32::load(bits);
-  const F32 u = fma(to_float(k), F32(0x1p-32f), F32(0x1p-33f));
-  const F32 v = fma(to_float(complement(k)), F32(0x1p-32f), F32(0x1p-33f));
-  return f.log2(u * reciprocal(v));
+  const Uniform<F32> u(bits);
+  return f.log2(u.eps * reciprocal(u.rest));
 }
 inline F64 log2_odds(const Functions<F64>& f, const uint32_t* bits) {
   const uint32_t others = ~*bits;
@@ -104,3 +141,75 @@ void for_blocks(const ElementBlocks& blocks, int64_t begin, int64_t end, const R
 
 // Whether vectors can be written past the caches from here on.
 inline bool streams(bool wanted, const void* p) { return wanted && reinterpret_cast<uintptr_t>(p) % 64 == 0; }
+
+// The elements of a tensor by blocks in the compute type: where they are, or converted.
+template <class F>
+class BlockReader {
+ public:
+  using Scalar = typename F::Scalar;
+  explicit BlockReader(const Buffer& tensor) : tensor_(tensor) {}
+
+  // The elements from `first`, until the next call.
+  const Scalar* open(int64_t first, int elements) {
+    if (tensor_.type == storage_of<Scalar>) return static_cast<const Scalar*>(tensor_.data) + first;
+    with_storage<Scalar>(tensor_.type, [&](auto storage) {
+      const auto* from = static_cast<const decltype(storage)*>(tensor_.data) + first;
+      Scalar* to = converted_;
+      for_vectors<F>(0, elements, [=](int64_t j, auto count) { load_elements<F>(from + j, count).store(to + j); });
+    });
+    return converted_;
+  }
+
+ private:
+  Buffer tensor_;
+  alignas(64) Scalar converted_[kElementBlock + F::lanes];
+};
+
+// The same for a tensor that is written.
+template <class F>
+class BlockWriter {
+ public:
+  using Scalar = typename F::Scalar;
+  BlockWriter(const Buffer& tensor, bool stream) : tensor_(tensor), stream_(stream) {}
+  BlockWriter(const BlockWriter&) = delete;
+  ~BlockWriter() {
+    if (stream_) fence_streams();
+  }
+
+  // Where to write the elements from `first`; close() brings them home.
+  Scalar* open(int64_t first) { return in_place() ? static_cast<Scalar*>(tensor_.data) + first : converted_; }
+  void close(int64_t first, int elements) {
+    if (in_place()) return;
+    with_storage<Scalar>(tensor_.type, [&](auto storage) {
+      auto* to = static_cast<decltype(storage)*>(tensor_.data) + first;
+      const Scalar* from = converted_;
+      for_vectors<F>(0, elements, [=](int64_t j, auto count) {
+        store_elements<F>(load_elements<F>(from + j, count), to + j, count, false);
+      });
+    });
+  }
+  // Writes value(element, count) by four vectors, as put_elements does.
+  template <class Value>
+  void put(int64_t first, int elements, const Value& value) {
+    Scalar* to = open(first);
+    put_elements<F>(to, elements, in_place() && streams(stream_, to), value);
+    close(first, elements);
+  }
+  // The same by single vectors: a third of the code.
+  template <class Value>
+  void put_singly(int64_t first, int elements, const Value& value) {
+    Scalar* to = open(first);
+    const bool stream = in_place() && streams(stream_, to);
+    for_vectors<F>(0, elements, [&](int64_t j, auto count) {
+      store_elements<F>(value(j, count), to + j, count, stream);
+    });
+    close(first, elements);
+  }
+
+ private:
+  bool in_place() const { return tensor_.type == storage_of<Scalar>; }
+
+  Buffer tensor_;
+  bool stream_;
+  alignas(64) Scalar converted_[kElementBlock + F::lanes];
+};

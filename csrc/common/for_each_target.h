@@ -49,8 +49,10 @@ DVAE_TARGET_END
 
 #endif
 
+#define DVAE_SIMD_BASELINE 1
 namespace dvae::baseline {
 #include "common/simd_baseline.h"
 #include "common/simd_math.h"
 #include DVAE_KERNELS
 }  // namespace dvae::baseline
+#undef DVAE_SIMD_BASELINE

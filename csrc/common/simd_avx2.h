@@ -67,6 +67,7 @@ inline float reduce_add(F32 a) {
   return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
 }
 inline F32 reciprocal(F32 x) { return _mm256_div_ps(_mm256_set1_ps(1), x.v); }
+inline F32 square_root(F32 x) { return _mm256_sqrt_ps(x.v); }
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 inline void fence_streams() { _mm_sfence(); }
 

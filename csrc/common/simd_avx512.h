@@ -57,6 +57,7 @@ inline Mask is_nan(F32 a) { return {_mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q)};
 inline F32 select(Mask m, F32 yes, F32 no) { return _mm512_mask_mov_ps(no.v, m.v, yes.v); }
 inline float reduce_max(F32 a) { return _mm512_reduce_max_ps(a.v); }
 inline float reduce_add(F32 a) { return _mm512_reduce_add_ps(a.v); }
+inline F32 square_root(F32 x) { return _mm512_sqrt_ps(x.v); }
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 inline void fence_streams() { _mm_sfence(); }
 

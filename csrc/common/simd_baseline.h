@@ -61,6 +61,9 @@ inline F32 max(F32 a, F32 b) { return a.v > b.v ? a.v : b.v; }  // b where eithe
 inline float reduce_max(F32 a) { return std::max(std::max(a.v[0], a.v[1]), std::max(a.v[2], a.v[3])); }
 inline float reduce_add(F32 a) { return (a.v[0] + a.v[1]) + (a.v[2] + a.v[3]); }
 inline F32 reciprocal(F32 x) { return 1.0f / x.v; }
+inline F32 square_root(F32 x) {
+  return F32::Vector{std::sqrt(x.v[0]), std::sqrt(x.v[1]), std::sqrt(x.v[2]), std::sqrt(x.v[3])};
+}
 inline void prefetch(const void*) {}
 inline void fence_streams() {}  // orders stream() before what follows
 

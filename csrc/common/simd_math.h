@@ -13,6 +13,28 @@ inline F32 exp2(F32 x) {
   return scale(p, n);
 }
 
+// e^x for x in [-87, 88] with relative error 7e-8, which does not grow with x
+inline F32 fast_exp(F32 x) {
+  const F32 n = round_nearest(x * F32(kLog2e<float>));
+  const F32 r = fma(x, F32(1.92596303e-8f), fma_exact(x, F32(kLog2e<float>), F32(0.0f) - n));
+  F32 p = fma(F32(1.535336196e-4f), r, F32(1.339887502e-3f));
+  p = fma(p, r, F32(9.618436918e-3f));
+  p = fma(p, r, F32(5.550332367e-2f));
+  p = fma(p, r, F32(2.402264774e-1f));
+  p = fma(p, r, F32(6.931471825e-1f));
+  p = fma(p, r, F32(1.0f));
+  return scale(p, n);
+}
+
+// 1 - e^-x for x >= 0, with full relative accuracy
+inline F32 one_minus_exp(F32 x) {
+  F32 series(1.0f);
+  for (int j = 8; j > 1; --j) series = fma(x * F32(-1.0f / j), series, F32(1.0f));
+  return select(F32(0.5f) > x, x * series, F32(1.0f) - exp2(x * F32(-kLog2e<float>)));
+}
+
+inline bool any(Mask m) { return m.any(); }
+
 #if !DVAE_SIMD_AVX512
 // Without a register table: one polynomial for log2(1 + r), r in [1/sqrt(2) - 1, sqrt(2) - 1].
 struct Logarithm {
@@ -82,8 +104,13 @@ inline double reduce_max(F64 a) { return a.v; }
 inline double reduce_add(F64 a) { return a.v; }
 inline F64 reciprocal(F64 x) { return 1 / x.v; }
 inline F64 exp2(F64 x) { return std::exp2(x.v); }
+inline F64 fast_exp(F64 x) { return std::exp(x.v); }
+inline F64 one_minus_exp(F64 x) { return -std::expm1(-x.v); }
+inline F64 square_root(F64 x) { return std::sqrt(x.v); }
+inline bool any(BoolMask m) { return m.v; }
 struct Logarithm64 {
   F64 log2(F64 x) const { return std::log2(x.v); }
+  F64 log1p(F64 x) const { return std::log1p(x.v); }
   F64 exponential(const uint32_t* bits) const { return exponential_from_bits<double>(*bits) * kLog2e<double>; }
   F64 minus_log_bound(const uint32_t*) const { return 23; }  // of all noise
 };
@@ -93,6 +120,11 @@ template <class F>
 struct Functions {
   Logarithm logarithm;
   F32 log2(F32 x) const { return logarithm.log2(x); }
+  // log(1 + x) for normal 1 + x <= 2, whose rounding is applied to the logarithm
+  F32 log1p(F32 x) const {
+    const F32 y = F32(1.0f) + x;
+    return fma(log2(y), F32(kLn2<float>), (x - (y - F32(1.0f))) * reciprocal(y));
+  }
   F32 exponential(const uint32_t* bits) const { return logarithm.exponential(U32::load(bits)); }
 
   // An upper bound of -ln(E'), E' = exponential(bits), in a few instructions: E >= u >= bits / 2^32, and the bit

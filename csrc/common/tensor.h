@@ -9,12 +9,37 @@
 
 #include <array>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
 #include "common/buffers.h"
 #include "common/elements.h"
 #include "common/rows.h"
+
+namespace dvae {
+
+// A `str` argument of an op, as TORCH_BOX takes it.
+struct Name {
+  std::string text;
+};
+
+}  // namespace dvae
+
+// torch's own conversion to std::string leaks one at every call.
+template <>
+struct torch::stable::detail::ToImpl<dvae::Name> {
+  static dvae::Name call(StableIValue value, uint64_t, bool) {
+    const auto handle = to<StringHandle>(value);
+    size_t length = 0;
+    const char* data = nullptr;
+    STABLE_TORCH_ERROR_CODE_CHECK(torch_string_length(handle, &length));
+    STABLE_TORCH_ERROR_CODE_CHECK(torch_string_c_str(handle, &data));
+    dvae::Name name{std::string(data, length)};
+    STABLE_TORCH_ERROR_CODE_CHECK(torch_delete_string(handle));
+    return name;
+  }
+};
 
 namespace dvae {
 
@@ -160,6 +185,14 @@ void for_contiguous(const std::array<Tensor, N>& given, const Run& run) {
     Tensor output = given[t];
     if (!output.is_contiguous()) torch::stable::copy_(output, tensors[t]);
   }
+}
+
+// A contiguous result in the strides that torch.empty_like(like) has.
+inline Tensor laid_out_like(const Tensor& like, Tensor result) {
+  if (like.is_contiguous()) return result;
+  Tensor laid_out = empty_like(like, result.scalar_type());
+  torch::stable::copy_(laid_out, result);
+  return laid_out;
 }
 
 // One number per block of `like`'s elements, or none.

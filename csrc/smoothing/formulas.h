@@ -1,0 +1,539 @@
+// The smoothing transformations: one struct for each kind, written once for scalars (CUDA) and for SIMD vectors (CPU) in
+// the words of common/scalar_math.h and common/simd_math.h. Without include guard: kernels.cuh includes it in namespace
+// dvae, cpu_kernels.h once per target. README.md of the op derives the formulas.
+//
+// A kind belongs to a family and gives it what differs:
+//   SpikeFamily    zeta = 0 up to the threshold eps = q, a rise from 0 to 1 behind it; its density given a one
+//   SplitFamily    zeta = q x below the threshold, 1 - p x above it; the density of zeta
+//   MixtureFamily  zeta drawn from q r(zeta | 0) + p r(zeta | 1); the densities of both components
+// It has a name, a constructor from beta, in which whatever depends on beta alone is made, and a place in SmoothingKinds.
+
+// A transformed bit and its derivatives.
+template <class F>
+struct Smoothed {
+  F zeta, dlogit, dbeta, deps;
+};
+
+// A log density and its derivatives.
+template <class F>
+struct LogDensity {
+  F log, dzeta, dlogit, dbeta;
+};
+
+// Slopes are taken no closer to where they are infinite.
+template <class F>
+constexpr Lane<F> kNearest = Lane<F>(0x1p-24);
+// Least normal number and largest below one: where densities are taken in place of 0 and 1.
+template <class F>
+constexpr Lane<F> kLeast = kLeastNormal<Lane<F>>;
+template <class F>
+constexpr Lane<F> kTop = 1 - kEpsilon<Lane<F>> / 2;
+
+// Beta as kinds take it: its square and inverse exist. NaN passes.
+template <class F>
+DVAE_INLINE F nearest_beta(F beta) {
+  return min(F(Lane<F>(0x1p50)), max(F(Lane<F>(0x1p-50)), beta));
+}
+template <class F>
+DVAE_INLINE F minus(F x) {
+  return F(0) - x;
+}
+template <class F>
+DVAE_INLINE F magnitude(F x) {
+  return max(x, F(0) - x);
+}
+// of x >= 0, finite
+template <class F>
+DVAE_INLINE F logarithm(const Functions<F>& f, F x) {
+  return f.log2(max(F(kLeast<F>), x)) * F(kLn2<Lane<F>>);
+}
+// of x in [0, 1], finite, from rest = 1 - x where that is the smaller number
+template <class F>
+DVAE_INLINE F logarithm(const Functions<F>& f, F x, F rest) {
+  return select(F(Lane<F>(0.5)) > rest, f.log1p(minus(rest)), logarithm(f, x));
+}
+// x^exponent for x in [0, 1]; rest = 1 - x is looked at only where the exponent would show the rounding of x
+template <class F>
+DVAE_INLINE F power_of(const Functions<F>& f, F x, F rest, F exponent) {
+  F log = f.log2(max(F(kLeast<F>), x));
+  const auto large = exponent > F(12);
+  if (any(large)) log = select(large, logarithm(f, x, rest) * F(kLog2e<Lane<F>>), log);
+  return select(x == F(0), F(0), exp2(log * exponent));
+}
+
+// The probabilities of a bit from its log odds: finite, and each with its relative accuracy.
+template <class F>
+struct BitOdds {
+  F odds;  // of a zero, q / p = e^-l
+  F p, q, inverse_p, inverse_q;
+
+  DVAE_INLINE explicit BitOdds(F logit) {
+    constexpr Lane<F> bound = sizeof(Lane<F>) == 4 ? 87 : 708;
+    odds = fast_exp(max(F(-bound), min(F(bound), minus(logit))));  // NaN passes
+    inverse_p = F(1) + odds;
+    p = reciprocal(inverse_p);
+    q = odds * p;
+    inverse_q = F(1) + reciprocal(odds);
+  }
+};
+
+// A bit and its noise eps in [0, 1], which comes with its distance `rest` from 1.
+template <class F>
+struct NoisyBit : BitOdds<F> {
+  F eps, rest;
+  F u;     // (eps - q) / p, positive above the threshold; the one cancellation is between numbers that are given
+  F ubar;  // rest / p: 1 - u above the threshold
+
+  DVAE_INLINE NoisyBit(F logit, F eps, F rest) : BitOdds<F>(logit), eps(eps), rest(rest) {
+    u = fma(minus(this->odds), rest, eps);
+    ubar = min(F(1), rest * this->inverse_p);
+  }
+
+  // 0, or NaN where the logit or the noise is
+  DVAE_INLINE F zero() const { return u - u; }
+};
+
+// Logarithms of the probabilities.
+template <class F>
+struct LogOdds : BitOdds<F> {
+  F log_p, log_q;
+
+  DVAE_INLINE LogOdds(const Functions<F>& f, F logit) : BitOdds<F>(logit) {
+    const F tail = logarithm(f, F(1) + min(this->odds, reciprocal(this->odds)));
+    log_p = minus(max(F(0), minus(logit)) + tail);
+    log_q = minus(max(F(0), logit) + tail);
+  }
+};
+
+// e^-beta and what goes with it.
+template <class F>
+struct Decay {
+  F beta, e, one_minus_e;
+
+  DVAE_INLINE explicit Decay(F beta)
+      : beta(beta), e(exp2(beta * F(-kLog2e<Lane<F>>))), one_minus_e(one_minus_exp(beta)) {}
+
+  // log(beta / (1 - e)), the logarithm of the largest density
+  DVAE_INLINE F log_height(const Functions<F>& f) const { return logarithm(f, beta) - logarithm(f, one_minus_e); }
+
+  // its derivative 1/beta - 1/expm1(beta)
+  DVAE_INLINE F log_height_slope() const { return select(small(), near_zero(beta), F(1) / beta - e / one_minus_e); }
+
+  // beta-derivative of the distribution function F(x) = rise / (1 - e) of rate beta on [0, 1] times (1 - e),
+  // rise = 1 - decay, decay = e^(-beta x)
+  DVAE_INLINE F distribution_slope(F x, F rise, F decay) const {
+    F slope = fma(x, decay, minus(rise * (e / one_minus_e)));
+    if (any(small())) slope = select(small(), rise * (near_zero(beta) - x * near_zero(beta * x)), slope);
+    return slope;
+  }
+
+ private:
+  // whether differences of exponentials would cancel
+  DVAE_INLINE auto small() const { return F(Lane<F>(sizeof(Lane<F>) == 4 ? 0.25 : 0.01)) > beta; }
+
+  // 1/x - 1/expm1(x) there
+  DVAE_INLINE static F near_zero(F x) {
+    const F x2 = x * x;
+    const F odd = fma(fma(x2, F(Lane<F>(-1. / 30240)), F(Lane<F>(1. / 720))), x2, F(Lane<F>(-1. / 12)));
+    return fma(odd, x, F(Lane<F>(0.5)));
+  }
+};
+
+// --- the spike family
+
+// zeta above the threshold, as a function of u in (0, 1].
+template <class F>
+struct Rise {
+  F zeta, du, du_ubar, dbeta;  // du_ubar: dzeta/du * ubar, which may be finite where du is not
+};
+
+// log r(zeta | 1) and its derivatives.
+template <class F>
+struct LogSlice {
+  F log, dzeta, dbeta;
+};
+
+template <class F, class Kind>
+struct SpikeFamily {
+  static constexpr bool noise_has_gradient = true;
+
+  DVAE_INLINE Smoothed<F> transform(const Functions<F>& f, const NoisyBit<F>& bit) const {
+    const Rise<F> rise = static_cast<const Kind*>(this)->rise(f, bit.u, bit.ubar);
+    const auto above = bit.u > F(0);
+    const F flat = bit.zero();
+    return {select(above, rise.zeta, flat), select(above, rise.du_ubar * bit.q, flat), select(above, rise.dbeta, flat),
+            select(above, rise.du * bit.inverse_p, flat)};
+  }
+
+  // The logarithm of the mass q at zeta = 0, of the density elsewhere.
+  DVAE_INLINE LogDensity<F> log_density(const Functions<F>& f, F zeta, F logit) const {
+    const LogOdds<F> bit(f, logit);
+    const F inside = min(F(kTop<F>), max(F(kLeast<F>), zeta));
+    const LogSlice<F> slice = static_cast<const Kind*>(this)->slice(f, inside);
+    const auto mass = zeta == F(0), outside = (F(0) > zeta) | (zeta > F(1));
+    const auto flat = mass | outside;
+    return {select(mass, bit.log_q, select(outside, F(kMinusInfinity<Lane<F>>), bit.log_p + slice.log)),
+            select(inside == zeta, slice.dzeta, F(0)), select(mass, minus(bit.p), select(outside, F(0), bit.q)),
+            select(flat, F(0), slice.dbeta)};
+  }
+};
+
+// zeta = log(1 + u (e^beta - 1)) / beta, r(zeta | 1) = beta e^(-beta (1 - zeta)) / (1 - e^-beta)
+template <class F>
+struct SpikeExponential : SpikeFamily<F, SpikeExponential<F>> {
+  static constexpr const char* name = "spike_exponential";
+  F beta, inverse;
+  Decay<F> decay;
+
+  DVAE_INLINE SpikeExponential(const Functions<F>&, F beta) : beta(beta), inverse(F(1) / beta), decay(beta) {}
+
+  DVAE_INLINE Rise<F> rise(const Functions<F>& f, F u, F ubar) const {
+    const F d = max(F(kLeast<F>), fma(ubar, decay.e, u));
+    F log = logarithm(f, d);
+    const auto small = F(1) > beta;  // a rounded d would lose 1 / beta
+    if (any(small)) log = select(small, f.log1p(minus(ubar * decay.one_minus_e)), log);
+    const F zeta = fma(log, inverse, F(1)), r = reciprocal(d), du = decay.one_minus_e * inverse * r;
+    F dbeta = (u * r - zeta) * inverse;
+    const auto tiny = F(Lane<F>(sizeof(Lane<F>) == 4 ? 0.25 : 0.01)) > beta;
+    if (any(tiny)) dbeta = select(tiny, cumulants(u * ubar, ubar - u), dbeta);
+    return {zeta, du, du * ubar, dbeta};
+  }
+
+  // (beta F' - F) / beta^2 for the cumulant function F(beta) = log(1 + u (e^beta - 1)) of a bit of mean u: the series of
+  // its cumulants k2 ... k6 over k2, skew = 1 - 2u.
+  DVAE_INLINE F cumulants(F k2, F skew) const {
+    const F k4 = fma(k2, F(-6), F(1)), k5 = skew * fma(k2, F(-12), F(1)), k6 = fma(k2, fma(k2, F(120), F(-30)), F(1));
+    F sum = fma(k6, beta * F(Lane<F>(1. / 144)), k5 * F(Lane<F>(1. / 30)));
+    sum = fma(sum, beta, k4 * F(Lane<F>(0.125)));
+    sum = fma(sum, beta, skew * F(Lane<F>(1. / 3)));
+    return k2 * fma(sum, beta, F(Lane<F>(0.5)));
+  }
+
+  DVAE_INLINE LogSlice<F> slice(const Functions<F>& f, F zeta) const {
+    const F below = F(1) - zeta;
+    return {decay.log_height(f) - beta * below, beta, decay.log_height_slope() - below};
+  }
+};
+
+// zeta = 1 - ubar^beta, r(zeta | 1) = (1 - zeta)^(1/beta - 1) / beta
+template <class F>
+struct SpikePower : SpikeFamily<F, SpikePower<F>> {
+  static constexpr const char* name = "spike_power";
+  F beta, inverse;
+
+  DVAE_INLINE SpikePower(const Functions<F>&, F beta) : beta(beta), inverse(F(1) / beta) {}
+
+  DVAE_INLINE Rise<F> rise(const Functions<F>& f, F u, F ubar) const {
+    const F t = power_of(f, ubar, u, beta), log = logarithm(f, ubar, u);
+    return {F(1) - t, beta * t * reciprocal(max(F(kNearest<F>), ubar)), beta * t, minus(t * log)};
+  }
+  DVAE_INLINE LogSlice<F> slice(const Functions<F>& f, F zeta) const {
+    const F below = F(1) - zeta, log = logarithm(f, below), exponent = inverse - F(1);
+    return {fma(exponent, log, minus(logarithm(f, beta))), minus(exponent / below), minus(fma(log, inverse, F(1)) * inverse)};
+  }
+};
+
+// zeta = u^(1/beta), r(zeta | 1) = beta zeta^(beta - 1)
+template <class F>
+struct SpikeRoot : SpikeFamily<F, SpikeRoot<F>> {
+  static constexpr const char* name = "spike_root";
+  F beta, inverse;
+
+  DVAE_INLINE SpikeRoot(const Functions<F>&, F beta) : beta(beta), inverse(F(1) / beta) {}
+
+  DVAE_INLINE Rise<F> rise(const Functions<F>& f, F u, F ubar) const {
+    const F zeta = power_of(f, u, ubar, inverse), log = logarithm(f, u, ubar);
+    const F nearest = max(F(kNearest<F>), u);
+    const F du = power_of(f, nearest, ubar, inverse) * inverse * reciprocal(nearest);
+    return {zeta, du, du * ubar, minus(zeta * log * (inverse * inverse))};
+  }
+  DVAE_INLINE LogSlice<F> slice(const Functions<F>& f, F zeta) const {
+    const F log = logarithm(f, zeta);
+    return {fma(beta - F(1), log, logarithm(f, beta)), (beta - F(1)) / zeta, inverse + log};
+  }
+};
+
+// zeta = beta u / (ubar + beta u), r(zeta | 1) = beta / (zeta + beta (1 - zeta))^2
+template <class F>
+struct SpikeRational : SpikeFamily<F, SpikeRational<F>> {
+  static constexpr const char* name = "spike_rational";
+  F beta, inverse;
+
+  DVAE_INLINE SpikeRational(const Functions<F>&, F beta) : beta(beta), inverse(F(1) / beta) {}
+
+  DVAE_INLINE Rise<F> rise(const Functions<F>&, F u, F ubar) const {
+    const F r = reciprocal(fma(beta, u, ubar)), du = beta * r * r;
+    return {beta * u * r, du, du * ubar, (u * r) * (ubar * r)};
+  }
+  DVAE_INLINE LogSlice<F> slice(const Functions<F>& f, F zeta) const {
+    const F below = F(1) - zeta, d = fma(beta, below, zeta), r = F(1) / d;
+    return {logarithm(f, beta) - F(2) * logarithm(f, d), F(2) * (beta - F(1)) * r, inverse - F(2) * below * r};
+  }
+};
+
+// --- the split family
+
+// x in zeta = q x below the threshold and zeta = 1 - p x above it, as a function of the distance `end` from the side's
+// end, and `gap` = 1 - end from the threshold, both over the side's mass.
+template <class F>
+struct Fold {
+  F x, dmass, dbeta, dend;  // dmass: dzeta/dp
+};
+
+template <class F, class Kind>
+struct SplitFamily {
+  static constexpr bool noise_has_gradient = true;
+
+  DVAE_INLINE Smoothed<F> transform(const Functions<F>& f, const NoisyBit<F>& bit) const {
+    const auto above = bit.u > F(0);
+    const F mass = select(above, bit.p, bit.q);
+    const F end = min(F(1), select(above, bit.rest * bit.inverse_p, bit.eps * bit.inverse_q));
+    const F gap = min(F(1), select(above, bit.u, minus(bit.u * bit.p) * bit.inverse_q));
+    const Fold<F> fold = static_cast<const Kind*>(this)->fold(f, end, gap);
+    const F x = mass * fold.x, dbeta = mass * fold.dbeta;
+    return {select(above, F(1) - x, x), bit.p * bit.q * fold.dmass, select(above, minus(dbeta), dbeta), fold.dend};
+  }
+
+  DVAE_INLINE LogDensity<F> log_density(const Functions<F>& f, F zeta, F logit) const {
+    const BitOdds<F> bit(logit);
+    const F inside = min(F(kTop<F>), max(F(kLeast<F>), zeta)), rest = F(1) - inside;
+    const F margin = select(logit > F(0), inside - bit.q, bit.p - rest);
+    const auto below = F(0) > margin, outside = (F(0) > zeta) | (zeta > F(1));
+    const F inverse = select(below, bit.inverse_q, bit.inverse_p);
+    const F end = select(below, inside, rest) * inverse, gap = magnitude(margin) * inverse;
+    // end and gap, and so what they give, change with the logit as p q / mass and with zeta as 1 / mass
+    const F other = select(below, bit.p, bit.q);
+    const LogSlice<F> slice = static_cast<const Kind*>(this)->slice(f, end, gap);
+    const F dzeta = slice.dzeta * inverse, dlogit = slice.dzeta * end * other;
+    return {select(outside, F(kMinusInfinity<Lane<F>>), slice.log),
+            select(inside == zeta, select(below, dzeta, minus(dzeta)), F(0)),
+            select(outside, F(0), select(below, dlogit, minus(dlogit))), select(outside, F(0), slice.dbeta)};
+  }
+};
+
+// x = end^beta; the density is end_of_zeta^(1/beta - 1) / beta
+template <class F>
+struct Power : SplitFamily<F, Power<F>> {
+  static constexpr const char* name = "power";
+  F beta, inverse;
+
+  DVAE_INLINE Power(const Functions<F>&, F beta) : beta(beta), inverse(F(1) / beta) {}
+
+  DVAE_INLINE Fold<F> fold(const Functions<F>& f, F end, F gap) const {
+    const F t = power_of(f, end, gap, beta), log = logarithm(f, end, gap);
+    return {t, (beta - F(1)) * t, t * log, beta * t * reciprocal(max(F(kNearest<F>), end))};
+  }
+  // dzeta: by `end`
+  DVAE_INLINE LogSlice<F> slice(const Functions<F>& f, F end, F) const {
+    const F log = logarithm(f, end), exponent = inverse - F(1);
+    return {fma(exponent, log, minus(logarithm(f, beta))), exponent / end, minus(fma(log, inverse, F(1)) * inverse)};
+  }
+};
+
+// x = 1 - gap^(1/beta); the density is beta gap_of_zeta^(beta - 1)
+template <class F>
+struct Root : SplitFamily<F, Root<F>> {
+  static constexpr const char* name = "root";
+  F beta, inverse;
+
+  DVAE_INLINE Root(const Functions<F>&, F beta) : beta(beta), inverse(F(1) / beta) {}
+
+  DVAE_INLINE Fold<F> fold(const Functions<F>& f, F end, F gap) const {
+    const F t = power_of(f, gap, end, inverse), log = logarithm(f, gap, end);
+    const F nearest = max(F(kNearest<F>), gap), slope = power_of(f, nearest, end, inverse);
+    const F dend = slope * inverse * reciprocal(nearest);
+    return {F(1) - t, fma(dend, end, slope - F(1)), t * log * (inverse * inverse), dend};
+  }
+  DVAE_INLINE LogSlice<F> slice(const Functions<F>& f, F, F gap) const {
+    const F nearest = max(F(kNearest<F>), gap), log = logarithm(f, nearest);
+    const F dgap = select(gap == nearest, (beta - F(1)) / nearest, F(0));
+    return {fma(beta - F(1), log, logarithm(f, beta)), minus(dgap), inverse + log};
+  }
+};
+
+// --- the mixture family
+
+// log r(zeta | 0) and log r(zeta | 1) and their derivatives.
+template <class F>
+struct LogComponents {
+  LogSlice<F> zero, one;
+};
+
+template <class F, class Kind>
+struct MixtureFamily {
+  static constexpr bool noise_has_gradient = true;
+
+  DVAE_INLINE LogDensity<F> log_density(const Functions<F>& f, F zeta, F logit) const {
+    constexpr bool unit = Kind::unit_interval;
+    const LogOdds<F> bit(f, logit);
+    const F inside = unit ? min(F(kTop<F>), max(F(kLeast<F>), zeta)) : zeta;
+    const LogComponents<F> log = static_cast<const Kind*>(this)->components(f, inside);
+    const F zero = bit.log_q + log.zero.log, one = bit.log_p + log.one.log;
+    const BitOdds<F> posterior(logit + (log.one.log - log.zero.log));  // of the component that zeta came from
+    const F sum = max(zero, one) + logarithm(f, F(1) + min(posterior.odds, reciprocal(posterior.odds)));
+    const F dzeta = fma(posterior.q, log.zero.dzeta, posterior.p * log.one.dzeta);
+    const F dbeta = fma(posterior.q, log.zero.dbeta, posterior.p * log.one.dbeta);
+    const auto outside = unit ? (F(0) > zeta) | (zeta > F(1)) : magnitude(zeta) > F(kLargest<Lane<F>>);
+    return {select(outside, F(kMinusInfinity<Lane<F>>), sum), select(inside == zeta, dzeta, F(0)),
+            select(outside, F(0), posterior.p - bit.p), select(outside, F(0), dbeta)};
+  }
+};
+
+// The greater and the smaller of sqrt(b^2 + c) +- b for c >= 0, without cancellation, and their mean S.
+template <class F>
+struct QuadraticRoots {
+  F s, greater, smaller;
+
+  DVAE_INLINE QuadraticRoots(F b, F c) {
+    s = max(square_root(fma(b, b, c)), magnitude(b));  // b^2 may underflow
+    greater = s + magnitude(b);
+    smaller = c * reciprocal(max(F(kLeast<F>), greater));
+  }
+  // for slopes, which are infinite where s = 0
+  DVAE_INLINE F nearest_s() const { return max(F(kNearest<F>), s); }
+};
+
+// eps - q = p - (1 - eps), and eps - p = q - (1 - eps).
+template <class F>
+struct Margins {
+  F of_zero, of_one;
+
+  DVAE_INLINE explicit Margins(const NoisyBit<F>& bit)
+      : of_zero(bit.u * bit.p), of_one(fma(minus(reciprocal(bit.odds)), bit.rest, bit.eps) * bit.q) {}
+};
+
+// DVAE++: r(zeta | 0) = beta e^(-beta zeta) / (1 - e^-beta), r(zeta | 1) its mirror image.
+template <class F>
+struct ExponentialMixture : MixtureFamily<F, ExponentialMixture<F>> {
+  static constexpr const char* name = "exponential_mixture";
+  static constexpr bool unit_interval = true;
+  F beta, inverse;
+  Decay<F> decay;
+
+  DVAE_INLINE ExponentialMixture(const Functions<F>&, F beta) : beta(beta), inverse(F(1) / beta), decay(beta) {}
+
+  // m = e^(-beta zeta) solves q m^2 + b m = p e, and n = e^(-beta (1 - zeta)) the same with p and q exchanged and -b.
+  DVAE_INLINE Smoothed<F> transform(const Functions<F>& f, const NoisyBit<F>& bit) const {
+    const F e = decay.e, one_minus_e = decay.one_minus_e, p = bit.p, q = bit.q;
+    const Margins<F> margin(bit);
+    const F b = fma(minus(e), margin.of_one, margin.of_zero);
+    const QuadraticRoots<F> root(b, F(4) * p * q * e);
+    const auto upper = b > F(0);
+    const F s_plus_b = select(upper, root.greater, root.smaller), s_minus_b = select(upper, root.smaller, root.greater);
+    // 1 - m and 1 - n, by the quadratic equations that they solve
+    const F one_minus_m = F(2) * one_minus_e * bit.eps * reciprocal(max(F(kLeast<F>), fma(F(2), q, s_plus_b)));
+    const F one_minus_n = F(2) * one_minus_e * bit.rest * reciprocal(max(F(kLeast<F>), fma(F(2), p, s_minus_b)));
+    const F near = min(F(1), root.greater * F(Lane<F>(0.5)) * select(upper, bit.inverse_p, bit.inverse_q));
+    F log = logarithm(f, near);  // of n in the upper half, else of m
+    const auto small = F(1) > beta;
+    if (any(small)) log = select(small, f.log1p(minus(select(upper, one_minus_n, one_minus_m))), log);
+    const F distance = minus(log * inverse), zeta = select(upper, F(1) - distance, distance) + bit.zero();
+
+    const F slope = inverse * reciprocal(root.nearest_s());
+    const F far = e / max(F(kLeast<F>), near), m = select(upper, far, near), n = select(upper, near, far);
+    const F from_zero = q * decay.distribution_slope(zeta, one_minus_m, m);
+    const F from_one = p * decay.distribution_slope(F(1) - zeta, one_minus_n, n);
+    return {zeta, p * q * one_minus_m * one_minus_n * slope, (from_one - from_zero) * slope,
+            one_minus_e * slope};
+  }
+  DVAE_INLINE LogComponents<F> components(const Functions<F>& f, F zeta) const {
+    const F height = decay.log_height(f), slope = decay.log_height_slope(), rest = F(1) - zeta;
+    return {{height - beta * zeta, minus(beta), slope - zeta}, {height - beta * rest, beta, slope - rest}};
+  }
+};
+
+// DVAE++: both r are logistic densities of scale 1 / beta, around 0 and around 1, on the whole line.
+template <class F>
+struct LogisticMixture : MixtureFamily<F, LogisticMixture<F>> {
+  static constexpr const char* name = "logistic_mixture";
+  static constexpr bool unit_interval = false;
+  F beta, inverse;
+  Decay<F> decay;
+
+  DVAE_INLINE LogisticMixture(const Functions<F>&, F beta) : beta(beta), inverse(F(1) / beta), decay(beta) {}
+
+  // x = e^(-beta zeta) solves eps x^2 + b x = (1 - eps) e. Up to the middle zeta is taken from x, behind it 1 - zeta from
+  // its mirror image; the ends of the noise are kept off the infinite ones of the line.
+  DVAE_INLINE Smoothed<F> transform(const Functions<F>& f, const NoisyBit<F>& bit) const {
+    const F e = decay.e, p = bit.p, q = bit.q;
+    const F nearest_end(Lane<F>(0x1p-64));
+    const F eps = max(nearest_end, bit.eps), rest = max(nearest_end, bit.rest);
+    const Margins<F> margin(bit);
+    const F b = fma(e, margin.of_one, margin.of_zero);
+    const QuadraticRoots<F> root(b, F(4) * eps * rest * e);
+    const auto upper = b > F(0);
+    const F half_inverse = F(Lane<F>(0.5)) * reciprocal(select(upper, rest, eps));
+    const F distance = minus(logarithm(f, root.greater * half_inverse) * inverse);
+    const F zeta = select(upper, F(1) - distance, distance) + bit.zero();
+
+    const F x = (root.nearest_s() + magnitude(b)) * half_inverse;
+    const F own = select(upper, p, q), other = select(upper, q, p);
+    const F ratio = (e + x) / (F(1) + x), density = fma(own * ratio, ratio, other * e);
+    const F r = inverse * reciprocal(density);
+    const F dbeta = fma(own * distance * ratio, ratio, other * (distance - F(1)) * e) * r;
+    return {zeta, p * q * decay.one_minus_e * ratio * r, select(upper, dbeta, minus(dbeta)),
+            (e + x) * (F(1) + e / x) * r};
+  }
+  DVAE_INLINE LogSlice<F> component(const Functions<F>& f, F distance) const {
+    const F x = magnitude(beta * distance), t = fast_exp(max(F(-87), minus(x)));
+    const F tanh = (F(1) - t) / (F(1) + t), signed_tanh = select(F(0) > distance, minus(tanh), tanh);  // of half of it
+    return {logarithm(f, beta) - x - F(2) * logarithm(f, F(1) + t), minus(beta * signed_tanh),
+            inverse - distance * signed_tanh};
+  }
+  DVAE_INLINE LogComponents<F> components(const Functions<F>& f, F zeta) const {
+    return {component(f, zeta), component(f, zeta - F(1))};
+  }
+};
+
+// DVAE#: r(zeta | 0) = zeta^(1/beta - 1) / beta, r(zeta | 1) its mirror image. One uniform draws the component and zeta in
+// it; the gradient is that of the mixture's distribution function.
+template <class F>
+struct PowerMixture : MixtureFamily<F, PowerMixture<F>> {
+  static constexpr const char* name = "power_mixture";
+  static constexpr bool unit_interval = true, noise_has_gradient = false;
+  F beta, inverse;
+
+  DVAE_INLINE PowerMixture(const Functions<F>&, F beta) : beta(beta), inverse(F(1) / beta) {}
+
+  DVAE_INLINE Smoothed<F> transform(const Functions<F>& f, const NoisyBit<F>& bit) const {
+    const auto above = bit.u > F(0);
+    const F own = select(above, bit.p, bit.q), other = select(above, bit.q, bit.p);
+    const F end = min(F(1), select(above, bit.rest * bit.inverse_p, bit.eps * bit.inverse_q));
+    const F gap = min(F(1), select(above, bit.u, minus(bit.u * bit.p) * bit.inverse_q));
+    const F t = power_of(f, end, gap, beta);
+    const F zeta = select(above, F(1) - t, t) + bit.zero();
+
+    const F log = logarithm(f, end, gap), rest = one_minus_exp(minus(beta * log));
+    const F log_rest = logarithm(f, rest, t), back = power_of(f, rest, t, inverse);
+    const F density = fma(own * end, rest, other * back * t);  // times t (1 - t) / beta
+    const F r = select(density == F(0), F(0), t * rest / max(F(kLeast<F>), density));
+    const F dbeta = (own * end * log - other * back * log_rest * inverse) * r;
+    return {zeta, bit.p * bit.q * beta * (end - (F(1) - back)) * r, select(above, minus(dbeta), dbeta), F(0)};
+  }
+  DVAE_INLINE LogSlice<F> component(const Functions<F>& f, F end) const {
+    const F log = logarithm(f, end), exponent = inverse - F(1);
+    return {fma(exponent, log, minus(logarithm(f, beta))), exponent / end, minus(fma(log, inverse, F(1)) * inverse)};
+  }
+  DVAE_INLINE LogComponents<F> components(const Functions<F>& f, F zeta) const {
+    const LogSlice<F> zero = component(f, zeta), one = component(f, F(1) - zeta);
+    return {zero, {one.log, minus(one.dzeta), one.dbeta}};
+  }
+};
+
+// --- all kinds
+
+template <template <class> class... Kinds>
+struct KindList {};
+using SmoothingKinds = KindList<
+    SpikeExponential, SpikePower, SpikeRoot, SpikeRational, Power, Root, ExponentialMixture, LogisticMixture,
+    PowerMixture>;
+
+// Calls run(Kind<F>'s type as a null pointer) for the kind of that name; false where there is none.
+template <class F, template <class> class... Kinds, class Run>
+bool with_kind(KindList<Kinds...>, std::string_view name, const Run& run) {
+  return ((name == Kinds<F>::name && (run(static_cast<Kinds<F>*>(nullptr)), true)) || ...);
+}
+template <class F, class Run>
+bool with_kind(std::string_view name, const Run& run) {
+  return with_kind<F>(SmoothingKinds(), name, run);
+}
