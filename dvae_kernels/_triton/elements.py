@@ -66,20 +66,28 @@ def element_bits(key_ptr, group, BLOCK: tl.constexpr):
 
 
 def launch_elements(
-    kernel: Any, inputs: Sequence[Tensor], outputs: Sequence[Tensor], *args: Any, index_offset: int = 0
+    kernel: Any,
+    inputs: Sequence[Tensor | None],
+    outputs: Sequence[Tensor | None],
+    *args: Any,
+    index_offset: int = 0,
+    **constants: Any,
 ) -> None:
     """kernel(*inputs, *outputs, *args, count, shift, group, ...) over the elements of tensors of one shape.
 
-    What is not contiguous is copied, and such outputs are copied back.
+    What is not contiguous is copied, and such outputs are copied back. The first of each is a tensor.
     """
-    count, shift = outputs[0].numel(), index_offset % 4
-    written = [y if y.is_contiguous() else torch.empty_like(y, memory_format=torch.contiguous_format) for y in outputs]
+    first = outputs[0]
+    assert first is not None
+    count, shift = first.numel(), index_offset % 4
+    written = [y if y is None or y.is_contiguous() else torch.empty_like(y, memory_format=torch.contiguous_format)
+               for y in outputs]  # fmt: skip
     launch(
-        kernel, count_blocks(count), *(x.contiguous() for x in inputs), *written, *args,
+        kernel, count_blocks(count), *(x if x is None else x.contiguous() for x in inputs), *written, *args,
         count, shift, (index_offset - shift) // 4 % (1 << 62),
-        ACC=tl.float64 if outputs[0].dtype == torch.float64 else tl.float32, BLOCK=BLOCK,
-        EVEN=count % 16 == 0 and shift == 0, INT64=count > _INT32_MAX - 2 * BLOCK, num_warps=4,
+        ACC=tl.float64 if first.dtype == torch.float64 else tl.float32, BLOCK=BLOCK,
+        EVEN=count % 16 == 0 and shift == 0, INT64=count > _INT32_MAX - 2 * BLOCK, num_warps=4, **constants,
     )  # fmt: skip
     for output, y in zip(outputs, written):
-        if y is not output:
+        if output is not None and y is not None and y is not output:
             output.copy_(y)

@@ -82,6 +82,17 @@ def row_word(key_ptr, row, column, draw, ROWS: tl.constexpr):
 
 
 @triton.jit
+def bits_to_uniform(bits, dtype: tl.constexpr):
+    """(v, 1 - v), v = (bits + 1/2) / 2^32, both accurate, in `dtype` (float32 or float64)."""
+    if dtype == tl.float64:
+        v = (bits.to(tl.float64) + 0.5) * 2.3283064365386963e-10
+        return v, 1.0 - v
+    else:
+        v = bits.to(tl.float32) * 2.3283064365386963e-10 + 1.1641532182693481e-10
+        return v, (bits ^ 0xFFFFFFFF).to(tl.float32) * 2.3283064365386963e-10 + 1.1641532182693481e-10
+
+
+@triton.jit
 def bits_to_exponential(bits, dtype: tl.constexpr):
     """Standard exponential noise E = -log(1 - v), v = (bits + 1/2) / 2^32, in `dtype` (float32 or float64)."""
     if dtype == tl.float64:
@@ -116,10 +127,8 @@ def bits_to_gumbel(bits, dtype: tl.constexpr):
 @triton.jit
 def bits_to_logistic(bits, dtype: tl.constexpr):
     """Standard logistic noise L = logit(v), always finite, in `dtype`."""
-    others = bits ^ 0xFFFFFFFF
     if dtype == tl.float64:
-        return bits_to_exponential(bits, dtype) - bits_to_exponential(others, dtype)
+        return bits_to_exponential(bits, dtype) - bits_to_exponential(bits ^ 0xFFFFFFFF, dtype)
     else:
-        v = bits.to(tl.float32) * 2.3283064365386963e-10 + 1.1641532182693481e-10
-        w = others.to(tl.float32) * 2.3283064365386963e-10 + 1.1641532182693481e-10
+        v, w = bits_to_uniform(bits, dtype)
         return (log2(v) - log2(w)) * 0.6931471805599453

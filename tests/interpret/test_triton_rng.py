@@ -38,6 +38,15 @@ def _noise_kernel(exponential_ptr, gumbel_ptr, bits_ptr, n, BLOCK: tl.constexpr)
 
 
 @triton.jit
+def _uniform_kernel(uniform_ptr, complement_ptr, bits_ptr, n, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    bits = tl.load(bits_ptr + i, mask=i < n, other=0).to(tl.uint32)
+    uniform, complement = philox.bits_to_uniform(bits, uniform_ptr.dtype.element_ty)
+    tl.store(uniform_ptr + i, uniform, mask=i < n)
+    tl.store(complement_ptr + i, complement, mask=i < n)
+
+
+@triton.jit
 def _philox_kernel(out_ptr, key_ptr):
     zero = tl.zeros([1], tl.uint32)
     lane = tl.arange(0, 1)
@@ -86,3 +95,12 @@ def test_noise_agrees_with_the_reference(dtype, tolerance):
     assert ((exponential - expected).abs() <= tolerance * expected).all()  # relative: it may be 1e-10
     assert (gumbel - _rng.bits_to_gumbel(bits, torch.float64)).abs().max() <= tolerance
     assert (gumbel - _rng.bits_to_gumbel(bits, dtype)).abs().max() <= tolerance
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_uniform_noise_is_the_reference_s(dtype):
+    bits = _integers()
+    uniform, complement = torch.empty(2, len(bits), dtype=dtype)
+    _uniform_kernel[(triton.cdiv(len(bits), 256),)](uniform, complement, bits, len(bits), 256)
+    for ours, theirs in zip((uniform, complement), _rng.bits_to_uniform(bits, torch.float64)):
+        assert ((ours - theirs).abs() <= torch.finfo(dtype).eps * theirs).all()  # relative: it may be 1e-10

@@ -13,6 +13,7 @@ from torch import Tensor
 from dvae_kernels._elements import new_block_sums
 from dvae_kernels._rng import compute_dtype
 from dvae_kernels._triton.elements import element_bits, element_tile, launch_elements, load_elements, store_elements
+from dvae_kernels._triton.numerics import inside_unit
 from dvae_kernels._triton.philox import bits_to_logistic, log2
 from dvae_kernels._triton.softmax import exp, tau_tensor, temperature
 
@@ -71,9 +72,7 @@ def _log(x, ACC: tl.constexpr):
 @triton.jit
 def _point(y, x, tau, ACC: tl.constexpr):
     """(y inside (0, 1), log y, log(1 - y), t = tau logit(y) - x, exp(-|t|))."""
-    tiny: tl.constexpr = 2.2250738585072014e-308 if ACC == tl.float64 else 1.1754943508222875e-38
-    top: tl.constexpr = 0.9999999999999999 if ACC == tl.float64 else 0.9999999403953552
-    inside = tl.minimum(tl.maximum(y, tiny), top)
+    inside = inside_unit(y)
     log_y = _log(inside, ACC)
     log_1y = _log(1.0 - inside, ACC)
     t = tau * (log_y - log_1y) - x
