@@ -14,13 +14,13 @@ LOG2E = tl.constexpr(1.4426950408889634)
 
 @triton.jit
 def at_least(x, bound):
-    """max(x, bound), NaN where x is."""
+    """max(x, bound), NaN where x is. Triton takes a Python number as float32."""
     return tl.maximum(x, bound, tl.PropagateNan.ALL)
 
 
 @triton.jit
 def at_most(x, bound):
-    """min(x, bound), NaN where x is."""
+    """min(x, bound), NaN where x is. Triton takes a Python number as float32."""
     return tl.minimum(x, bound, tl.PropagateNan.ALL)
 
 
@@ -33,7 +33,6 @@ def at_least_tiny(x):
 @triton.jit
 def inside_unit(x):
     """x, or its nearest from the least normal number to the largest below 1; NaN where x is."""
-    # as a bare constant it would be rounded to float32
     top = tl.full([], 0.9999999403953552 if x.dtype == tl.float32 else 0.9999999999999999, x.dtype)
     return at_most(at_least_tiny(x), top)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from dvae_kernels._elements import new_parts
 from dvae_kernels._rng import compute_dtype
 from dvae_kernels._triton.elements import element_bits, element_tile, launch_elements, load_elements, store_elements
-from dvae_kernels._triton.numerics import at_least, at_least_tiny, at_most, exp, inside_unit, log1p, reciprocal
+from dvae_kernels._triton.numerics import at_least, at_most, exp, inside_unit, log1p, reciprocal
 from dvae_kernels._triton.philox import bits_to_uniform
 from dvae_kernels._triton.softmax import tau_tensor
 from dvae_kernels.ops.smoothing.triton_kinds import find
@@ -25,15 +25,16 @@ from dvae_kernels.ops.smoothing.triton_kinds import find
 @triton.jit
 def _sharpness(beta_ptr, beta_value, element, exists, whole, EACH: tl.constexpr, ACC: tl.constexpr,
                EVEN: tl.constexpr):  # fmt: skip
-    """Beta, one number or [BLOCK]: NaN unless finite and > 0."""
+    """Beta, one number or [BLOCK]: at its nearest in [2^-50, 2^50], whose squares and inverses float32 has; NaN unless
+    finite and > 0."""
     if EACH:
         beta = load_elements(beta_ptr, element, exists, whole, 1.0, ACC, EVEN)
     elif beta_ptr is None:
         beta = tl.full([], beta_value, ACC)
     else:
         beta = tl.load(beta_ptr)
-    # a subnormal one would be 0 to some instructions
-    return tl.where((beta > 0) & (beta < float("inf")), at_least_tiny(beta), float("nan"))
+    inside = at_most(at_least(beta, 8.881784197001252e-16), 1125899906842624.0)
+    return tl.where((beta > 0) & (beta < float("inf")), inside, float("nan"))
 
 
 @triton.jit
@@ -41,7 +42,7 @@ def _bit(x_ptr, noise_ptr, key_ptr, group, element, exists, whole, ACC: tl.const
          EVEN: tl.constexpr):  # fmt: skip
     """(e^-logit in [2^-126, 2^126], the noise e, 1 - e): [BLOCK]."""
     x = load_elements(x_ptr, element, exists, whole, 0.0, ACC, EVEN)
-    limit: tl.constexpr = 708.0 if ACC == tl.float64 else 87.3
+    limit: tl.constexpr = 708.0 if ACC == tl.float64 else 87.33654
     a = exp(at_most(at_least(-x, -limit), limit))
     if noise_ptr is None:
         e, e1 = bits_to_uniform(element_bits(key_ptr, group, BLOCK), ACC)
@@ -96,7 +97,7 @@ def _store_dbeta(dbeta_ptr, element, exists, whole, dbeta, EVEN: tl.constexpr, E
 def _density(zeta_ptr, x_ptr, element, exists, whole, beta, DENSITY: tl.constexpr, SPIKE: tl.constexpr,
              WHOLE_LINE: tl.constexpr, ACC: tl.constexpr, EVEN: tl.constexpr):  # fmt: skip
     """(0, or NaN where an argument is; log probability; its derivatives to zeta, the logit and beta)."""
-    limit: tl.constexpr = 708.0 if ACC == tl.float64 else 87.3
+    limit: tl.constexpr = 708.0 if ACC == tl.float64 else 87.33654
     zeta = load_elements(zeta_ptr, element, exists, whole, 0.5, ACC, EVEN)
     x = load_elements(x_ptr, element, exists, whole, 0.0, ACC, EVEN)
     invalid = tl.where((zeta == zeta) & (x == x), beta * 0.0, float("nan"))

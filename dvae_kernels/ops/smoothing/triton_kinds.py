@@ -3,7 +3,7 @@
 A transform gets a = e^-logit in [2^-126, 2^126], the noise e and e1 = 1 - e, both accurate, and beta > 0; it returns
 zeta and its derivatives to the logit, to beta and to the noise. What a kernel does not use of them costs nothing.
 A density gets zeta, the bit's p, q = 1 - p, log p and log q, and beta; it returns the log density of zeta and its
-derivatives to zeta, to the logit and to beta. Beta is a number or one per element, NaN where it is not valid.
+derivatives to zeta, to the logit and to beta. Beta is a number or one per element, in [2^-50, 2^50] or NaN.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from dvae_kernels._triton.numerics import (
 
 # Slopes that diverge are taken at no less than this distance from their singular place.
 _CLAMP = tl.constexpr(2.0**-24)
-_LOG_CLAMP = tl.constexpr(-16.635532333438686)
+# The logistic mixture, whose support is the whole line, moves noise to here from its ends.
+_LEAST_NOISE = tl.constexpr(2.0**-64)
 
 
 @triton.jit
@@ -42,6 +43,12 @@ def _decay(b):
 def _finite(log_s):
     """log s, finite for s = 0: what multiplies it is 0 there."""
     return at_least(log_s, -800.0)
+
+
+@triton.jit
+def _clamped_log(log_s):
+    """max(log s, log _CLAMP), whose value as a bare constant would be rounded to float32."""
+    return at_least(log_s, tl.full([], -16.635532333438686, log_s.dtype))
 
 
 @triton.jit
@@ -152,7 +159,7 @@ def spike_root(a, e, e1, b):
     inverse_b = 1.0 / b
     log_u = log_share(u, ubar)
     zeta = tl.exp2(log_u * (inverse_b * LOG2E))
-    slope = tl.exp2(at_least(log_u, _LOG_CLAMP) * (inverse_b * LOG2E)) * inverse_b * reciprocal(at_least(u, _CLAMP))
+    slope = tl.exp2(_clamped_log(log_u) * (inverse_b * LOG2E)) * inverse_b * reciprocal(at_least(u, _CLAMP))
     return _spike(u, ubar, b, a, zeta, slope, slope * ubar, -zeta * _finite(log_u) * inverse_b * inverse_b)
 
 
@@ -160,7 +167,7 @@ def spike_root(a, e, e1, b):
 def spike_rational(a, e, e1, b):
     u, ubar = _upper(a, e, e1)
     inverse = reciprocal(ubar + b * u)
-    zeta = (b * u) * inverse
+    zeta = at_most((b * u) * inverse, 1.0)
     slope = (b * inverse) * inverse
     return _spike(u, ubar, b, a, zeta, slope, slope * ubar, (u * inverse) * (ubar * inverse))
 
@@ -197,7 +204,7 @@ def root(a, e, e1, b):
     t = tl.exp2(log2_t)
     width = reciprocal(1.0 + r)
     part = width * one_minus_exp2(log2_t, t)
-    log2_t = at_least(log_near, _LOG_CLAMP) * (inverse_b * LOG2E)
+    log2_t = _clamped_log(log_near) * (inverse_b * LOG2E)
     clamped = tl.exp2(log2_t)
     slope = clamped * inverse_b * reciprocal(at_least(near, _CLAMP))
     dlogit = (far * slope - one_minus_exp2(log2_t, clamped)) * (r * width * width)
@@ -248,10 +255,11 @@ def _hypotenuse(half, constant):
 def logistic_mixture(a, e, e1, b):
     decay, rest = _decay(b)
     inverse_b = 1.0 / b
-    e, e1 = at_least_tiny(e), at_least_tiny(e1)
     p = reciprocal(1.0 + a)
     q = a * p
     half = p * ((e - decay * e1) - a * (e1 - decay * e))  # (e - q) + e^-b (e - p)
+    inner = (e >= _LEAST_NOISE) & (e1 >= _LEAST_NOISE)
+    e, e1 = at_least(e, _LEAST_NOISE), at_least(e1, _LEAST_NOISE)
     constant = 4.0 * e * e1 * decay
     high = half > 0
     half = tl.abs(half)
@@ -266,7 +274,12 @@ def logistic_mixture(a, e, e1, b):
     dbeta = distance * (g * g * scale) - (1.0 - distance) * (r * decay * scale)
     dnoise = (decay + x) * (1.0 + decay * reciprocal(x)) * scale * (1.0 + r)
     zeta = tl.where(high, 1.0 - distance, distance)
-    return zeta, tl.where(high, q, p) * rest * g * scale, tl.where(high, dbeta, -dbeta), dnoise
+    return (
+        zeta,
+        tl.where(high, q, p) * rest * g * scale,
+        tl.where(high, dbeta, -dbeta),
+        tl.where(inner, dnoise, e * (b * 0.0)),
+    )
 
 
 @triton.jit
