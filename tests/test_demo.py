@@ -59,9 +59,7 @@ def final_state(out: Path) -> dict[str, Any]:
     return state
 
 
-@pytest.mark.parametrize(
-    "latent", [["--soft"], ["--hard"], ["--backend", "reference", "--latent", "smoothing:power"]], ids=lambda x: x[-1]
-)
+@pytest.mark.parametrize("latent", [["--soft"], ["--hard"], ["--latent", "smoothing:power"]], ids=lambda x: x[-1])
 def test_resumed_run_is_bit_identical(
     latent: list[str],
     few_digits: None,
@@ -115,7 +113,6 @@ def test_every_kind_of_bits_trains(
 ) -> None:
     monkeypatch.setattr(train, "draw", lambda *_: None)
     options = ["--device", "cpu", "--steps", "2", "--batch-size", "10", "--latent", f"smoothing:{kind}"]
-    options += ["--backend", "reference"]
     assert train.main([*options, "--out", str(tmp_path)]) == 0
     state = checkpoint.load(tmp_path / "checkpoint.pt")
     assert state["schedule"]["position"] == 2
@@ -123,7 +120,7 @@ def test_every_kind_of_bits_trains(
 
 
 def latents() -> list[Latent]:
-    return [Categorical(Schedule(1, 1, 1), False, None), Binary(Schedule(2, 2, 1), "power", "reference")]
+    return [Categorical(Schedule(1, 1, 1), False, None), Binary(Schedule(2, 2, 1), "power", None)]
 
 
 @pytest.mark.parametrize("latent", latents(), ids=lambda latent: type(latent).__name__)

@@ -226,9 +226,9 @@ def smoothing_transform(
 
     Example:
         >>> noise = torch.tensor([0.1, 0.4, 0.6, 0.9])
-        >>> smoothing_transform(torch.zeros(4), 4.0, "power", noise=noise, backend="reference")
+        >>> smoothing_transform(torch.zeros(4), 4.0, "power", noise=noise)
         tensor([8.0000e-04, 2.0480e-01, 7.9520e-01, 9.9920e-01])
-        >>> smoothing_transform(torch.zeros(4), 4.0, "spike_exponential", noise=noise, backend="reference")
+        >>> smoothing_transform(torch.zeros(4), 4.0, "spike_exponential", noise=noise)
         tensor([0.0000, 0.0000, 0.6153, 0.9454])
     """
     op = "smoothing_transform"
@@ -312,7 +312,7 @@ def smoothing_log_prob(
     (arXiv:1805.07445), section 4.
 
     Example:
-        >>> smoothing_log_prob(torch.tensor([0.0, 0.5]), torch.tensor(0.0), 2.0, "spike_power", backend="reference")
+        >>> smoothing_log_prob(torch.tensor([0.0, 0.5]), torch.tensor(0.0), 2.0, "spike_power")
         tensor([-0.6931, -1.0397])
     """
     op = "smoothing_log_prob"
