@@ -25,7 +25,7 @@ from dvae_kernels.ops.smoothing import op, reference
 INF, NAN = math.inf, math.nan
 SPIKES = oracle.SPIKES
 VANISHING = ("power", "root", "power_mixture")
-PAPER = "reference", "cpu"
+REFERENCE = Target("reference", "cpu")
 
 kinds = pytest.mark.parametrize("kind", SMOOTHING_KINDS)
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -148,7 +148,7 @@ def grid() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def in_float64(kind: str, logits: Tensor, noise: Tensor, beta: Tensor) -> dict[str, Tensor]:
-    return with_gradients(Target(*PAPER), kind, logits, beta, noise)
+    return with_gradients(REFERENCE, kind, logits, beta, noise)
 
 
 def sensitivity(run: Any, *inputs: Tensor) -> dict[str, Tensor]:
@@ -243,7 +243,7 @@ def points(kind: str) -> tuple[tuple[Tensor, Tensor, Tensor], list[tuple[Any, ..
 
     def run(zeta: Tensor, logits: Tensor, beta: Tensor) -> dict[str, Tensor]:
         zeta = zeta if kind == "logistic_mixture" else zeta.clamp(max=1 - 2**-53)
-        return log_prob(Target(*PAPER), kind, zeta, logits, beta)
+        return log_prob(REFERENCE, kind, zeta, logits, beta)
 
     return tuple(inputs), exact, sensitivity(run, *inputs)  # type: ignore[return-value]
 
@@ -373,7 +373,7 @@ def test_the_implicit_gradient_is_not_that_of_the_sampler(backend: Target) -> No
 
 
 def density(kind: str, zeta: Tensor, logit: float, beta: float) -> Tensor:
-    return log_prob(Target(*PAPER), kind, zeta, torch.full_like(zeta, logit), beta)["log_prob"].exp()
+    return log_prob(REFERENCE, kind, zeta, torch.full_like(zeta, logit), beta)["log_prob"].exp()
 
 
 def integrate(function: Any, low: float, high: float) -> float:
@@ -427,7 +427,7 @@ def test_samples_follow_the_density(target: Target, kind: str) -> None:
     assert scipy_stats.chisquare(counts, expected).pvalue > 1e-6
     assert abs(zeta.mean() - sum(means)) < 5 * zeta.std() / math.sqrt(count) + 1e-5
     # and a mean that no density is needed for
-    by_noise = transform(Target(*PAPER), kind, torch.full((100_000,), logit).double(), beta, noise=middles(100_000))
+    by_noise = transform(REFERENCE, kind, torch.full((100_000,), logit).double(), beta, noise=middles(100_000))
     assert abs(by_noise.mean() - sum(means)) < 1e-4
 
 
@@ -470,12 +470,12 @@ def test_why_the_printed_rational_is_not_used() -> None:
     assert left > 1e7 and right < -1e7, "it falls from +inf to -inf at noise = p, inside the support"
     # what leads the expansion for large beta is ours
     u = (noise[1:] + p - 1) / p
-    ours = transform(Target(*PAPER), "spike_rational", torch.full_like(u, math.log(p / (1 - p))), beta,
+    ours = transform(REFERENCE, "spike_rational", torch.full_like(u, math.log(p / (1 - p))), beta,
                      noise=noise[1:])  # fmt: skip
     torch.testing.assert_close(ours, beta * u / (1 - u + beta * u))
     for scale in (1e3, 1e6):  # 1 - zeta is (1 - u) / (beta u) (1 + O(1 / beta)), and for p = 1/2 so is the printed one
         half = torch.tensor([0.8]).double()
-        ours = transform(Target(*PAPER), "spike_rational", torch.zeros(1).double(), scale, noise=half)
+        ours = transform(REFERENCE, "spike_rational", torch.zeros(1).double(), scale, noise=half)
         leading = (1 - half) / (half - 0.5) / scale
         torch.testing.assert_close(1 - ours, leading, rtol=2 / scale, atol=0)
 
@@ -500,7 +500,7 @@ def test_which_conditions_hold(kind: str) -> None:
     for logit, beta in ((0.7, 4.0), (-1.0, 2.0), (0.0, 0.5)):
         logits = torch.full_like(noise, logit)
         threshold = torch.sigmoid(-logits)
-        result = with_gradients(Target(*PAPER), kind, logits, beta, noise)
+        result = with_gradients(REFERENCE, kind, logits, beta, noise)
         zeta = result["zeta"]
         flat = noise <= threshold if kind in SPIKES else torch.zeros_like(noise, dtype=torch.bool)
         rises = zeta.diff()
@@ -517,7 +517,7 @@ def test_which_conditions_hold(kind: str) -> None:
             assert (result["noise"][inside & ~flat] > 0).all() and not result["noise"][flat].any()
         away = (noise - threshold).abs() > 0.02
         step = (noise > threshold).double()
-        sharp = transform(Target(*PAPER), kind, logits, 1e4, noise=noise)
+        sharp = transform(REFERENCE, kind, logits, 1e4, noise=noise)
         torch.testing.assert_close(sharp[away], step[away], rtol=0, atol=0.01)
 
 
@@ -558,7 +558,7 @@ def test_infinite_logits_are_certain_and_nan_stays(target: Target, kind: str, dt
     result = with_gradients(target, kind, special, beta, noise)
     # p = 0 and p = 1 are the limits of small and of large odds
     limit = special.double().clamp(-600, 600)
-    exact = with_gradients(Target(*PAPER), kind, limit, beta.double(), noise.double())
+    exact = with_gradients(REFERENCE, kind, limit, beta.double(), noise.double())
     tolerance = {"rtol": 0.0, "atol": 8 * torch.finfo(dtype).eps}
     certain = (torch.arange(70) % 7) < 2
     torch.testing.assert_close(result["zeta"][certain].double(), exact["zeta"][certain], **tolerance)

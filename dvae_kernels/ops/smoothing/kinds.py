@@ -579,6 +579,7 @@ class PowerMixture(Kind):
         log = beta * _finite_log(far, near)
         t1 = -torch.expm1(log)
         inside = (far > 0) & (t1 > 0)
+        far = far.clamp(min=LEAST_NOISE)  # it is a divisor
         log = torch.where(inside, log, -1)
         t, t1 = torch.exp(log), -torch.expm1(log)
         log_other = torch.where(log < -1, torch.log1p(-t), torch.log(t1)) / beta

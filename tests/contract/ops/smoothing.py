@@ -175,7 +175,7 @@ def _cases() -> list[Case]:
         cases += [transform_case((515,), kind, dtype, beta="full") for dtype in (fp32, *HALVES)]
         cases += [transform_case((70,), kind, dtype, autocast=True) for dtype in HALVES]
         cases += [transform_case((70,), kind, dtype, noise=noise) for dtype in HALVES for noise in ("own", "half")]
-        cases += [transform_case((66,), kind, beta=beta) for beta in (0.1, 4.0, 30.0)]
+        cases += [transform_case((66,), kind, beta=beta) for beta in (1.2, 4.0, 30.0)]
         cases += [transform_case((4, 65), kind, scale=s) for s in (30, 1e4)]
         # blocks that start in the middle of a counter, the 2^32nd counter inside of one, the last elements of all
         offsets = (1, 2, 3, 2047, 2**34 - 1003, 2**64 - 4099)
@@ -188,6 +188,7 @@ def _cases() -> list[Case]:
                 transform_case((2, 3, 5, 7), kind, beta=beta, noise=noise, layout=layout, grad_layout=grad_layout)
             ]
         cases += [transform_case((2, 3, 5, 7), kind, fp16, layout="channels_last", index_offset=2)]
+    cases += [transform_case((66,), "spike_exponential", beta=0.1)]
     cases += [transform_case((n,), "power", keys=2, slow_interpreted=n > 30_000) for n in (20011, 200003)]
     for kind in ("spike_power", "exponential_mixture"):
         cases += [log_prob_case((n,), kind) for n in (1, 3, 16, 17, 2049)]
