@@ -175,9 +175,9 @@ def smoothing_transform(
         logits: log odds of a one (nats), any shape; float32, float64, bfloat16 or float16; any strides, copied only
             where not contiguous. Differentiable.
         beta: sharpness, a finite number > 0, or a float tensor on the device of the logits that has one element or
-            broadcasts to their shape, through which gradients flow. A tensor's values are not checked: zero, negative,
-            NaN or infinite gives NaN in its elements and their gradients. Under torch.compile or in a CUDA graph, pass
-            a tensor to anneal without recompiling or recapturing.
+            broadcasts to their shape, through which gradients flow. Taken at its nearest in [2^-50, 2^50]. A tensor's
+            values are not checked: zero, negative, NaN or infinite gives NaN in its elements and their gradients. Under
+            torch.compile or in a CUDA graph, pass a tensor to anneal without recompiling or recapturing.
         kind: one of SMOOTHING_KINDS. "spike_exponential", "spike_power", "spike_root" and "spike_rational" are exactly
             0, without gradient, where noise <= 1 - sigmoid(logits), and rise to 1 from there; "power" and "root" rise
             continuously from 0 to 1; "exponential_mixture", "logistic_mixture" (of the whole line) and "power_mixture"

@@ -127,9 +127,10 @@ def _point(
 
 
 def _sharpness(beta: Tensor | None, beta_value: float, like: Tensor) -> tuple[Tensor, Tensor]:
-    """(beta in the compute dtype, where it is one)."""
+    """(beta in the compute dtype at its nearest in [2^-50, 2^50], whose squares and inverses float32 has, where it is a
+    beta)."""
     value = torch.full((), beta_value, dtype=like.dtype, device=like.device) if beta is None else beta
-    return value, (value > 0) & (value < torch.inf)
+    return value.clamp(2.0**-50, 2.0**50), (value > 0) & (value < torch.inf)
 
 
 def _parts(dbeta: Tensor, beta: Tensor | None, shift: int = 0) -> Tensor:

@@ -1,7 +1,15 @@
 """The tables of the ops, one module a room. A new room adds itself to ROOMS; the generic tests do the rest."""
 
 from contract.harness import Case, Op, Room
-from contract.ops import binary_concrete, categorical, codebook, gumbel_softmax, gumbel_softmax_embed, straight_through
+from contract.ops import (
+    binary_concrete,
+    categorical,
+    codebook,
+    gumbel_softmax,
+    gumbel_softmax_embed,
+    smoothing,
+    straight_through,
+)
 
 ROOMS: list[Room] = [
     gumbel_softmax.ROOM,
@@ -10,6 +18,7 @@ ROOMS: list[Room] = [
     codebook.ROOM,
     gumbel_softmax_embed.ROOM,
     categorical.ROOM,
+    smoothing.ROOM,
 ]
 CASES: list[Case] = [case for room in ROOMS for case in room.cases]
 OPS: list[Op] = [op for room in ROOMS for op in room.ops]
