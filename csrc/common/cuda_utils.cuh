@@ -136,9 +136,13 @@ struct RowPlace {
 
 #ifdef __CUDACC__
 using Bits128 = uint4;  // which the compiler moves as one
+using Bits64 = uint2;
 #else
 struct alignas(16) Bits128 {
   uint32_t word[4];
+};
+struct alignas(8) Bits64 {
+  uint32_t word[2];
 };
 #endif
 
@@ -148,6 +152,16 @@ __device__ inline void store_global(Bits128* target, const Bits128& bits) {
   asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};"
                :
                : "l"(__cvta_generic_to_global(target)), "r"(bits.x), "r"(bits.y), "r"(bits.z), "r"(bits.w)
+               : "memory");
+#else
+  *target = bits;
+#endif
+}
+__device__ inline void store_global(Bits64* target, const Bits64& bits) {
+#ifdef __CUDA_ARCH__
+  asm volatile("st.global.v2.u32 [%0], {%1, %2};"
+               :
+               : "l"(__cvta_generic_to_global(target)), "r"(bits.x), "r"(bits.y)
                : "memory");
 #else
   *target = bits;

@@ -16,6 +16,21 @@
 
 namespace dvae {
 
+// What a host computes for an approximate instruction of the device. With DVAE_DEVICE_ERRORS, for tests, it is off by up
+// to the error that CUDA states, in either direction by the argument. Powers of two are exact.
+inline float approximate(float exact, [[maybe_unused]] float x, [[maybe_unused]] float error) {
+#ifdef DVAE_DEVICE_ERRORS
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof(bits));
+  if ((bits & 0x7fffff) == 0 || !(std::fabs(exact) <= FLT_MAX)) return exact;
+  return exact + error * (static_cast<float>((bits * 0x9E3779B9u) >> 8) * 0x1p-23f - 1);
+#else
+  return exact;
+#endif
+}
+
+inline float ulp(float y) { return std::nextafter(y, FLT_MAX) - y; }
+
 // log2 and exp2 to about 2 ulp. The device's instructions flush subnormal arguments and results to zero.
 DVAE_HD inline float fast_log2(float x) {
 #ifdef __CUDA_ARCH__
@@ -23,7 +38,8 @@ DVAE_HD inline float fast_log2(float x) {
   asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 #else
-  return std::log2(x);
+  const float y = std::log2(x);
+  return approximate(y, x, 0x1p-22f * std::fmax(1.f, std::fabs(y)));
 #endif
 }
 DVAE_HD inline double fast_log2(double x) { return log2(x); }
@@ -34,7 +50,8 @@ DVAE_HD inline float fast_exp2(float x) {
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 #else
-  return std::exp2(x);
+  const float y = std::exp2(x);
+  return approximate(y, x, 2 * ulp(y));
 #endif
 }
 DVAE_HD inline double fast_exp2(double x) { return exp2(x); }
@@ -65,7 +82,8 @@ DVAE_HD inline float fast_reciprocal(float x) {
   asm("rcp.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 #else
-  return 1.f / x;
+  const float y = 1.f / x;
+  return approximate(y, x, ulp(y));
 #endif
 }
 DVAE_HD inline double fast_reciprocal(double x) { return 1. / x; }
@@ -77,10 +95,22 @@ DVAE_HD inline float normal_reciprocal(float x) {
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 #else
-  return 1.f / x;
+  const float y = 1.f / x;
+  return approximate(y, x, ulp(y));
 #endif
 }
 DVAE_HD inline double normal_reciprocal(double x) { return 1. / x; }
+
+DVAE_HD inline float fast_square_root(float x) {
+#ifdef __CUDA_ARCH__
+  float y;
+  asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#else
+  const float y = std::sqrt(x);
+  return approximate(y, x, ulp(y));
+#endif
+}
 
 // A product that is never fused into an addition, so that a * b + c * d is the same when its terms change places.
 DVAE_HD inline float unfused_product(float a, float b) {

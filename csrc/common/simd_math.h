@@ -33,6 +33,11 @@ inline F32 one_minus_exp(F32 x) {
   return select(F32(0.5f) > x, x * series, F32(1.0f) - exp2(x * F32(-kLog2e<float>)));
 }
 
+template <class F>
+F quotient(F a, F b) {
+  return a / b;
+}
+
 inline bool any(Mask m) { return m.any(); }
 
 #if !DVAE_SIMD_AVX512
@@ -111,6 +116,7 @@ inline bool any(BoolMask m) { return m.v; }
 struct Logarithm64 {
   F64 log2(F64 x) const { return std::log2(x.v); }
   F64 log1p(F64 x) const { return std::log1p(x.v); }
+  F64 log(F64 x, F64 rest) const { return 0.5 > rest.v ? std::log1p(-rest.v) : std::log(x.v); }
   F64 exponential(const uint32_t* bits) const { return exponential_from_bits<double>(*bits) * kLog2e<double>; }
   F64 minus_log_bound(const uint32_t*) const { return 23; }  // of all noise
 };
@@ -124,6 +130,10 @@ struct Functions {
   F32 log1p(F32 x) const {
     const F32 y = F32(1.0f) + x;
     return fma(log2(y), F32(kLn2<float>), (x - (y - F32(1.0f))) * reciprocal(y));
+  }
+  // natural, of normal x in (0, 1]; rest = 1 - x, whose relative accuracy counts where it is below 1/2
+  F32 log(F32 x, F32 rest) const {
+    return select(F32(0.5f) > rest, log1p(F32(0.0f) - rest), log2(x) * F32(kLn2<float>));
   }
   F32 exponential(const uint32_t* bits) const { return logarithm.exponential(U32::load(bits)); }
 

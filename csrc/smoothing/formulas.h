@@ -50,7 +50,7 @@ DVAE_INLINE F logarithm(const Functions<F>& f, F x) {
 // of x in [0, 1], finite, from rest = 1 - x where that is the smaller number
 template <class F>
 DVAE_INLINE F logarithm(const Functions<F>& f, F x, F rest) {
-  return select(F(Lane<F>(0.5)) > rest, f.log1p(minus(rest)), logarithm(f, x));
+  return f.log(max(F(kLeast<F>), x), rest);
 }
 // x^exponent for x in [0, 1]; rest = 1 - x is looked at only where the exponent would show the rounding of x
 template <class F>
@@ -117,12 +117,14 @@ struct Decay {
   DVAE_INLINE F log_height(const Functions<F>& f) const { return logarithm(f, beta) - logarithm(f, one_minus_e); }
 
   // its derivative 1/beta - 1/expm1(beta)
-  DVAE_INLINE F log_height_slope() const { return select(small(), near_zero(beta), F(1) / beta - e / one_minus_e); }
+  DVAE_INLINE F log_height_slope() const {
+    return select(small(), near_zero(beta), quotient(F(1), beta) - quotient(e, one_minus_e));
+  }
 
   // beta-derivative of the distribution function F(x) = rise / (1 - e) of rate beta on [0, 1] times (1 - e),
   // rise = 1 - decay, decay = e^(-beta x)
   DVAE_INLINE F distribution_slope(F x, F rise, F decay) const {
-    F slope = fma(x, decay, minus(rise * (e / one_minus_e)));
+    F slope = fma(x, decay, minus(rise * quotient(e, one_minus_e)));
     if (any(small())) slope = select(small(), rise * (near_zero(beta) - x * near_zero(beta * x)), slope);
     return slope;
   }
@@ -170,7 +172,8 @@ struct SpikeFamily {
     const LogOdds<F> bit(f, logit);
     const F inside = min(F(kTop<F>), max(F(kLeast<F>), zeta));
     const LogSlice<F> slice = static_cast<const Kind*>(this)->slice(f, inside);
-    const auto mass = zeta == F(0), outside = (F(0) > zeta) | (zeta > F(1));
+    const auto mass = zeta == F(0);
+    const auto outside = (F(0) > zeta) | (zeta > F(1));
     const auto flat = mass | outside;
     return {select(mass, bit.log_q, select(outside, F(kMinusInfinity<Lane<F>>), bit.log_p + slice.log)),
             select(inside == zeta, slice.dzeta, F(0)), select(mass, minus(bit.p), select(outside, F(0), bit.q)),
@@ -185,7 +188,7 @@ struct SpikeExponential : SpikeFamily<F, SpikeExponential<F>> {
   F beta, inverse;
   Decay<F> decay;
 
-  DVAE_INLINE SpikeExponential(const Functions<F>&, F beta) : beta(beta), inverse(F(1) / beta), decay(beta) {}
+  DVAE_INLINE SpikeExponential(const Functions<F>&, F beta) : beta(beta), inverse(quotient(F(1), beta)), decay(beta) {}
 
   DVAE_INLINE Rise<F> rise(const Functions<F>& f, F u, F ubar) const {
     const F d = max(F(kLeast<F>), fma(ubar, decay.e, u));
@@ -221,7 +224,7 @@ struct SpikePower : SpikeFamily<F, SpikePower<F>> {
   static constexpr const char* name = "spike_power";
   F beta, inverse;
 
-  DVAE_INLINE SpikePower(const Functions<F>&, F beta) : beta(beta), inverse(F(1) / beta) {}
+  DVAE_INLINE SpikePower(const Functions<F>&, F beta) : beta(beta), inverse(quotient(F(1), beta)) {}
 
   DVAE_INLINE Rise<F> rise(const Functions<F>& f, F u, F ubar) const {
     const F t = power_of(f, ubar, u, beta), log = logarithm(f, ubar, u);
@@ -229,7 +232,8 @@ struct SpikePower : SpikeFamily<F, SpikePower<F>> {
   }
   DVAE_INLINE LogSlice<F> slice(const Functions<F>& f, F zeta) const {
     const F below = F(1) - zeta, log = logarithm(f, below), exponent = inverse - F(1);
-    return {fma(exponent, log, minus(logarithm(f, beta))), minus(exponent / below), minus(fma(log, inverse, F(1)) * inverse)};
+    return {fma(exponent, log, minus(logarithm(f, beta))), minus(quotient(exponent, below)),
+            minus(fma(log, inverse, F(1)) * inverse)};
   }
 };
 
@@ -239,7 +243,7 @@ struct SpikeRoot : SpikeFamily<F, SpikeRoot<F>> {
   static constexpr const char* name = "spike_root";
   F beta, inverse;
 
-  DVAE_INLINE SpikeRoot(const Functions<F>&, F beta) : beta(beta), inverse(F(1) / beta) {}
+  DVAE_INLINE SpikeRoot(const Functions<F>&, F beta) : beta(beta), inverse(quotient(F(1), beta)) {}
 
   DVAE_INLINE Rise<F> rise(const Functions<F>& f, F u, F ubar) const {
     const F zeta = power_of(f, u, ubar, inverse), log = logarithm(f, u, ubar);
@@ -249,7 +253,7 @@ struct SpikeRoot : SpikeFamily<F, SpikeRoot<F>> {
   }
   DVAE_INLINE LogSlice<F> slice(const Functions<F>& f, F zeta) const {
     const F log = logarithm(f, zeta);
-    return {fma(beta - F(1), log, logarithm(f, beta)), (beta - F(1)) / zeta, inverse + log};
+    return {fma(beta - F(1), log, logarithm(f, beta)), quotient(beta - F(1), zeta), inverse + log};
   }
 };
 
@@ -259,14 +263,14 @@ struct SpikeRational : SpikeFamily<F, SpikeRational<F>> {
   static constexpr const char* name = "spike_rational";
   F beta, inverse;
 
-  DVAE_INLINE SpikeRational(const Functions<F>&, F beta) : beta(beta), inverse(F(1) / beta) {}
+  DVAE_INLINE SpikeRational(const Functions<F>&, F beta) : beta(beta), inverse(quotient(F(1), beta)) {}
 
   DVAE_INLINE Rise<F> rise(const Functions<F>&, F u, F ubar) const {
     const F r = reciprocal(fma(beta, u, ubar)), du = beta * r * r;
     return {beta * u * r, du, du * ubar, (u * r) * (ubar * r)};
   }
   DVAE_INLINE LogSlice<F> slice(const Functions<F>& f, F zeta) const {
-    const F below = F(1) - zeta, d = fma(beta, below, zeta), r = F(1) / d;
+    const F below = F(1) - zeta, d = fma(beta, below, zeta), r = quotient(F(1), d);
     return {logarithm(f, beta) - F(2) * logarithm(f, d), F(2) * (beta - F(1)) * r, inverse - F(2) * below * r};
   }
 };
@@ -298,7 +302,8 @@ struct SplitFamily {
     const BitOdds<F> bit(logit);
     const F inside = min(F(kTop<F>), max(F(kLeast<F>), zeta)), rest = F(1) - inside;
     const F margin = select(logit > F(0), inside - bit.q, bit.p - rest);
-    const auto below = F(0) > margin, outside = (F(0) > zeta) | (zeta > F(1));
+    const auto below = F(0) > margin;
+    const auto outside = (F(0) > zeta) | (zeta > F(1));
     const F inverse = select(below, bit.inverse_q, bit.inverse_p);
     const F end = select(below, inside, rest) * inverse, gap = magnitude(margin) * inverse;
     // end and gap, and so what they give, change with the logit as p q / mass and with zeta as 1 / mass
@@ -317,7 +322,7 @@ struct Power : SplitFamily<F, Power<F>> {
   static constexpr const char* name = "power";
   F beta, inverse;
 
-  DVAE_INLINE Power(const Functions<F>&, F beta) : beta(beta), inverse(F(1) / beta) {}
+  DVAE_INLINE Power(const Functions<F>&, F beta) : beta(beta), inverse(quotient(F(1), beta)) {}
 
   DVAE_INLINE Fold<F> fold(const Functions<F>& f, F end, F gap) const {
     const F t = power_of(f, end, gap, beta), log = logarithm(f, end, gap);
@@ -326,7 +331,8 @@ struct Power : SplitFamily<F, Power<F>> {
   // dzeta: by `end`
   DVAE_INLINE LogSlice<F> slice(const Functions<F>& f, F end, F) const {
     const F log = logarithm(f, end), exponent = inverse - F(1);
-    return {fma(exponent, log, minus(logarithm(f, beta))), exponent / end, minus(fma(log, inverse, F(1)) * inverse)};
+    return {fma(exponent, log, minus(logarithm(f, beta))), quotient(exponent, end),
+            minus(fma(log, inverse, F(1)) * inverse)};
   }
 };
 
@@ -336,7 +342,7 @@ struct Root : SplitFamily<F, Root<F>> {
   static constexpr const char* name = "root";
   F beta, inverse;
 
-  DVAE_INLINE Root(const Functions<F>&, F beta) : beta(beta), inverse(F(1) / beta) {}
+  DVAE_INLINE Root(const Functions<F>&, F beta) : beta(beta), inverse(quotient(F(1), beta)) {}
 
   DVAE_INLINE Fold<F> fold(const Functions<F>& f, F end, F gap) const {
     const F t = power_of(f, gap, end, inverse), log = logarithm(f, gap, end);
@@ -346,7 +352,7 @@ struct Root : SplitFamily<F, Root<F>> {
   }
   DVAE_INLINE LogSlice<F> slice(const Functions<F>& f, F, F gap) const {
     const F nearest = max(F(kNearest<F>), gap), log = logarithm(f, nearest);
-    const F dgap = select(gap == nearest, (beta - F(1)) / nearest, F(0));
+    const F dgap = select(gap == nearest, quotient(beta - F(1), nearest), F(0));
     return {fma(beta - F(1), log, logarithm(f, beta)), minus(dgap), inverse + log};
   }
 };
@@ -410,7 +416,7 @@ struct ExponentialMixture : MixtureFamily<F, ExponentialMixture<F>> {
   F beta, inverse;
   Decay<F> decay;
 
-  DVAE_INLINE ExponentialMixture(const Functions<F>&, F beta) : beta(beta), inverse(F(1) / beta), decay(beta) {}
+  DVAE_INLINE ExponentialMixture(const Functions<F>&, F beta) : beta(beta), inverse(quotient(F(1), beta)), decay(beta) {}
 
   // m = e^(-beta zeta) solves q m^2 + b m = p e, and n = e^(-beta (1 - zeta)) the same with p and q exchanged and -b.
   DVAE_INLINE Smoothed<F> transform(const Functions<F>& f, const NoisyBit<F>& bit) const {
@@ -430,7 +436,7 @@ struct ExponentialMixture : MixtureFamily<F, ExponentialMixture<F>> {
     const F distance = minus(log * inverse), zeta = select(upper, F(1) - distance, distance) + bit.zero();
 
     const F slope = inverse * reciprocal(root.nearest_s());
-    const F far = e / max(F(kLeast<F>), near), m = select(upper, far, near), n = select(upper, near, far);
+    const F far = quotient(e, max(F(kLeast<F>), near)), m = select(upper, far, near), n = select(upper, near, far);
     const F from_zero = q * decay.distribution_slope(zeta, one_minus_m, m);
     const F from_one = p * decay.distribution_slope(F(1) - zeta, one_minus_n, n);
     return {zeta, p * q * one_minus_m * one_minus_n * slope, (from_one - from_zero) * slope,
@@ -450,7 +456,7 @@ struct LogisticMixture : MixtureFamily<F, LogisticMixture<F>> {
   F beta, inverse;
   Decay<F> decay;
 
-  DVAE_INLINE LogisticMixture(const Functions<F>&, F beta) : beta(beta), inverse(F(1) / beta), decay(beta) {}
+  DVAE_INLINE LogisticMixture(const Functions<F>&, F beta) : beta(beta), inverse(quotient(F(1), beta)), decay(beta) {}
 
   // x = e^(-beta zeta) solves eps x^2 + b x = (1 - eps) e. Up to the middle zeta is taken from x, behind it 1 - zeta from
   // its mirror image; the ends of the noise are kept off the infinite ones of the line.
@@ -468,15 +474,16 @@ struct LogisticMixture : MixtureFamily<F, LogisticMixture<F>> {
 
     const F x = (root.nearest_s() + magnitude(b)) * half_inverse;
     const F own = select(upper, p, q), other = select(upper, q, p);
-    const F ratio = (e + x) / (F(1) + x), density = fma(own * ratio, ratio, other * e);
+    const F ratio = quotient(e + x, F(1) + x), density = fma(own * ratio, ratio, other * e);
     const F r = inverse * reciprocal(density);
     const F dbeta = fma(own * distance * ratio, ratio, other * (distance - F(1)) * e) * r;
     return {zeta, p * q * decay.one_minus_e * ratio * r, select(upper, dbeta, minus(dbeta)),
-            (e + x) * (F(1) + e / x) * r};
+            (e + x) * (F(1) + quotient(e, x)) * r};
   }
   DVAE_INLINE LogSlice<F> component(const Functions<F>& f, F distance) const {
     const F x = magnitude(beta * distance), t = fast_exp(max(F(-87), minus(x)));
-    const F tanh = (F(1) - t) / (F(1) + t), signed_tanh = select(F(0) > distance, minus(tanh), tanh);  // of half of it
+    const F tanh = quotient(F(1) - t, F(1) + t);  // of half of x
+    const F signed_tanh = select(F(0) > distance, minus(tanh), tanh);
     return {logarithm(f, beta) - x - F(2) * logarithm(f, F(1) + t), minus(beta * signed_tanh),
             inverse - distance * signed_tanh};
   }
@@ -493,7 +500,7 @@ struct PowerMixture : MixtureFamily<F, PowerMixture<F>> {
   static constexpr bool unit_interval = true, noise_has_gradient = false;
   F beta, inverse;
 
-  DVAE_INLINE PowerMixture(const Functions<F>&, F beta) : beta(beta), inverse(F(1) / beta) {}
+  DVAE_INLINE PowerMixture(const Functions<F>&, F beta) : beta(beta), inverse(quotient(F(1), beta)) {}
 
   DVAE_INLINE Smoothed<F> transform(const Functions<F>& f, const NoisyBit<F>& bit) const {
     const auto above = bit.u > F(0);
@@ -506,13 +513,14 @@ struct PowerMixture : MixtureFamily<F, PowerMixture<F>> {
     const F log = logarithm(f, end, gap), rest = one_minus_exp(minus(beta * log));
     const F log_rest = logarithm(f, rest, t), back = power_of(f, rest, t, inverse);
     const F density = fma(own * end, rest, other * back * t);  // times t (1 - t) / beta
-    const F r = select(density == F(0), F(0), t * rest / max(F(kLeast<F>), density));
+    const F r = select(density == F(0), F(0), quotient(t * rest, max(F(kLeast<F>), density)));
     const F dbeta = (own * end * log - other * back * log_rest * inverse) * r;
     return {zeta, bit.p * bit.q * beta * (end - (F(1) - back)) * r, select(above, minus(dbeta), dbeta), F(0)};
   }
   DVAE_INLINE LogSlice<F> component(const Functions<F>& f, F end) const {
     const F log = logarithm(f, end), exponent = inverse - F(1);
-    return {fma(exponent, log, minus(logarithm(f, beta))), exponent / end, minus(fma(log, inverse, F(1)) * inverse)};
+    return {fma(exponent, log, minus(logarithm(f, beta))), quotient(exponent, end),
+            minus(fma(log, inverse, F(1)) * inverse)};
   }
   DVAE_INLINE LogComponents<F> components(const Functions<F>& f, F zeta) const {
     const LogSlice<F> zero = component(f, zeta), one = component(f, F(1) - zeta);

@@ -81,7 +81,7 @@ class Kernel:
 
     @property
     def vector(self) -> bool:
-        return any(word in self.name for word in ("VectorTensor", "uint4", "Elements"))
+        return any(word in self.name for word in ("VectorTensor", "uint4", "Elements", "Quads"))
 
     def count(self, *bases: str) -> int:
         return sum(i.base in bases for i in self.code)

@@ -62,19 +62,21 @@ class ElementCall(ctypes.Structure):
     )
 
 
-def compile_shim(room: str) -> ctypes.CDLL:
-    """<room>_shim.cpp as a library, cached by the text that goes into it."""
+def compile_shim(room: str, device_errors: bool = False) -> ctypes.CDLL:
+    """<room>_shim.cpp as a library, cached by the text that goes into it; `device_errors`: approximate instructions
+    are as inexact as the device's may be."""
     compiler = shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         pytest.skip("no g++ or clang++")
     source = Path(__file__).with_name(f"{room}_shim.cpp")
     headers = [p for p in sorted([*(ROOT / "csrc").rglob("*"), *source.parent.iterdir()]) if p.suffix in (".h", ".cuh")]
-    text = b"".join(p.read_bytes() for p in [source, *headers]) + repr((compiler, FLAGS)).encode()
+    flags = [*FLAGS, "-DDVAE_DEVICE_ERRORS"] if device_errors else FLAGS
+    text = b"".join(p.read_bytes() for p in [source, *headers]) + repr((compiler, flags)).encode()
     target = ROOT / "build" / "shim" / f"{room}_{hashlib.sha256(text).hexdigest()[:16]}.so"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = target.with_suffix(".tmp")
-        subprocess.run([compiler, *FLAGS, str(source), "-o", str(scratch)], check=True, cwd=ROOT)
+        subprocess.run([compiler, *flags, str(source), "-o", str(scratch)], check=True, cwd=ROOT)
         scratch.replace(target)
     return ctypes.CDLL(str(target))
 
