@@ -15,8 +15,10 @@ KEY = torch.tensor([1, 2])
 INDEX = torch.zeros(2, dtype=torch.int64)
 ROWS = torch.zeros(2)
 
-# Arguments by name; a call is a tuple of them, in which `key`, `tau`, `dim`, `index` and `grad` stand for good ones.
-GOOD: dict[str, Any] = {"key": KEY, "tau": None, "dim": 1, "index": INDEX, "grad": X}
+# Arguments by name; a call is a tuple of them, in which names stand for good ones.
+GOOD: dict[str, Any] = {
+    "key": KEY, "tau": None, "dim": 1, "index": INDEX, "grad": X, "noise": X, "beta": None, "kind": "power",
+}  # fmt: skip
 CALLS: dict[str, tuple[Any, ...]] = {
     "gumbel_argmax": (X, "key", "dim", 0),
     "gumbel_onehot": (X, "key", "dim", 0, torch.float32),
@@ -33,6 +35,10 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "binary_concrete_bwd": ("grad", X, "key", "tau", 1.0, 0, True),
     "binary_concrete_log_prob_fwd": (X, X, "tau", 1.0),
     "binary_concrete_log_prob_bwd": ("grad", X, X, "tau", 1.0, True),
+    "smoothing_fwd": (X, None, "key", "beta", 2.0, "kind", 0, torch.float32),
+    "smoothing_bwd": ("grad", X, "noise", None, "beta", 2.0, "kind", 0, True, True),
+    "smoothing_log_prob_fwd": (X, X, "beta", 2.0, "kind"),
+    "smoothing_log_prob_bwd": ("grad", X, X, "beta", 2.0, "kind", True),
 }
 BAD: list[tuple[str, Any, str]] = [
     ("key", KEY[:1], "a key of two int64 words"),
@@ -45,6 +51,11 @@ BAD: list[tuple[str, Any, str]] = [
     ("index", INDEX.int(), "one int64 index for each row"),
     ("index", INDEX + 5, "indices below the number of categories"),
     ("grad", X[:1], "tensors of one shape"),
+    ("noise", X[:1], "noise of the shape of the logits, in the compute type"),
+    ("noise", X.double(), "noise of the shape of the logits, in the compute type"),
+    ("beta", X[:1], "beta of the shape of the logits, in the compute type"),
+    ("beta", torch.ones((), dtype=torch.half), "to be one float32 or float64 value"),
+    ("kind", "powers", "unknown kind"),
 ]
 CASES = [
     pytest.param(name, argument, bad, message, id=f"{name}-{argument}{number}")

@@ -758,7 +758,7 @@ def test_noise_without_a_gradient(target: Target) -> None:
     with torch.no_grad():
         smoothing_transform(logits, 2.0, "power_mixture", noise=noise, backend=target.backend)
     bwd = raw(target, "smoothing_bwd")
-    with pytest.raises((ValueError, RuntimeError), match="no gradient to noise"):
+    with pytest.raises((ValueError, RuntimeError), match=r"no gradient to (its )?noise"):
         bwd(logits, logits, noise.detach(), None, None, 2.0, "power_mixture", 0, False, True)
 
 

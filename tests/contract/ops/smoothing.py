@@ -238,17 +238,13 @@ def _raw_calls(logits: Tensor, key: Tensor) -> list[RawCall]:
     one, full = torch.full((), 2.5, dtype=compute, device=logits.device), 1 + noise
     return [
         ("smoothing_fwd", (logits, None, key, None, 2.0, "power", 0, dtype)),
-        ("smoothing_fwd", (logits, noise, None, one, 0.0, "spike_exponential", 5, compute)),
-        ("smoothing_fwd", (logits, None, key, full, 0.0, "power_mixture", 5, dtype)),
+        ("smoothing_fwd", (logits, noise, None, full, 0.0, "spike_exponential", 5, compute)),
         ("smoothing_bwd", (grad, logits, None, key, None, 2.0, "logistic_mixture", 0, False, False)),
         ("smoothing_bwd", (grad, logits, None, key, None, 2.0, "root", 5, True, False)),
         ("smoothing_bwd", (grad[:1].expand(grad.shape), logits, noise, None, one, 0.0, "spike_root", 0, True, True)),
         ("smoothing_bwd", (grad, logits, noise, None, full, 0.0, "exponential_mixture", 0, True, True)),
-        ("smoothing_bwd", (grad, logits, noise, None, full, 0.0, "spike_power", 0, False, True)),
-        ("smoothing_log_prob_fwd", (zeta, logits, None, 2.0, "spike_rational")),
         ("smoothing_log_prob_fwd", (zeta.to(compute), logits, full, 0.0, "power")),
-        ("smoothing_log_prob_bwd", (log_grad, zeta, logits, one, 0.0, "power_mixture", False)),
-        ("smoothing_log_prob_bwd", (log_grad, zeta, logits, one, 0.0, "root", True)),
+        ("smoothing_log_prob_bwd", (log_grad, zeta, logits, one, 0.0, "power_mixture", True)),
         ("smoothing_log_prob_bwd", (log_grad, zeta.to(compute), logits, full, 0.0, "spike_exponential", True)),
     ]
 
