@@ -1,0 +1,123 @@
+"""Smoothing kernels compiled ahead of time: what the machine code must and must not contain, for every kind."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ProcessPoolExecutor
+from functools import partial
+
+import pytest
+import torch
+from compile import Binary
+from gates import Budget, Case, Ceiling, check, submit
+
+pytest.importorskip("triton")
+pytestmark = pytest.mark.aot
+
+_EVEN, _ODD, _INT64 = (4096, 8192), (4097, 33), (1 << 19, 8192)
+_NAMES = ("fwd", "bwd", "log_prob_fwd", "log_prob_bwd")
+# By kind and kernel, with one beta and noise made inside: all instructions and MUFU per element, registers.
+_COUNTS = {
+    "spike_exponential": ((59, 2.2, 72), (92, 4.2, 128), (47, 1.3, 72), (49, 2.3, 104)),
+    "spike_power": ((64, 3.1, 64), (69, 4.1, 104), (59, 2.2, 72), (65, 4.1, 128)),
+    "spike_root": ((55, 3.1, 64), (79, 6.1, 80), (58, 2.1, 72), (62, 4.1, 104)),
+    "spike_rational": ((45, 2.1, 64), (58, 3.1, 72), (48, 2.1, 72), (52, 3.1, 120)),
+    "power": ((66, 5.1, 64), (77, 5.1, 80), (43, 4.2, 88), (59, 5.1, 112)),
+    "root": ((74, 5.1, 72), (94, 7.1, 80), (54, 4.1, 72), (77, 5.1, 104)),
+    "exponential_mixture": ((83, 6.2, 80), (133, 10.2, 168), (64, 2.3, 80), (58, 4.3, 88)),
+    "logistic_mixture": ((62, 5.2, 72), (90, 8.2, 104), (91, 4.1, 88), (102, 8.1, 168)),
+    "power_mixture": ((71, 4.1, 64), (117, 8.3, 168), (88, 4.2, 80), (89, 8.1, 104)),
+}
+# The same with noise and beta of every element, which cost nothing once but their own constants each time.
+_FULL = {
+    "power": ((63, 5.1, 64), (79, 6.1, 96), (85, 6.1, 144)),
+    "exponential_mixture": ((107, 8.1, 80), (176, 13.1, 168), (112, 7.1, 160)),
+}
+# The name of a case is that of its kind, with what it has besides.
+_EVERY_KIND = [Case(90, torch.float32, kind, _EVEN) for kind in _COUNTS]
+_HALVES = [
+    Case(arch, torch.bfloat16, kind, _EVEN)
+    for arch in (90, 80, 100)
+    for kind in ("spike_exponential", "power", "exponential_mixture")
+]
+_FULL_CASES = [Case(90, torch.float32, f"{kind} full", _EVEN) for kind in _FULL]
+_SHAPES = [Case(90, torch.float32, "power odd", _ODD), Case(90, torch.float32, "power int64", _INT64)]
+
+
+def launch(kind: str, density: bool, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    """The kernels of a kind, with the gradient to a beta that is one number."""
+    from dvae_kernels.ops.smoothing import triton_kernels as ops
+
+    x = torch.empty(shape, dtype=dtype, device="meta")
+    key = torch.empty(2, dtype=torch.int64, device="meta")
+    beta = torch.empty((), dtype=torch.float32, device="meta")
+    ops.smoothing_fwd(x, None, key, beta, 0.0, kind, 0, dtype)
+    ops.smoothing_bwd(x, x, None, key, beta, 0.0, kind, 0, True, False)
+    if density:
+        ops.smoothing_log_prob_fwd(x, x, beta, 0.0, kind)
+        ops.smoothing_log_prob_bwd(x.float(), x, x, beta, 0.0, kind, True)
+
+
+def launch_full(kind: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    """With noise and beta of every element, and the gradients to both."""
+    from dvae_kernels.ops.smoothing import triton_kernels as ops
+
+    x = torch.empty(shape, dtype=dtype, device="meta")
+    full = x.float()
+    ops.smoothing_fwd(x, full, None, full, 0.0, kind, 0, dtype)
+    ops.smoothing_bwd(x, x, full, None, full, 0.0, kind, 0, True, True)
+    ops.smoothing_log_prob_bwd(full, x, x, full, 0.0, kind, True)
+
+
+@pytest.fixture(scope="module")
+def compiled(request: pytest.FixtureRequest, compilers: ProcessPoolExecutor) -> dict[Case, Future[list[Binary]]]:
+    futures = {}
+    for case in _EVERY_KIND + _HALVES + _FULL_CASES + _SHAPES:
+        kind, _, form = case.name.partition(" ")
+        launches = partial(launch_full, kind) if form == "full" else partial(launch, kind, case in _EVERY_KIND)
+        futures |= submit(request, compilers, "dvae_kernels._triton.elements", launches, [case])
+    return futures
+
+
+def check_all(
+    binaries: list[Binary],
+    case: Case,
+    counts: tuple[tuple[float, float, int], ...],
+    names: tuple[str, ...],
+    full: bool = False,
+    more: float = 0.0,
+) -> None:
+    """`full`: noise and beta are read too. more: instructions beside the counts."""
+    assert [b.kernel for b in binaries] == [f"_smoothing_{name}_kernel" for name in names]
+    traffic = {"fwd": (1, 1), "bwd": (2, 1), "log_prob_fwd": (2, 1), "log_prob_bwd": (3, 2)}
+    for name, binary, (total, mufu, registers) in zip(names, binaries, counts):
+        reads, writes = traffic[name]
+        draws = 0 if full or "prob" in name else 2
+        if full:
+            reads, writes = reads + (1 if "prob" in name else 2), writes + {"fwd": 0, "bwd": 2}.get(name, 1)
+        wide = 5.8 if draws else 2.0
+        budget = Budget(total + more, mufu, wide + 0.5, wide, draws, reads, writes)
+        check(binary, case, budget, Ceiling(registers, 4096))
+
+
+@pytest.mark.parametrize("case", _EVERY_KIND, ids=str)
+def test_every_kind(case: Case, compiled: dict[Case, Future[list[Binary]]]) -> None:
+    check_all(compiled[case].result(), case, _COUNTS[case.name], _NAMES)
+
+
+@pytest.mark.parametrize("case", _HALVES, ids=str)
+def test_half_formats(case: Case, compiled: dict[Case, Future[list[Binary]]]) -> None:
+    check_all(compiled[case].result(), case, _COUNTS[case.name], _NAMES[:2], more=4)
+
+
+@pytest.mark.parametrize("case", _FULL_CASES, ids=str)
+def test_noise_and_beta_of_every_element(case: Case, compiled: dict[Case, Future[list[Binary]]]) -> None:
+    names = ("fwd", "bwd", "log_prob_bwd")
+    check_all(compiled[case].result(), case, _FULL[case.name.split()[0]], names, full=True)
+
+
+@pytest.mark.parametrize("case", _SHAPES, ids=str)
+def test_shapes(case: Case, compiled: dict[Case, Future[list[Binary]]]) -> None:
+    """Whole tiles in 16-byte pieces and the last one element by element; numbers of 64 bits."""
+    odd = case.shape == _ODD
+    counts = tuple((total, mufu, 136 if odd else 80) for total, mufu, registers in _COUNTS["power"][:2])
+    check_all(compiled[case].result(), case, counts, _NAMES[:2], more=15 if odd else 0)
