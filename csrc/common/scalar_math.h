@@ -37,11 +37,27 @@ DVAE_HD inline float select(bool condition, float yes, float no) {
 DVAE_HD inline double select(bool condition, double yes, double no) { return condition ? yes : no; }
 DVAE_HD inline bool any(bool condition) { return condition; }
 
-// b where either is NaN
-DVAE_HD inline float min(float a, float b) { return a < b ? a : b; }
-DVAE_HD inline double min(double a, double b) { return a < b ? a : b; }
-DVAE_HD inline float max(float a, float b) { return a > b ? a : b; }
-DVAE_HD inline double max(double a, double b) { return a > b ? a : b; }
+// NaN where either is
+DVAE_HD inline float min(float a, float b) {
+#ifdef __CUDA_ARCH__
+  float lower;
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(lower) : "f"(a), "f"(b));
+  return lower;
+#else
+  return a < b || a != a ? a : b;
+#endif
+}
+DVAE_HD inline float max(float a, float b) {
+#ifdef __CUDA_ARCH__
+  float upper;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(upper) : "f"(a), "f"(b));
+  return upper;
+#else
+  return a > b || a != a ? a : b;
+#endif
+}
+DVAE_HD inline double min(double a, double b) { return a < b || a != a ? a : b; }
+DVAE_HD inline double max(double a, double b) { return a > b || a != a ? a : b; }
 
 DVAE_HD inline float fma(float a, float b, float c) { return fmaf(a, b, c); }
 DVAE_HD inline double fma(double a, double b, double c) { return ::fma(a, b, c); }
@@ -106,12 +122,12 @@ struct Functions<float> {
     return fmaf(static_cast<float>(static_cast<int32_t>(exponent)), 0x1p-23f, ratio * r);
   }
   // natural, of x in (0, 1]; rest = 1 - x, whose relative accuracy counts where it is below 1/2
-  DVAE_HD float log(float x, float rest) const {
-    return kLn2<float> * select(rest < 0.5f, log2_near_one(rest), fast_log2(x));
-  }
+  DVAE_HD float log(float x, float rest) const { return kLn2<float> * log2(x, rest); }
+  DVAE_HD float log2_for_power(float x, float rest, float) const { return log2(x, rest); }
   DVAE_HD float log1p(float x) const { return log(1 + x, -x); }  // of x in (-1, 0]
 
  private:
+  DVAE_HD static float log2(float x, float rest) { return select(rest < 0.5f, log2_near_one(rest), fast_log2(x)); }
   // log2(1 - rest) for rest in [0, 1/2]: a minimax polynomial of relative error 2.3e-8
   DVAE_HD static float log2_near_one(float rest) {
     float ratio = -0x1.0a1f46p+1f;
@@ -130,6 +146,9 @@ template <>
 struct Functions<double> {
   DVAE_HD double log2(double x) const { return fast_log2(x); }
   DVAE_HD double log(double x, double rest) const { return rest < 0.5 ? ::log1p(-rest) : ::log(x); }
+  DVAE_HD double log2_for_power(double x, double rest, double exponent) const {
+    return exponent > 12 ? log(x, rest) * kLog2e<double> : fast_log2(x);
+  }
   DVAE_HD double log1p(double x) const { return ::log1p(x); }
 };
 

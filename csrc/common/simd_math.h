@@ -117,6 +117,9 @@ struct Logarithm64 {
   F64 log2(F64 x) const { return std::log2(x.v); }
   F64 log1p(F64 x) const { return std::log1p(x.v); }
   F64 log(F64 x, F64 rest) const { return 0.5 > rest.v ? std::log1p(-rest.v) : std::log(x.v); }
+  F64 log2_for_power(F64 x, F64 rest, F64 exponent) const {
+    return exponent.v > 12 ? log(x, rest).v * kLog2e<double> : std::log2(x.v);
+  }
   F64 exponential(const uint32_t* bits) const { return exponential_from_bits<double>(*bits) * kLog2e<double>; }
   F64 minus_log_bound(const uint32_t*) const { return 23; }  // of all noise
 };
@@ -134,6 +137,12 @@ struct Functions {
   // natural, of normal x in (0, 1]; rest = 1 - x, whose relative accuracy counts where it is below 1/2
   F32 log(F32 x, F32 rest) const {
     return select(F32(0.5f) > rest, log1p(F32(0.0f) - rest), log2(x) * F32(kLn2<float>));
+  }
+  // log2 of such an x; rest is looked at only where the exponent would show the rounding of x
+  F32 log2_for_power(F32 x, F32 rest, F32 exponent) const {
+    const Mask large = exponent > F32(12.0f);
+    if (!any(large)) return log2(x);
+    return select(large, log(x, rest) * F32(kLog2e<float>), log2(x));
   }
   F32 exponential(const uint32_t* bits) const { return logarithm.exponential(U32::load(bits)); }
 

@@ -66,7 +66,7 @@ std::tuple<Tensor, Tensor, Tensor> bwd(
   beta = checked_beta(beta, logits);
   SmoothingCall call = make_smoothing_call(kind, logits, beta, beta_value, noise, key);
   STD_TORCH_CHECK(
-      !noise_grad || noise_has_gradient(kind.text), "smoothing: ", kind.text, " has no gradient to its noise");
+      !noise_grad || noise_has_gradient(kind.text), "smoothing: ", kind.text, " has no gradient to noise");
   const ScalarType compute = compute_type(logits.scalar_type());
   Tensor dlogits = empty_like(logits, logits.scalar_type()), dbeta = new_beta_gradient(logits, beta, beta_grad);
   Tensor dnoise =

@@ -52,12 +52,10 @@ template <class F>
 DVAE_INLINE F logarithm(const Functions<F>& f, F x, F rest) {
   return f.log(max(F(kLeast<F>), x), rest);
 }
-// x^exponent for x in [0, 1]; rest = 1 - x is looked at only where the exponent would show the rounding of x
+// x^exponent for x in [0, 1] and rest = 1 - x
 template <class F>
 DVAE_INLINE F power_of(const Functions<F>& f, F x, F rest, F exponent) {
-  F log = f.log2(max(F(kLeast<F>), x));
-  const auto large = exponent > F(12);
-  if (any(large)) log = select(large, logarithm(f, x, rest) * F(kLog2e<Lane<F>>), log);
+  const F log = f.log2_for_power(max(F(kLeast<F>), x), rest, exponent);
   return select(x == F(0), F(0), exp2(log * exponent));
 }
 

@@ -40,7 +40,7 @@ class KindArgument {
   __device__ Kind at(Acc beta) const { return each_ != nullptr ? Kind(Functions<Acc>(), beta) : shared_; }
 
  private:
-  __device__ static Acc valid(Acc beta) { return beta > 0 && beta <= kLargest<Acc> ? nearest_beta(beta) : kNaN<Acc>; }
+  __device__ static Acc valid(Acc beta) { return select((beta > 0) & (beta <= kLargest<Acc>), nearest_beta(beta), kNaN<Acc>); }
 
   const Acc* each_;
   Acc one_;
@@ -50,7 +50,7 @@ class KindArgument {
 // x, or NaN where an argument is.
 template <class Acc>
 __device__ Acc nan_of(Acc a, Acc b, Acc c, Acc x) {
-  return select(a == a && b == b && c == c, x, kNaN<Acc>);
+  return select((a == a) & (b == b) & (c == c), x, kNaN<Acc>);
 }
 
 // Uniform noise from a key, or given.
@@ -81,7 +81,7 @@ class Uniform {
     if (given_ != nullptr) {
 #pragma unroll
       for (int i = 0; i < kChunk; ++i) {
-        if (!(eps[i] >= 0 && eps[i] <= 1)) eps[i] = kNaN<Acc>;
+        eps[i] = select((eps[i] >= 0) & (eps[i] <= 1), eps[i], kNaN<Acc>);
         rest[i] = 1 - eps[i];
       }
     } else {
