@@ -129,10 +129,11 @@ template <class F>
 struct Functions {
   Logarithm logarithm;
   F32 log2(F32 x) const { return logarithm.log2(x); }
-  // log(1 + x) for normal 1 + x <= 2, whose rounding is applied to the logarithm
+  // log(1 + x) for x in [-1/2, 0] with its relative accuracy: what 1 + x rounds off is applied to the logarithm
   F32 log1p(F32 x) const {
     const F32 y = F32(1.0f) + x;
-    return fma(log2(y), F32(kLn2<float>), (x - (y - F32(1.0f))) * reciprocal(y));
+    const F32 log = fma(log2(y), F32(kLn2<float>), (x - (y - F32(1.0f))) * reciprocal(y));
+    return select(y == F32(1.0f), x, log);
   }
   // natural, of normal x in (0, 1]; rest = 1 - x, whose relative accuracy counts where it is below 1/2
   F32 log(F32 x, F32 rest) const {

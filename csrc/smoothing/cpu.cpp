@@ -75,7 +75,7 @@ std::tuple<Tensor, Tensor, Tensor> bwd(
     Tensor grad, Tensor logits, std::optional<Tensor> noise, std::optional<Tensor> key, std::optional<Tensor> beta,
     double beta_value, Name kind, int64_t index_offset, bool beta_grad, bool noise_grad) {
   const SmoothingFacts facts = facts_of(kind);
-  STD_TORCH_CHECK(!noise_grad || facts.noise_has_gradient, "smoothing: ", kind.text, " has no gradient to its noise");
+  STD_TORCH_CHECK(!noise_grad || facts.noise_has_gradient, "smoothing: ", kind.text, " has no gradient to noise");
   check_noise(noise, key);
   check_sample_type(logits.scalar_type(), grad.scalar_type());
   const ScalarType compute = compute_type(logits.scalar_type());

@@ -57,15 +57,19 @@ class NoiseOfElements {
     } else {
       const Scalar* given = static_cast<const Scalar*>(given_.data) + first;
       for_vectors<F>(0, elements, [&](int64_t j, auto count) {
-        const F eps = load_elements<F>(given + j, count);
-        select((eps > F(1)) | (F(0) > eps), F(kNaN<Scalar>), eps).store(eps_ + j);
+        F eps = load_elements<F>(given + j, count);
+        eps = select((eps > F(1)) | (F(0) > eps), F(kNaN<Scalar>), eps);
+        eps.store(eps_ + j);
         (F(1) - eps).store(rest_ + j);
       });
     }
     F(Scalar(0.5)).store(eps_ + elements);
     F(Scalar(0.5)).store(rest_ + elements);
   }
-  NoisyBit<F> bit(F logit, int64_t j) const { return {logit, F::load(eps_ + j), F::load(rest_ + j)}; }
+  NoisyBit<F> bit(F logit, int64_t j) const {
+    const F eps = F::load(eps_ + j);
+    return {logit + (eps - eps), eps, F::load(rest_ + j)};  // NaN where the noise is
+  }
 
  private:
   BlockNoise bits_;

@@ -55,7 +55,7 @@ DVAE_INLINE F logarithm(const Functions<F>& f, F x, F rest) {
 // x^exponent for x in [0, 1] and rest = 1 - x
 template <class F>
 DVAE_INLINE F power_of(const Functions<F>& f, F x, F rest, F exponent) {
-  const F log = f.log2_for_power(max(F(kLeast<F>), x), rest, exponent);
+  const F log = min(F(0), f.log2_for_power(max(F(kLeast<F>), x), rest, exponent));
   return select(x == F(0), F(0), exp2(log * exponent));
 }
 
@@ -70,7 +70,7 @@ struct BitOdds {
     odds = fast_exp(max(F(-bound), min(F(bound), minus(logit))));  // NaN passes
     inverse_p = F(1) + odds;
     p = reciprocal(inverse_p);
-    q = odds * p;
+    q = min(F(1), odds * p);
     inverse_q = F(1) + reciprocal(odds);
   }
 };
@@ -127,15 +127,16 @@ struct Decay {
     return slope;
   }
 
- private:
   // whether differences of exponentials would cancel
-  DVAE_INLINE auto small() const { return F(Lane<F>(sizeof(Lane<F>) == 4 ? 0.25 : 0.01)) > beta; }
+  DVAE_INLINE auto small() const { return F(Lane<F>(0.25)) > beta; }
 
+ private:
   // 1/x - 1/expm1(x) there
   DVAE_INLINE static F near_zero(F x) {
-    const F x2 = x * x;
-    const F odd = fma(fma(x2, F(Lane<F>(-1. / 30240)), F(Lane<F>(1. / 720))), x2, F(Lane<F>(-1. / 12)));
-    return fma(odd, x, F(Lane<F>(0.5)));
+    constexpr double odd[4] = {1. / 1209600, -1. / 30240, 1. / 720, -1. / 12};
+    F series(Lane<F>(-1. / 47900160));
+    for (int i = 0; i < 4; ++i) series = fma(series, x * x, F(Lane<F>(odd[i])));
+    return fma(series, x, F(Lane<F>(0.5)));
   }
 };
 
@@ -189,25 +190,29 @@ struct SpikeExponential : SpikeFamily<F, SpikeExponential<F>> {
   DVAE_INLINE SpikeExponential(const Functions<F>&, F beta) : beta(beta), inverse(quotient(F(1), beta)), decay(beta) {}
 
   DVAE_INLINE Rise<F> rise(const Functions<F>& f, F u, F ubar) const {
-    const F d = max(F(kLeast<F>), fma(ubar, decay.e, u));
+    const F d = min(F(1), max(F(kLeast<F>), fma(ubar, decay.e, u)));
     F log = logarithm(f, d);
     const auto small = F(1) > beta;  // a rounded d would lose 1 / beta
     if (any(small)) log = select(small, f.log1p(minus(ubar * decay.one_minus_e)), log);
-    const F zeta = fma(log, inverse, F(1)), r = reciprocal(d), du = decay.one_minus_e * inverse * r;
+    const F zeta = max(F(0), fma(log, inverse, F(1))), r = reciprocal(d), du = decay.one_minus_e * inverse * r;
     F dbeta = (u * r - zeta) * inverse;
-    const auto tiny = F(Lane<F>(sizeof(Lane<F>) == 4 ? 0.25 : 0.01)) > beta;
-    if (any(tiny)) dbeta = select(tiny, cumulants(u * ubar, ubar - u), dbeta);
+    if (any(decay.small())) dbeta = select(decay.small(), integral(u, ubar), dbeta);
     return {zeta, du, du * ubar, dbeta};
   }
 
-  // (beta F' - F) / beta^2 for the cumulant function F(beta) = log(1 + u (e^beta - 1)) of a bit of mean u: the series of
-  // its cumulants k2 ... k6 over k2, skew = 1 - 2u.
-  DVAE_INLINE F cumulants(F k2, F skew) const {
-    const F k4 = fma(k2, F(-6), F(1)), k5 = skew * fma(k2, F(-12), F(1)), k6 = fma(k2, fma(k2, F(120), F(-30)), F(1));
-    F sum = fma(k6, beta * F(Lane<F>(1. / 144)), k5 * F(Lane<F>(1. / 30)));
-    sum = fma(sum, beta, k4 * F(Lane<F>(0.125)));
-    sum = fma(sum, beta, skew * F(Lane<F>(1. / 3)));
-    return k2 * fma(sum, beta, F(Lane<F>(0.5)));
+  // dzeta/dbeta where beta is small: the integral over s in [0, 1] of s times the variance of a bit with the odds
+  // u e^(beta s) / ubar, by Gauss's rule for the weight s.
+  DVAE_INLINE F integral(F u, F ubar) const {
+    constexpr double nodes[5] = {0.09853508579882643, 0.30453572664636390, 0.56202518975261390, 0.80198658212639180,
+                                 0.96019014294853130};
+    constexpr double weights[5] = {0.015747914521692276, 0.073908870072616670, 0.146386987084669810,
+                                   0.167174638094369570, 0.096781590226651680};
+    F sum(0);
+    for (int i = 0; i < 5; ++i) {
+      const F odds = exp2(beta * F(Lane<F>(-nodes[i] * kLog2e<double>))), r = reciprocal(fma(ubar, odds, u));
+      sum = fma(odds * r, r * F(Lane<F>(weights[i])), sum);
+    }
+    return u * ubar * sum;
   }
 
   DVAE_INLINE LogSlice<F> slice(const Functions<F>& f, F zeta) const {
@@ -225,11 +230,11 @@ struct SpikePower : SpikeFamily<F, SpikePower<F>> {
   DVAE_INLINE SpikePower(const Functions<F>&, F beta) : beta(beta), inverse(quotient(F(1), beta)) {}
 
   DVAE_INLINE Rise<F> rise(const Functions<F>& f, F u, F ubar) const {
-    const F t = power_of(f, ubar, u, beta), log = logarithm(f, ubar, u);
-    return {F(1) - t, beta * t * reciprocal(max(F(kNearest<F>), ubar)), beta * t, minus(t * log)};
+    const F t = power_of(f, ubar, u, beta), dt = beta * t;
+    return {F(1) - t, dt * reciprocal(max(F(kNearest<F>), ubar)), dt, minus(t * logarithm(f, ubar, u))};
   }
   DVAE_INLINE LogSlice<F> slice(const Functions<F>& f, F zeta) const {
-    const F below = F(1) - zeta, log = logarithm(f, below), exponent = inverse - F(1);
+    const F below = F(1) - zeta, log = logarithm(f, below, zeta), exponent = inverse - F(1);
     return {fma(exponent, log, minus(logarithm(f, beta))), minus(quotient(exponent, below)),
             minus(fma(log, inverse, F(1)) * inverse)};
   }
@@ -250,7 +255,7 @@ struct SpikeRoot : SpikeFamily<F, SpikeRoot<F>> {
     return {zeta, du, du * ubar, minus(zeta * log * (inverse * inverse))};
   }
   DVAE_INLINE LogSlice<F> slice(const Functions<F>& f, F zeta) const {
-    const F log = logarithm(f, zeta);
+    const F log = logarithm(f, zeta, F(1) - zeta);
     return {fma(beta - F(1), log, logarithm(f, beta)), quotient(beta - F(1), zeta), inverse + log};
   }
 };
@@ -265,7 +270,7 @@ struct SpikeRational : SpikeFamily<F, SpikeRational<F>> {
 
   DVAE_INLINE Rise<F> rise(const Functions<F>&, F u, F ubar) const {
     const F r = reciprocal(fma(beta, u, ubar)), du = beta * r * r;
-    return {beta * u * r, du, du * ubar, (u * r) * (ubar * r)};
+    return {min(F(1), beta * u * r), du, du * ubar, (u * r) * (ubar * r)};
   }
   DVAE_INLINE LogSlice<F> slice(const Functions<F>& f, F zeta) const {
     const F below = F(1) - zeta, d = fma(beta, below, zeta), r = quotient(F(1), d);
@@ -293,7 +298,8 @@ struct SplitFamily {
     const F gap = min(F(1), select(above, bit.u, minus(bit.u * bit.p) * bit.inverse_q));
     const Fold<F> fold = static_cast<const Kind*>(this)->fold(f, end, gap);
     const F x = mass * fold.x, dbeta = mass * fold.dbeta;
-    return {select(above, F(1) - x, x), bit.p * bit.q * fold.dmass, select(above, minus(dbeta), dbeta), fold.dend};
+    return {select(above, F(1) - x, x), bit.p * bit.q * fold.dmass, select(above, minus(dbeta), dbeta),
+            fold.dend + bit.zero()};
   }
 
   DVAE_INLINE LogDensity<F> log_density(const Functions<F>& f, F zeta, F logit) const {
@@ -303,7 +309,7 @@ struct SplitFamily {
     const auto below = F(0) > margin;
     const auto outside = (F(0) > zeta) | (zeta > F(1));
     const F inverse = select(below, bit.inverse_q, bit.inverse_p);
-    const F end = select(below, inside, rest) * inverse, gap = magnitude(margin) * inverse;
+    const F end = min(F(1), select(below, inside, rest) * inverse), gap = min(F(1), magnitude(margin) * inverse);
     // end and gap, and so what they give, change with the logit as p q / mass and with zeta as 1 / mass
     const F other = select(below, bit.p, bit.q);
     const LogSlice<F> slice = static_cast<const Kind*>(this)->slice(f, end, gap);
@@ -323,12 +329,12 @@ struct Power : SplitFamily<F, Power<F>> {
   DVAE_INLINE Power(const Functions<F>&, F beta) : beta(beta), inverse(quotient(F(1), beta)) {}
 
   DVAE_INLINE Fold<F> fold(const Functions<F>& f, F end, F gap) const {
-    const F t = power_of(f, end, gap, beta), log = logarithm(f, end, gap);
-    return {t, (beta - F(1)) * t, t * log, beta * t * reciprocal(max(F(kNearest<F>), end))};
+    const F t = power_of(f, end, gap, beta);
+    return {t, (beta - F(1)) * t, t * logarithm(f, end, gap), beta * t * reciprocal(max(F(kNearest<F>), end))};
   }
   // dzeta: by `end`
-  DVAE_INLINE LogSlice<F> slice(const Functions<F>& f, F end, F) const {
-    const F log = logarithm(f, end), exponent = inverse - F(1);
+  DVAE_INLINE LogSlice<F> slice(const Functions<F>& f, F end, F gap) const {
+    const F log = logarithm(f, end, gap), exponent = inverse - F(1);
     return {fma(exponent, log, minus(logarithm(f, beta))), quotient(exponent, end),
             minus(fma(log, inverse, F(1)) * inverse)};
   }
@@ -348,8 +354,8 @@ struct Root : SplitFamily<F, Root<F>> {
     const F dend = slope * inverse * reciprocal(nearest);
     return {F(1) - t, fma(dend, end, slope - F(1)), t * log * (inverse * inverse), dend};
   }
-  DVAE_INLINE LogSlice<F> slice(const Functions<F>& f, F, F gap) const {
-    const F nearest = max(F(kNearest<F>), gap), log = logarithm(f, nearest);
+  DVAE_INLINE LogSlice<F> slice(const Functions<F>& f, F end, F gap) const {
+    const F nearest = max(F(kNearest<F>), gap), log = logarithm(f, nearest, end);
     const F dgap = select(gap == nearest, quotient(beta - F(1), nearest), F(0));
     return {fma(beta - F(1), log, logarithm(f, beta)), minus(dgap), inverse + log};
   }
@@ -378,7 +384,7 @@ struct MixtureFamily {
     const F dzeta = fma(posterior.q, log.zero.dzeta, posterior.p * log.one.dzeta);
     const F dbeta = fma(posterior.q, log.zero.dbeta, posterior.p * log.one.dbeta);
     const auto outside = unit ? (F(0) > zeta) | (zeta > F(1)) : magnitude(zeta) > F(kLargest<Lane<F>>);
-    return {select(outside, F(kMinusInfinity<Lane<F>>), sum), select(inside == zeta, dzeta, F(0)),
+    return {select(outside, F(kMinusInfinity<Lane<F>>), sum), select(outside, F(0), select(inside == zeta, dzeta, F(0))),
             select(outside, F(0), posterior.p - bit.p), select(outside, F(0), dbeta)};
   }
 };
@@ -431,7 +437,8 @@ struct ExponentialMixture : MixtureFamily<F, ExponentialMixture<F>> {
     F log = logarithm(f, near);  // of n in the upper half, else of m
     const auto small = F(1) > beta;
     if (any(small)) log = select(small, f.log1p(minus(select(upper, one_minus_n, one_minus_m))), log);
-    const F distance = minus(log * inverse), zeta = select(upper, F(1) - distance, distance) + bit.zero();
+    const F distance = min(F(1), max(F(0), minus(log * inverse)));
+    const F zeta = select(upper, F(1) - distance, distance) + bit.zero();
 
     const F slope = inverse * reciprocal(root.nearest_s());
     const F far = quotient(e, max(F(kLeast<F>), near)), m = select(upper, far, near), n = select(upper, near, far);
@@ -476,7 +483,8 @@ struct LogisticMixture : MixtureFamily<F, LogisticMixture<F>> {
     const F r = inverse * reciprocal(density);
     const F dbeta = fma(own * distance * ratio, ratio, other * (distance - F(1)) * e) * r;
     return {zeta, p * q * decay.one_minus_e * ratio * r, select(upper, dbeta, minus(dbeta)),
-            (e + x) * (F(1) + quotient(e, x)) * r};
+            select((nearest_end > bit.eps) | (nearest_end > bit.rest), F(0),
+                   (e + x) * (F(1) + quotient(e, x)) * r)};
   }
   DVAE_INLINE LogSlice<F> component(const Functions<F>& f, F distance) const {
     const F x = magnitude(beta * distance), t = fast_exp(max(F(-87), minus(x)));
