@@ -110,6 +110,9 @@ void smooth(const SmoothingArgs& args, int64_t begin, int64_t end) {
   });
 }
 
+// Elements that are added in one row, before their sum is: a block has 512 for each lane of the baseline.
+constexpr int64_t kRun = 256;
+
 template <class F, class Kind>
 void smooth_backward(const SmoothingBackwardArgs& args, int64_t begin, int64_t end) {
   using Scalar = typename F::Scalar;
@@ -139,16 +142,17 @@ void smooth_backward(const SmoothingBackwardArgs& args, int64_t begin, int64_t e
     kinds.open(first, elements);
     noise.open(block, first, elements, lacking);
     Scalar* const dbetas = dbeta != nullptr && kinds.several() ? dbeta + first : nullptr;
-    F sum(0);
+    F sum(0), run(0);
     dlogits.put_singly(first, elements, [&](int64_t j, auto count) {
       const F cotangent = load_elements<F>(g + j, count), logit = load_elements<F>(l + j, count) + kinds.zero(j);
       const Smoothed<F> at = kinds.at(f, j).transform(f, noise.bit(logit, j));
       if (dbetas != nullptr) store_elements<F>(cotangent * at.dbeta, dbetas + j, count, false);
       if (dnoise != nullptr) store_elements<F>(cotangent * at.deps, dnoise + first + j, count, false);
-      sum = fma(cotangent, at.dbeta, sum);
+      if (j % kRun == 0) sum = sum + run, run = F(0);
+      run = fma(cotangent, at.dbeta, run);
       return cotangent * at.dlogit;
     });
-    if (dbeta != nullptr && dbetas == nullptr) dbeta[block] = reduce_add(sum);
+    if (dbeta != nullptr && dbetas == nullptr) dbeta[block] = reduce_add(sum + run);
   });
 }
 
@@ -187,18 +191,19 @@ void smoothed_log_prob_backward(const SmoothingLogProbBackwardArgs& args, int64_
     Scalar* const dzetas = dzeta.open(first);
     Scalar* const dbetas = dbeta != nullptr && kinds.several() ? dbeta + first : nullptr;
     kinds.open(first, elements);
-    F sum(0);
+    F sum(0), run(0);
     dlogits.put_singly(first, elements, [&](int64_t j, auto count) {
       const F at = load_elements<F>(z + j, count), logit = load_elements<F>(l + j, count) + kinds.zero(j);
       const F cotangent = load_elements<F>(g + j, count) + nan_of(at, logit);
       const LogDensity<F> density = kinds.at(f, j).log_density(f, at, logit);
       store_elements<F>(cotangent * density.dzeta, dzetas + j, count, false);
       if (dbetas != nullptr) store_elements<F>(cotangent * density.dbeta, dbetas + j, count, false);
-      sum = fma(cotangent, density.dbeta, sum);
+      if (j % kRun == 0) sum = sum + run, run = F(0);
+      run = fma(cotangent, density.dbeta, run);
       return cotangent * density.dlogit;
     });
     dzeta.close(first, elements);
-    if (dbeta != nullptr && dbetas == nullptr) dbeta[block] = reduce_add(sum);
+    if (dbeta != nullptr && dbetas == nullptr) dbeta[block] = reduce_add(sum + run);
   });
 }
 
