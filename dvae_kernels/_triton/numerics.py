@@ -48,13 +48,19 @@ def reciprocal(x):
 
 @triton.jit
 def exp(x):
-    """e^x for finite x."""
-    if x.dtype == tl.float32 and not _INTERPRETED:
-        # the rounding of x log2(e), which grows with x, is put back
-        y = x * 1.4426950408889634
-        rest = tl.fma(x, 1.925963e-8, tl.fma(x, 1.4426950408889634, -y))
-        power = tl.exp2(y)
-        return tl.fma(power, rest * 0.6931471805599453, power)
+    """e^x; in float32 for |x| < 87.34, to 1 ulp, where the instruction has 2: thresholds multiply it."""
+    if x.dtype == tl.float32:
+        shifted = x * 1.4426950408889634 + 12582912.0  # the nearest integer in its lowest bits
+        n = shifted - 12582912.0
+        r = n * -1.42860677e-06 + (n * -0.693145751953125 + x)
+        # minimax polynomial of (e^r - 1 - r) / r^2
+        series = r * 0.00138146 + 0.008368717
+        series = series * r + 0.04166839
+        series = series * r + 0.16666521
+        series = series * r + 0.49999994
+        series = (series * r + 1.0) * r + 1.0
+        power = (shifted.to(tl.int32, bitcast=True) << 23) + 0x3F800000
+        return series * power.to(tl.float32, bitcast=True)
     else:
         return tl.exp(x)
 
@@ -109,6 +115,12 @@ def log1p(x):
 def log_share(s, rest):
     """log(s) of s = 1 - rest in [0, 1]; -inf for 0."""
     return tl.where(rest < 0.5, log_1m(rest), log(s))
+
+
+@triton.jit
+def exp2_share(y):
+    """2^y for y <= 0, which no rounding takes beyond 1."""
+    return at_most(tl.exp2(y), 1.0)
 
 
 @triton.jit

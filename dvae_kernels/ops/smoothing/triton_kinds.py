@@ -19,6 +19,7 @@ from dvae_kernels._triton.numerics import (
     at_least_tiny,
     at_most,
     exp,
+    exp2_share,
     log,
     log1p,
     log_share,
@@ -35,7 +36,8 @@ _LEAST_NOISE = tl.constexpr(2.0**-64)
 @triton.jit
 def _decay(b):
     """(e^-b, 1 - e^-b)."""
-    decay = exp(-at_most(b, 1000.0))
+    limit: tl.constexpr = 87.0 if b.dtype == tl.float32 else 745.0
+    decay = tl.where(b > limit, 0.0, exp(-at_most(b, limit)))
     return decay, one_minus_exp2(b * -LOG2E, decay)
 
 
@@ -158,7 +160,7 @@ def spike_root(a, e, e1, b):
     u, ubar = _upper(a, e, e1)
     inverse_b = 1.0 / b
     log_u = log_share(u, ubar)
-    zeta = tl.exp2(log_u * (inverse_b * LOG2E))
+    zeta = exp2_share(log_u * (inverse_b * LOG2E))
     slope = tl.exp2(_clamped_log(log_u) * (inverse_b * LOG2E)) * inverse_b * reciprocal(at_least(u, _CLAMP))
     return _spike(u, ubar, b, a, zeta, slope, slope * ubar, -zeta * _finite(log_u) * inverse_b * inverse_b)
 
@@ -186,7 +188,7 @@ def _sides(a, e, e1):
 def power(a, e, e1, b):
     above, r, near, far = _sides(a, e, e1)
     log_far = log_share(far, near)
-    t = tl.exp2(log_far * (b * LOG2E))
+    t = exp2_share(log_far * (b * LOG2E))
     width = reciprocal(1.0 + r)
     part = width * t
     dlogit = (b - 1.0) * part * (r * width)
@@ -287,7 +289,7 @@ def power_mixture(a, e, e1, b):
     above, r, near, far = _sides(a, e, e1)
     log_far = log_share(far, near)
     log2_t = log_far * (b * LOG2E)
-    t = tl.exp2(log2_t)
+    t = exp2_share(log2_t)
     t1 = one_minus_exp2(log2_t, t)
     inside = (t > 0) & (t1 > 0)
     log_other = log_share(t1, t) * (1.0 / b)
@@ -342,28 +344,30 @@ def spike_rational_density(zeta, logit, p, q, log_p, log_q, b):
 
 
 @triton.jit
+def _zeta_sides(zeta, logit, p, q):
+    """zeta on its side of the threshold q: (whether below, 1 / the side's width, near, far), the distances from the
+    threshold and from the end in units of that width."""
+    distance = tl.where(logit > 0, zeta - q, p - (1.0 - zeta))
+    below = distance < 0
+    inverse = reciprocal(tl.where(below, q, p))
+    far = at_most(tl.where(below, zeta, 1.0 - zeta) * inverse, 1.0)
+    return below, inverse, at_most(tl.abs(distance) * inverse, 1.0), far
+
+
+@triton.jit
 def power_density(zeta, logit, p, q, log_p, log_q, b):
-    zeta1, inverse_b = 1.0 - zeta, 1.0 / b
-    below = zeta < q
-    log_far = log(at_most(tl.where(below, zeta, zeta1) * reciprocal(tl.where(below, q, p)), 1.0))
+    inverse_b = 1.0 / b
+    below, _, near, far = _zeta_sides(zeta, logit, p, q)
+    log_far = log_share(far, near)
     exponent = 1.0 - inverse_b
-    dzeta = exponent * reciprocal(tl.where(below, -zeta, zeta1))
-    return (
-        -log(b) - exponent * log_far,
-        dzeta,
-        exponent * tl.where(below, -p, q),
-        -(1.0 + log_far * inverse_b) * inverse_b,
-    )
+    dzeta = exponent * reciprocal(tl.where(below, -zeta, 1.0 - zeta))
+    dbeta = -(1.0 + log_far * inverse_b) * inverse_b
+    return -log(b) - exponent * log_far, dzeta, exponent * tl.where(below, -p, q), dbeta
 
 
 @triton.jit
 def root_density(zeta, logit, p, q, log_p, log_q, b):
-    zeta1 = 1.0 - zeta
-    distance = tl.where(logit > 0, zeta - q, p - zeta1)
-    below = distance < 0
-    inverse = reciprocal(tl.where(below, q, p))
-    near = tl.abs(distance) * inverse
-    far = tl.where(below, zeta, zeta1) * inverse
+    below, inverse, near, far = _zeta_sides(zeta, logit, p, q)
     log_near = log_share(at_least(near, _CLAMP), far)
     slope = tl.where(near < _CLAMP, 0.0, (b - 1.0) * reciprocal(at_least(near, _CLAMP)))
     slope = tl.where(below, -slope, slope)
