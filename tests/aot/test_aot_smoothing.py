@@ -17,20 +17,20 @@ _EVEN, _ODD, _INT64 = (4096, 8192), (4097, 33), (1 << 19, 8192)
 _NAMES = ("fwd", "bwd", "log_prob_fwd", "log_prob_bwd")
 # By kind and kernel, with one beta and noise made inside: all instructions and MUFU per element, registers.
 _COUNTS = {
-    "spike_exponential": ((59, 2.2, 72), (92, 4.2, 128), (47, 1.3, 72), (49, 2.3, 104)),
-    "spike_power": ((64, 3.1, 64), (69, 4.1, 104), (59, 2.2, 72), (65, 4.1, 128)),
-    "spike_root": ((55, 3.1, 64), (79, 6.1, 80), (58, 2.1, 72), (62, 4.1, 104)),
-    "spike_rational": ((45, 2.1, 64), (58, 3.1, 72), (48, 2.1, 72), (52, 3.1, 120)),
-    "power": ((66, 5.1, 64), (77, 5.1, 80), (43, 4.2, 88), (59, 5.1, 112)),
-    "root": ((74, 5.1, 72), (94, 7.1, 80), (54, 4.1, 72), (77, 5.1, 104)),
-    "exponential_mixture": ((83, 6.2, 80), (133, 10.2, 168), (64, 2.3, 80), (58, 4.3, 88)),
-    "logistic_mixture": ((62, 5.2, 72), (90, 8.2, 104), (91, 4.1, 88), (102, 8.1, 168)),
-    "power_mixture": ((71, 4.1, 64), (117, 8.3, 168), (88, 4.2, 80), (89, 8.1, 104)),
+    "spike_exponential": ((66, 1.2, 72), (99, 3.2, 120), (53, 0.2, 64), (55, 1.2, 120)),
+    "spike_power": ((70, 2.1, 72), (76, 3.1, 104), (65, 1.2, 80), (71, 3.2, 120)),
+    "spike_root": ((62, 2.2, 64), (86, 5.2, 88), (64, 1.2, 80), (67, 3.2, 104)),
+    "spike_rational": ((50, 1.1, 64), (64, 2.1, 80), (54, 1.2, 64), (57, 2.2, 104)),
+    "power": ((72, 4.1, 64), (81, 4.1, 80), (61, 3.2, 72), (84, 4.2, 136)),
+    "root": ((79, 4.2, 64), (100, 6.2, 80), (62, 3.2, 72), (86, 4.2, 120)),
+    "exponential_mixture": ((88, 5.2, 80), (138, 9.2, 160), (70, 1.2, 72), (66, 3.2, 104)),
+    "logistic_mixture": ((68, 4.2, 72), (99, 7.2, 88), (99, 3.2, 88), (108, 7.2, 168)),
+    "power_mixture": ((78, 3.1, 80), (124, 7.2, 112), (94, 3.2, 80), (95, 7.2, 104)),
 }
-# The same with noise and beta of every element, which cost nothing once but their own constants each time.
+# The same with noise and beta of every element; what depends on beta alone is then made for each.
 _FULL = {
-    "power": ((63, 5.1, 64), (79, 6.1, 96), (85, 6.1, 144)),
-    "exponential_mixture": ((107, 8.1, 80), (176, 13.1, 168), (112, 7.1, 160)),
+    "power": ((70, 4.1, 64), (86, 5.1, 96), (109, 5.1, 168)),
+    "exponential_mixture": ((120, 6.1, 80), (189, 11.1, 160), (126, 5.1, 160)),
 }
 # The name of a case is that of its kind, with what it has besides.
 _EVERY_KIND = [Case(90, torch.float32, kind, _EVEN) for kind in _COUNTS]
@@ -106,7 +106,8 @@ def test_every_kind(case: Case, compiled: dict[Case, Future[list[Binary]]]) -> N
 
 @pytest.mark.parametrize("case", _HALVES, ids=str)
 def test_half_formats(case: Case, compiled: dict[Case, Future[list[Binary]]]) -> None:
-    check_all(compiled[case].result(), case, _COUNTS[case.name], _NAMES[:2], more=4)
+    counts = tuple((total, mufu, registers + 8) for total, mufu, registers in _COUNTS[case.name][:2])
+    check_all(compiled[case].result(), case, counts, _NAMES[:2], more=4)
 
 
 @pytest.mark.parametrize("case", _FULL_CASES, ids=str)
@@ -120,4 +121,4 @@ def test_shapes(case: Case, compiled: dict[Case, Future[list[Binary]]]) -> None:
     """Whole tiles in 16-byte pieces and the last one element by element; numbers of 64 bits."""
     odd = case.shape == _ODD
     counts = tuple((total, mufu, 136 if odd else 80) for total, mufu, registers in _COUNTS["power"][:2])
-    check_all(compiled[case].result(), case, counts, _NAMES[:2], more=15 if odd else 0)
+    check_all(compiled[case].result(), case, counts, _NAMES[:2], more=18 if odd else 0)
