@@ -76,10 +76,6 @@ __device__ void for_chunks(const ElementPlan& plan, const Run& run) {
   }
 }
 
-__device__ inline bool exists(const ElementChunk& chunk, int i) {
-  return chunk.first + i >= 0 && chunk.first + i < chunk.count;
-}
-
 // What N neighbouring words are moved as, by one access.
 template <class Word, int N>
 using Bits = std::conditional_t<N * sizeof(Word) == sizeof(Bits128), Bits128, Bits64>;
@@ -93,35 +89,27 @@ __device__ Bits<Word, N>* bits_at(Word* address) {
   return reinterpret_cast<Bits<Word, N>*>(address);
 }
 
-// The words of a chunk; those that do not exist are zero.
+// The words of a chunk: a whole one, or one word, which is zero where there is none.
 template <class Word, int N>
 __device__ void load_words(const void* data, const ElementChunk& chunk, Word (&words)[N]) {
   Word* source = const_cast<Word*>(static_cast<const Word*>(data)) + chunk.first;
   if constexpr (N > 1) {
-    if (chunk.whole) {
-      const Bits<Word, N> bits = *bits_at<Word, N>(source);
-      memcpy(words, &bits, sizeof(bits));
-      return;
-    }
+    const Bits<Word, N> bits = *bits_at<Word, N>(source);
+    memcpy(words, &bits, sizeof(bits));
+  } else {
+    words[0] = chunk.whole ? *source : Word(0);
   }
-#pragma unroll
-  for (int i = 0; i < N; ++i) words[i] = exists(chunk, i) ? source[i] : Word(0);
 }
 
 template <class Word, int N>
 __device__ void store_words(void* data, const ElementChunk& chunk, const Word (&words)[N]) {
   Word* target = static_cast<Word*>(data) + chunk.first;
   if constexpr (N > 1) {
-    if (chunk.whole) {
-      Bits<Word, N> bits;
-      memcpy(&bits, words, sizeof(bits));
-      store_global(bits_at<Word, N>(target), bits);
-      return;
-    }
-  }
-#pragma unroll
-  for (int i = 0; i < N; ++i) {
-    if (exists(chunk, i)) target[i] = words[i];
+    Bits<Word, N> bits;
+    memcpy(&bits, words, sizeof(bits));
+    store_global(bits_at<Word, N>(target), bits);
+  } else {
+    if (chunk.whole) *target = words[0];
   }
 }
 
@@ -132,59 +120,60 @@ __device__ Acc uniform_from_bits(uint32_t bits) {
   return fmaf(static_cast<float>(bits), 0x1p-32f, 0x1p-33f);
 }
 
-// A contiguous tensor of any storage type computed in float, so that one kernel serves them all: the branches are the
-// same for all threads.
-struct StoredQuads {
-  using Acc = float;
-  static constexpr int kChunk = 4;  // whole Philox counters
+// A contiguous tensor of any storage type that is computed in Acc, so that one kernel serves them all: the branches are
+// the same for all threads.
+template <class Acc_>
+struct StoredElements {
+  using Acc = Acc_;
 
   void* data;
   Storage storage;
 
-  explicit StoredQuads(const Buffer& tensor) : data(tensor.data), storage(tensor.type) {}
+  explicit StoredElements(const Buffer& tensor) : data(tensor.data), storage(tensor.type) {}
 
-  __device__ void load(const ElementChunk& chunk, float (&x)[kChunk]) const {
-    if (storage == Storage::float32) return load_words(data, chunk, x);
-    uint16_t words[kChunk];
-    load_words(data, chunk, words);
-    if (storage == Storage::bfloat16) {
-#pragma unroll
-      for (int i = 0; i < kChunk; ++i) x[i] = load_as_compute(BFloat16{words[i]});
+  template <int N>
+  __device__ void load(const ElementChunk& chunk, Acc (&x)[N]) const {
+    if constexpr (sizeof(Acc) == 8) {
+      load_words(data, chunk, x);
     } else {
+      if (storage == Storage::float32) return load_words(data, chunk, x);
+      uint16_t words[N];
+      load_words(data, chunk, words);
+      if (storage == Storage::bfloat16) {
 #pragma unroll
-      for (int i = 0; i < kChunk; ++i) x[i] = load_as_compute(Half{words[i]});
+        for (int i = 0; i < N; ++i) x[i] = load_as_compute(BFloat16{words[i]});
+      } else {
+#pragma unroll
+        for (int i = 0; i < N; ++i) x[i] = load_as_compute(Half{words[i]});
+      }
     }
   }
 
-  __device__ void store(const ElementChunk& chunk, const float (&x)[kChunk]) const {
-    if (storage == Storage::float32) return store_words(data, chunk, x);
-    uint16_t words[kChunk];
-    if (storage == Storage::bfloat16) {
-#pragma unroll
-      for (int i = 0; i < kChunk; ++i) words[i] = store_from_compute<BFloat16>(x[i]).bits;
+  template <int N>
+  __device__ void store(const ElementChunk& chunk, const Acc (&x)[N]) const {
+    if constexpr (sizeof(Acc) == 8) {
+      store_words(data, chunk, x);
     } else {
+      if (storage == Storage::float32) return store_words(data, chunk, x);
+      uint16_t words[N];
+      if (storage == Storage::bfloat16) {
 #pragma unroll
-      for (int i = 0; i < kChunk; ++i) words[i] = store_from_compute<Half>(x[i]).bits;
+        for (int i = 0; i < N; ++i) words[i] = store_from_compute<BFloat16>(x[i]).bits;
+      } else {
+#pragma unroll
+        for (int i = 0; i < N; ++i) words[i] = store_from_compute<Half>(x[i]).bits;
+      }
+      store_words(data, chunk, words);
     }
-    store_words(data, chunk, words);
   }
 };
 
-// A contiguous tensor of doubles, one at a time, so that the code of their arithmetic, which is long, is there once.
-struct StoredDoubles {
-  using Acc = double;
-  static constexpr int kChunk = 1;
-
-  void* data;
-
-  explicit StoredDoubles(const Buffer& tensor) : data(tensor.data) {}
-
-  __device__ void load(const ElementChunk& chunk, double (&x)[1]) const { load_words(data, chunk, x); }
-  __device__ void store(const ElementChunk& chunk, const double (&x)[1]) const { store_words(data, chunk, x); }
-};
-
+// Whether a block can go by whole chunks of four: what else there is goes element by element, so that kernels whose
+// arithmetic is long hold the code of five elements. Float64 always does.
 template <class Acc>
-using StoredElements = std::conditional_t<sizeof(Acc) == 4, StoredQuads, StoredDoubles>;
+__device__ bool by_fours(const ElementPlan& plan) {
+  return sizeof(Acc) == 4 && plan.vector && (int64_t{blockIdx.x} + 1) * kElementBlock <= plan.blocks.count;
+}
 
 // Calls run(chunk, inputs) for the thread's chunks, in a loop that keeps the code small, with what load(chunk, inputs)
 // read a turn before.
@@ -193,16 +182,16 @@ __device__ void for_loaded_chunks(const ElementPlan& plan, const Load& load, con
   constexpr int kStep = kElementThreads * kChunk, kTurns = kElementBlock / kStep;
   const auto at = [&](int turn) {
     const int64_t position = int64_t{blockIdx.x} * kElementBlock + turn * kStep + threadIdx.x * kChunk;
-    const int64_t first = position - plan.blocks.shift, count = plan.blocks.count;
-    const int word = kChunk % 4 ? static_cast<int>(position % 4) : 0;
-    return ElementChunk{first, count, plan.blocks.group + position / 4, plan.vector && first + kChunk <= count, word};
+    const int64_t first = position - plan.blocks.shift;
+    const bool whole = kChunk > 1 || (first >= 0 && first < plan.blocks.count);
+    const int word = kChunk > 1 ? 0 : static_cast<int>(position % 4);
+    return ElementChunk{first, plan.blocks.count, plan.blocks.group + position / 4, whole, word};
   };
   Inputs next;
   load(at(0), next);
 #pragma unroll 1
   for (int turn = 0; turn < kTurns; ++turn) {
     const ElementChunk chunk = at(turn);
-    if (chunk.first >= chunk.count) return;
     Inputs inputs = next;
     if (turn + 1 < kTurns) load(at(turn + 1), next);
     run(chunk, inputs);

@@ -22,7 +22,7 @@ inline float approximate(float exact, [[maybe_unused]] float x, [[maybe_unused]]
 #ifdef DVAE_DEVICE_ERRORS
   uint32_t bits;
   memcpy(&bits, &x, sizeof(bits));
-  if ((bits & 0x7fffff) == 0 || !(std::fabs(exact) <= FLT_MAX)) return exact;
+  if ((bits & 0x7fffff) == 0 || !(std::fabs(exact) >= FLT_MIN && std::fabs(exact) <= FLT_MAX)) return exact;
   return exact + error * (static_cast<float>((bits * 0x9E3779B9u) >> 8) * 0x1p-23f - 1);
 #else
   return exact;
@@ -39,7 +39,7 @@ DVAE_HD inline float fast_log2(float x) {
   return y;
 #else
   const float y = std::log2(x);
-  return approximate(y, x, 0x1p-22f * std::fmax(1.f, std::fabs(y)));
+  return approximate(y, x, 0x1p-22f + ulp(std::fabs(y)) / 2);
 #endif
 }
 DVAE_HD inline double fast_log2(double x) { return log2(x); }

@@ -313,7 +313,7 @@ struct SplitFamily {
     // end and gap, and so what they give, change with the logit as p q / mass and with zeta as 1 / mass
     const F other = select(below, bit.p, bit.q);
     const LogSlice<F> slice = static_cast<const Kind*>(this)->slice(f, end, gap);
-    const F dzeta = slice.dzeta * inverse, dlogit = slice.dzeta * end * other;
+    const F dzeta = quotient(slice.dzeta, end) * inverse, dlogit = slice.dzeta * other;
     return {select(outside, F(kMinusInfinity<Lane<F>>), slice.log),
             select(inside == zeta, select(below, dzeta, minus(dzeta)), F(0)),
             select(outside, F(0), select(below, dlogit, minus(dlogit))), select(outside, F(0), slice.dbeta)};
@@ -332,11 +332,10 @@ struct Power : SplitFamily<F, Power<F>> {
     const F t = power_of(f, end, gap, beta);
     return {t, (beta - F(1)) * t, t * logarithm(f, end, gap), beta * t * reciprocal(max(F(kNearest<F>), end))};
   }
-  // dzeta: by `end`
+  // dzeta: by log(end), which is finite
   DVAE_INLINE LogSlice<F> slice(const Functions<F>& f, F end, F gap) const {
     const F log = logarithm(f, end, gap), exponent = inverse - F(1);
-    return {fma(exponent, log, minus(logarithm(f, beta))), quotient(exponent, end),
-            minus(fma(log, inverse, F(1)) * inverse)};
+    return {fma(exponent, log, minus(logarithm(f, beta))), exponent, minus(fma(log, inverse, F(1)) * inverse)};
   }
 };
 
@@ -357,7 +356,7 @@ struct Root : SplitFamily<F, Root<F>> {
   DVAE_INLINE LogSlice<F> slice(const Functions<F>& f, F end, F gap) const {
     const F nearest = max(F(kNearest<F>), gap), log = logarithm(f, nearest, end);
     const F dgap = select(gap == nearest, quotient(beta - F(1), nearest), F(0));
-    return {fma(beta - F(1), log, logarithm(f, beta)), minus(dgap), inverse + log};
+    return {fma(beta - F(1), log, logarithm(f, beta)), minus(dgap * end), inverse + log};
   }
 };
 

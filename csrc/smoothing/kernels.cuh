@@ -22,25 +22,35 @@ struct BetaArgument {
 };
 
 // The kind with its beta, made once where that is one number.
-template <class Kind, class Tensor>
+template <class Kind, class Acc>
 class KindArgument {
  public:
-  using Acc = typename Tensor::Acc;
-
   __device__ explicit KindArgument(const BetaArgument<Acc>& beta)
       : each_(beta.each ? beta.data : nullptr),
         one_(valid(beta.data != nullptr && !beta.each ? *beta.data : beta.value)),
         shared_(Functions<Acc>(), one_) {}
 
-  __device__ void load(const ElementChunk& chunk, Acc (&betas)[Tensor::kChunk]) const {
-    if (each_ != nullptr) load_words(each_, chunk, betas);
+  // Where there is one beta for each element, they come one at a time.
+  template <int kChunk>
+  __device__ void load(const ElementChunk& chunk, Acc (&betas)[kChunk]) const {
+    if constexpr (kChunk == 1) {
+      if (each_ != nullptr) load_words(each_, chunk, betas);
+    }
   }
   // The element's own, where it was loaded; NaN where it is no sharpness.
-  __device__ Acc beta(Acc loaded) const { return each_ != nullptr ? valid(loaded) : one_; }
-  __device__ Kind at(Acc beta) const { return each_ != nullptr ? Kind(Functions<Acc>(), beta) : shared_; }
+  template <int kChunk>
+  __device__ Acc beta(Acc loaded) const {
+    return kChunk == 1 && each_ != nullptr ? valid(loaded) : one_;
+  }
+  template <int kChunk>
+  __device__ Kind at(Acc beta) const {
+    return kChunk == 1 && each_ != nullptr ? Kind(Functions<Acc>(), beta) : shared_;
+  }
 
  private:
-  __device__ static Acc valid(Acc beta) { return select((beta > 0) & (beta <= kLargest<Acc>), nearest_beta(beta), kNaN<Acc>); }
+  __device__ static Acc valid(Acc beta) {
+    return select((beta > 0) & (beta <= kLargest<Acc>), nearest_beta(beta), kNaN<Acc>);
+  }
 
   const Acc* each_;
   Acc one_;
@@ -60,25 +70,20 @@ struct UniformArgument {
   const Acc* given;
 };
 
-template <class Tensor>
+template <class Acc>
 class Uniform {
  public:
-  using Acc = typename Tensor::Acc;
-  static constexpr int kChunk = Tensor::kChunk;
-
   __device__ explicit Uniform(const UniformArgument<Acc>& argument) : given_(argument.given) {
     if (argument.key.key == nullptr) return;
     seed_ = static_cast<uint64_t>(argument.key.key[0]);
     offset_ = static_cast<uint32_t>(argument.key.key[argument.key.key_stride]);
   }
 
-  __device__ void load(const ElementChunk& chunk, Acc (&eps)[kChunk]) const {
-    if (given_ != nullptr) load_words(given_, chunk, eps);
-  }
-
-  // eps, where it was not loaded, and its distance from 1; NaN where eps is outside [0, 1].
-  __device__ void finish(const ElementChunk& chunk, Acc (&eps)[kChunk], Acc (&rest)[kChunk]) const {
+  // eps and its distance from 1; NaN where eps is outside [0, 1].
+  template <int kChunk>
+  __device__ void get(const ElementChunk& chunk, Acc (&eps)[kChunk], Acc (&rest)[kChunk]) const {
     if (given_ != nullptr) {
+      load_words(given_, chunk, eps);
 #pragma unroll
       for (int i = 0; i < kChunk; ++i) {
         eps[i] = select((eps[i] >= 0) & (eps[i] <= 1), eps[i], kNaN<Acc>);
@@ -106,32 +111,41 @@ class Uniform {
   uint32_t offset_ = 0;
 };
 
+// Calls run(width) with the elements of a chunk: four or one.
+template <class Acc, class Run>
+__device__ void in_chunks(const ElementPlan& plan, const BetaArgument<Acc>& beta, const Run& run) {
+  if constexpr (sizeof(Acc) == 4) {
+    if (by_fours<Acc>(plan) && !beta.each) return run(std::integral_constant<int, 4>());
+  }
+  run(std::integral_constant<int, 1>());
+}
+
 template <class Kind, class Tensor>
 __global__ void __launch_bounds__(kElementThreads, kElementMinBlocks<typename Tensor::Acc>) smoothing_fwd_kernel(
     ElementPlan plan, Tensor logits, Tensor zeta, UniformArgument<typename Tensor::Acc> noise_argument,
     BetaArgument<typename Tensor::Acc> beta_argument) {
   using Acc = typename Tensor::Acc;
-  constexpr int kChunk = Tensor::kChunk;
-  struct Inputs {
-    Acc logit[kChunk], eps[kChunk], beta[kChunk];
-  };
-  const Uniform<Tensor> noise(noise_argument);
-  const KindArgument<Kind, Tensor> kind(beta_argument);
-  const auto load = [&](const ElementChunk& chunk, Inputs& in) {
-    logits.load(chunk, in.logit);
-    noise.load(chunk, in.eps);
-    kind.load(chunk, in.beta);
-  };
-  for_loaded_chunks<kChunk, Inputs>(plan, load, [&](const ElementChunk& chunk, Inputs& in) {
-    Acc rest[kChunk];
-    noise.finish(chunk, in.eps, rest);
+  const Uniform<Acc> noise(noise_argument);
+  const KindArgument<Kind, Acc> kind(beta_argument);
+  in_chunks(plan, beta_argument, [&](auto width) {
+    constexpr int kChunk = decltype(width)::value;
+    struct Inputs {
+      Acc logit[kChunk];
+    };
+    const auto load = [&](const ElementChunk& chunk, Inputs& in) { logits.load(chunk, in.logit); };
+    for_loaded_chunks<kChunk, Inputs>(plan, load, [&](const ElementChunk& chunk, Inputs& in) {
+      Acc eps[kChunk], rest[kChunk], betas[kChunk] = {};
+      noise.get(chunk, eps, rest);
+      kind.load(chunk, betas);
 #pragma unroll
-    for (int i = 0; i < kChunk; ++i) {
-      const NoisyBit<Acc> bit(in.logit[i], in.eps[i], rest[i]);
-      const Acc beta = kind.beta(in.beta[i]);
-      in.logit[i] = nan_of(in.logit[i], in.eps[i], beta, kind.at(beta).transform(Functions<Acc>(), bit).zeta);
-    }
-    zeta.store(chunk, in.logit);
+      for (int i = 0; i < kChunk; ++i) {
+        const Acc beta = kind.template beta<kChunk>(betas[i]);
+        const NoisyBit<Acc> bit(in.logit[i], eps[i], rest[i]);
+        const Smoothed<Acc> smoothed = kind.template at<kChunk>(beta).transform(Functions<Acc>(), bit);
+        in.logit[i] = nan_of(in.logit[i], eps[i], beta, smoothed.zeta);
+      }
+      zeta.store(chunk, in.logit);
+    });
   });
 }
 
@@ -142,35 +156,37 @@ __global__ void __launch_bounds__(kElementThreads, kElementMinBlocks<typename Te
     typename Tensor::Acc* dnoise, UniformArgument<typename Tensor::Acc> noise_argument,
     BetaArgument<typename Tensor::Acc> beta_argument) {
   using Acc = typename Tensor::Acc;
-  constexpr int kChunk = Tensor::kChunk;
-  struct Inputs {
-    Acc grad[kChunk], logit[kChunk], eps[kChunk], beta[kChunk];
-  };
-  const Uniform<Tensor> noise(noise_argument);
-  const KindArgument<Kind, Tensor> kind(beta_argument);
+  const Uniform<Acc> noise(noise_argument);
+  const KindArgument<Kind, Acc> kind(beta_argument);
   Acc part = 0;
-  const auto load = [&](const ElementChunk& chunk, Inputs& in) {
-    grad.load(chunk, in.grad);
-    logits.load(chunk, in.logit);
-    noise.load(chunk, in.eps);
-    kind.load(chunk, in.beta);
-  };
-  for_loaded_chunks<kChunk, Inputs>(plan, load, [&](const ElementChunk& chunk, Inputs& in) {
-    Acc rest[kChunk];
-    noise.finish(chunk, in.eps, rest);
+  in_chunks(plan, beta_argument, [&](auto width) {
+    constexpr int kChunk = decltype(width)::value;
+    struct Inputs {
+      Acc grad[kChunk], logit[kChunk];
+    };
+    const auto load = [&](const ElementChunk& chunk, Inputs& in) {
+      grad.load(chunk, in.grad);
+      logits.load(chunk, in.logit);
+    };
+    for_loaded_chunks<kChunk, Inputs>(plan, load, [&](const ElementChunk& chunk, Inputs& in) {
+      Acc eps[kChunk], rest[kChunk], betas[kChunk] = {};
+      noise.get(chunk, eps, rest);
+      kind.load(chunk, betas);
 #pragma unroll
-    for (int i = 0; i < kChunk; ++i) {
-      const NoisyBit<Acc> bit(in.logit[i], in.eps[i], rest[i]);
-      const Acc beta = kind.beta(in.beta[i]), g = nan_of(in.logit[i], in.eps[i], beta, in.grad[i]);
-      const Smoothed<Acc> smoothed = kind.at(beta).transform(Functions<Acc>(), bit);
-      in.logit[i] = g * smoothed.dlogit;
-      in.beta[i] = g * smoothed.dbeta;
-      in.eps[i] = g * smoothed.deps;
-      part += in.beta[i];
-    }
-    dlogits.store(chunk, in.logit);
-    if (dnoise != nullptr) store_words(dnoise, chunk, in.eps);
-    if (dbeta != nullptr && beta_argument.each) store_words(dbeta, chunk, in.beta);
+      for (int i = 0; i < kChunk; ++i) {
+        const Acc beta = kind.template beta<kChunk>(betas[i]);
+        const NoisyBit<Acc> bit(in.logit[i], eps[i], rest[i]);
+        const Smoothed<Acc> smoothed = kind.template at<kChunk>(beta).transform(Functions<Acc>(), bit);
+        const Acc g = nan_of(in.logit[i], eps[i], beta, in.grad[i]);
+        in.logit[i] = g * smoothed.dlogit;
+        eps[i] = g * smoothed.deps;
+        betas[i] = g * smoothed.dbeta;
+        part += betas[i];
+      }
+      dlogits.store(chunk, in.logit);
+      if (dnoise != nullptr) store_words(dnoise, chunk, eps);
+      if (kChunk == 1 && dbeta != nullptr && beta_argument.each) store_words(dbeta, chunk, betas);
+    });
   });
   if (dbeta != nullptr && !beta_argument.each) write_block_sum(part, dbeta);
 }
@@ -181,23 +197,27 @@ __global__ void __launch_bounds__(kElementThreads, kElementMinBlocks<typename Te
     ElementPlan plan, Tensor zeta, Tensor logits, typename Tensor::Acc* log_prob,
     BetaArgument<typename Tensor::Acc> beta_argument) {
   using Acc = typename Tensor::Acc;
-  constexpr int kChunk = Tensor::kChunk;
-  struct Inputs {
-    Acc zeta[kChunk], logit[kChunk], beta[kChunk];
-  };
-  const KindArgument<Kind, Tensor> kind(beta_argument);
-  const auto load = [&](const ElementChunk& chunk, Inputs& in) {
-    zeta.load(chunk, in.zeta);
-    logits.load(chunk, in.logit);
-    kind.load(chunk, in.beta);
-  };
-  for_loaded_chunks<kChunk, Inputs>(plan, load, [&](const ElementChunk& chunk, Inputs& in) {
+  const KindArgument<Kind, Acc> kind(beta_argument);
+  in_chunks(plan, beta_argument, [&](auto width) {
+    constexpr int kChunk = decltype(width)::value;
+    struct Inputs {
+      Acc zeta[kChunk], logit[kChunk];
+    };
+    const auto load = [&](const ElementChunk& chunk, Inputs& in) {
+      zeta.load(chunk, in.zeta);
+      logits.load(chunk, in.logit);
+    };
+    for_loaded_chunks<kChunk, Inputs>(plan, load, [&](const ElementChunk& chunk, Inputs& in) {
+      Acc betas[kChunk] = {};
+      kind.load(chunk, betas);
 #pragma unroll
-    for (int i = 0; i < kChunk; ++i) {
-      const Acc beta = kind.beta(in.beta[i]), at = in.zeta[i], logit = in.logit[i];
-      in.zeta[i] = nan_of(at, logit, beta, kind.at(beta).log_density(Functions<Acc>(), at, logit).log);
-    }
-    store_words(log_prob, chunk, in.zeta);
+      for (int i = 0; i < kChunk; ++i) {
+        const Acc beta = kind.template beta<kChunk>(betas[i]), at = in.zeta[i], logit = in.logit[i];
+        const LogDensity<Acc> density = kind.template at<kChunk>(beta).log_density(Functions<Acc>(), at, logit);
+        in.zeta[i] = nan_of(at, logit, beta, density.log);
+      }
+      store_words(log_prob, chunk, in.zeta);
+    });
   });
 }
 
@@ -207,31 +227,35 @@ __global__ void __launch_bounds__(kElementThreads, kElementMinBlocks<typename Te
     ElementPlan plan, const typename Tensor::Acc* grad, Tensor zeta, Tensor logits, Tensor dzeta, Tensor dlogits,
     typename Tensor::Acc* dbeta, BetaArgument<typename Tensor::Acc> beta_argument) {
   using Acc = typename Tensor::Acc;
-  constexpr int kChunk = Tensor::kChunk;
-  struct Inputs {
-    Acc grad[kChunk], zeta[kChunk], logit[kChunk], beta[kChunk];
-  };
-  const KindArgument<Kind, Tensor> kind(beta_argument);
+  const KindArgument<Kind, Acc> kind(beta_argument);
   Acc part = 0;
-  const auto load = [&](const ElementChunk& chunk, Inputs& in) {
-    load_words(grad, chunk, in.grad);
-    zeta.load(chunk, in.zeta);
-    logits.load(chunk, in.logit);
-    kind.load(chunk, in.beta);
-  };
-  for_loaded_chunks<kChunk, Inputs>(plan, load, [&](const ElementChunk& chunk, Inputs& in) {
+  in_chunks(plan, beta_argument, [&](auto width) {
+    constexpr int kChunk = decltype(width)::value;
+    struct Inputs {
+      Acc grad[kChunk], zeta[kChunk], logit[kChunk];
+    };
+    const auto load = [&](const ElementChunk& chunk, Inputs& in) {
+      load_words(grad, chunk, in.grad);
+      zeta.load(chunk, in.zeta);
+      logits.load(chunk, in.logit);
+    };
+    for_loaded_chunks<kChunk, Inputs>(plan, load, [&](const ElementChunk& chunk, Inputs& in) {
+      Acc betas[kChunk] = {};
+      kind.load(chunk, betas);
 #pragma unroll
-    for (int i = 0; i < kChunk; ++i) {
-      const Acc beta = kind.beta(in.beta[i]), g = nan_of(in.zeta[i], in.logit[i], beta, in.grad[i]);
-      const LogDensity<Acc> density = kind.at(beta).log_density(Functions<Acc>(), in.zeta[i], in.logit[i]);
-      in.zeta[i] = g * density.dzeta;
-      in.logit[i] = g * density.dlogit;
-      in.beta[i] = g * density.dbeta;
-      part += in.beta[i];
-    }
-    dzeta.store(chunk, in.zeta);
-    dlogits.store(chunk, in.logit);
-    if (dbeta != nullptr && beta_argument.each) store_words(dbeta, chunk, in.beta);
+      for (int i = 0; i < kChunk; ++i) {
+        const Acc beta = kind.template beta<kChunk>(betas[i]), at = in.zeta[i], logit = in.logit[i];
+        const LogDensity<Acc> density = kind.template at<kChunk>(beta).log_density(Functions<Acc>(), at, logit);
+        const Acc g = nan_of(at, logit, beta, in.grad[i]);
+        in.zeta[i] = g * density.dzeta;
+        in.logit[i] = g * density.dlogit;
+        betas[i] = g * density.dbeta;
+        part += betas[i];
+      }
+      dzeta.store(chunk, in.zeta);
+      dlogits.store(chunk, in.logit);
+      if (kChunk == 1 && dbeta != nullptr && beta_argument.each) store_words(dbeta, chunk, betas);
+    });
   });
   if (dbeta != nullptr && !beta_argument.each) write_block_sum(part, dbeta);
 }

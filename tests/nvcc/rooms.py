@@ -49,6 +49,8 @@ class Gates:
 
     registers: int
     loops: dict[str, Pipes] = field(default_factory=dict)  # by role: no kernel with 16-byte accesses may exceed them
+    # the same for instantiations that have the word in their names
+    instances: dict[str, dict[str, Pipes]] = field(default_factory=dict)
     code: Pipes = field(default_factory=dict)  # of all code, per element of a thread; float kernels without loops
     vector: int = 5  # instantiations with 16-byte accesses: the pairs of dtypes
     strided: int = 2  # those for any layout: the compute types, of which one is double

@@ -81,7 +81,8 @@ class Kernel:
 
     @property
     def vector(self) -> bool:
-        return any(word in self.name for word in ("VectorTensor", "uint4", "Elements", "Quads"))
+        vector = any(word in self.name for word in ("VectorTensor", "uint4", "Elements"))
+        return vector and "StoredElements<double>" not in self.name  # those go element by element
 
     def count(self, *bases: str) -> int:
         return sum(i.base in bases for i in self.code)
