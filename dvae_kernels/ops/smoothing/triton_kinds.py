@@ -248,9 +248,9 @@ def exponential_mixture(a, e, e1, b):
 
 
 @triton.jit
-def _hypotenuse(half, constant):
-    """sqrt(half^2 + constant), which is no less than half."""
-    return at_least(tl.sqrt(half * half + constant), half)
+def _hypotenuse(size, square):
+    """sqrt(size^2 + square), which is no less than size."""
+    return at_least(tl.sqrt(size * size + square), size)
 
 
 @triton.jit
@@ -259,17 +259,16 @@ def logistic_mixture(a, e, e1, b):
     inverse_b = 1.0 / b
     p = reciprocal(1.0 + a)
     q = a * p
-    half = p * ((e - decay * e1) - a * (e1 - decay * e))  # (e - q) + e^-b (e - p)
+    signed = p * ((e - decay * e1) - a * (e1 - decay * e))  # (e - q) + e^-b (e - p)
     inner = (e >= _LEAST_NOISE) & (e1 >= _LEAST_NOISE)
     e, e1 = at_least(e, _LEAST_NOISE), at_least(e1, _LEAST_NOISE)
     constant = 4.0 * e * e1 * decay
-    high = half > 0
-    half = tl.abs(half)
+    high, size = signed > 0, tl.abs(signed)
     inverse = reciprocal(tl.where(high, e1, e)) * 0.5
-    s = _hypotenuse(half, constant)
-    distance = at_most(log(at_least_tiny(s + half) * inverse) * -inverse_b, 1.0)  # inwards from its mean
+    s = _hypotenuse(size, constant)
+    distance = at_most(log(at_least_tiny(s + size) * inverse) * -inverse_b, 1.0)  # inwards from its mean
 
-    x = (at_least(s, _CLAMP) + half) * inverse
+    x = (at_least(s, _CLAMP) + size) * inverse
     r = tl.where(high, a, reciprocal(a))
     g = (decay + x) * reciprocal(1.0 + x)
     scale = inverse_b * reciprocal(g * g + r * decay)  # over the own side's weight
