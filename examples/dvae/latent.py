@@ -16,8 +16,18 @@ from dvae_kernels.nn import Schedule
 GRID = 4
 BITS = 4  # at each place, or one of
 CODES = 2**BITS
-# First and last sharpness, by which each kind trains well here.
-BETAS = dict.fromkeys(SMOOTHING_KINDS, (1.5, 8.0))
+# First and last sharpness by which each kind trains well here: the steeper its slope, the lower.
+BETAS = {
+    "spike_exponential": (1.0, 5.0),
+    "spike_power": (3.0, 16.0),
+    "spike_root": (1.5, 4.0),
+    "spike_rational": (4.0, 32.0),
+    "power": (8.0, 24.0),
+    "root": (1.5, 8.0),
+    "exponential_mixture": (6.0, 16.0),
+    "logistic_mixture": (8.0, 16.0),
+    "power_mixture": (10.0, 40.0),
+}
 LATENTS = ("gumbel", *(f"smoothing:{kind}" for kind in SMOOTHING_KINDS))
 
 
