@@ -241,13 +241,15 @@ def _raw_calls(logits: Tensor, key: Tensor) -> list[RawCall]:
     dtype, compute = logits.dtype, _rng.compute_dtype(logits.dtype)
     zeta = torch.sigmoid(logits)
     grad = torch.randn_like(zeta)
-    noise, log_grad = zeta.to(compute), grad.to(compute)
+    # The noise keeps some of the way from the threshold, where float32 makes much of the roots' slopes.
+    p, way = torch.sigmoid(logits.to(compute)), 0.2 + 0.6 * torch.sigmoid(torch.randn_like(zeta.to(compute)))
+    noise, log_grad = torch.where(grad > 0, 1 - way * p, way * (1 - p)), grad.to(compute)
     one, full = torch.full((), 2.5, dtype=compute, device=logits.device), 1 + noise
     return [
         ("smoothing_fwd", (logits, None, key, None, 2.0, "power", 0, dtype)),
         ("smoothing_fwd", (logits, noise, None, full, 0.0, "spike_exponential", 5, compute)),
         ("smoothing_bwd", (grad, logits, None, key, None, 2.0, "logistic_mixture", 0, False, False)),
-        ("smoothing_bwd", (grad, logits, None, key, None, 2.0, "root", 5, True, False)),
+        ("smoothing_bwd", (grad, logits, None, key, None, 2.0, "spike_power", 5, True, False)),
         ("smoothing_bwd", (grad[:1].expand(grad.shape), logits, noise, None, one, 0.0, "spike_root", 0, True, True)),
         ("smoothing_bwd", (grad, logits, noise, None, full, 0.0, "exponential_mixture", 0, True, True)),
         ("smoothing_log_prob_fwd", (zeta.to(compute), logits, full, 0.0, "power")),
