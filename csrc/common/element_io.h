@@ -113,7 +113,7 @@ void store_elements(F x, T* p, int count, bool) {
 
 // Writes value(element, count) for the vectors of elements, by four: one alone would wait for its own results.
 template <class F, class T, class Value>
-void put_elements(T* to, int elements, bool stream, const Value& value) {
+[[gnu::always_inline]] inline void put_elements(T* to, int elements, bool stream, const Value& value) {
   constexpr int step = 4 * F::lanes;
   const int whole = elements / step * step;
   for (int first = 0; first < whole; first += step) {
@@ -123,9 +123,10 @@ void put_elements(T* to, int elements, bool stream, const Value& value) {
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) store_elements(x[i], to + first + i * F::lanes, AllLanes<F>(), stream);
   }
-  for_vectors<F>(whole, elements, [&](int64_t j, auto count) {
-    store_elements<F>(value(j, count), to + j, count, stream);
-  });
+  // not for_vectors: where a reference to `value` leaves this function, what it holds is loaded again for every vector
+  int j = whole;
+  for (; j + F::lanes <= elements; j += F::lanes) store_elements(value(j, AllLanes<F>()), to + j, AllLanes<F>(), stream);
+  if (j < elements) store_elements<F>(value(j, elements - j), to + j, elements - j, stream);
 }
 
 // Calls run(block, first element, elements, words before the first) for the blocks [begin, end).
@@ -190,7 +191,7 @@ class BlockWriter {
   }
   // Writes value(element, count) by four vectors, as put_elements does.
   template <class Value>
-  void put(int64_t first, int elements, const Value& value) {
+  [[gnu::always_inline]] void put(int64_t first, int elements, const Value& value) {
     Scalar* to = open(first);
     put_elements<F>(to, elements, in_place() && streams(stream_, to), value);
     close(first, elements);

@@ -38,8 +38,6 @@ F quotient(F a, F b) {
   return a / b;
 }
 
-inline bool any(Mask m) { return m.any(); }
-
 #if !DVAE_SIMD_AVX512
 // Without a register table: one polynomial for log2(1 + r), r in [1/sqrt(2) - 1, sqrt(2) - 1].
 struct Logarithm {
@@ -112,8 +110,8 @@ inline F64 exp2(F64 x) { return std::exp2(x.v); }
 inline F64 fast_exp(F64 x) { return std::exp(x.v); }
 inline F64 one_minus_exp(F64 x) { return -std::expm1(-x.v); }
 inline F64 square_root(F64 x) { return std::sqrt(x.v); }
-inline bool any(BoolMask m) { return m.v; }
 struct Logarithm64 {
+  bool needs(BoolMask m) const { return m.v; }
   F64 log2(F64 x) const { return std::log2(x.v); }
   F64 log1p(F64 x) const { return std::log1p(x.v); }
   F64 log(F64 x, F64 rest) const { return 0.5 > rest.v ? std::log1p(-rest.v) : std::log(x.v); }
@@ -128,6 +126,9 @@ struct Logarithm64 {
 template <class F>
 struct Functions {
   Logarithm logarithm;
+
+  // whether a lane has to take the way around a loss of accuracy
+  bool needs(Mask m) const { return m.any(); }
   F32 log2(F32 x) const { return logarithm.log2(x); }
   // log(1 + x) for x in [-1/2, 0] with its relative accuracy: what 1 + x rounds off is applied to the logarithm
   F32 log1p(F32 x) const {
@@ -142,7 +143,7 @@ struct Functions {
   // log2 of such an x; rest is looked at only where the exponent would show the rounding of x
   F32 log2_for_power(F32 x, F32 rest, F32 exponent) const {
     const Mask large = exponent > F32(12.0f);
-    if (!any(large)) return log2(x);
+    if (!large.any()) return log2(x);
     return select(large, log(x, rest) * F32(kLog2e<float>), log2(x));
   }
   F32 exponential(const uint32_t* bits) const { return logarithm.exponential(U32::load(bits)); }
@@ -157,6 +158,12 @@ struct Functions {
 };
 template <>
 struct Functions<F64> : Logarithm64 {};
+
+// For arguments that are known to need no way around.
+struct ModerateFunctions : Functions<F32> {
+  bool needs(Mask) const { return false; }
+  F32 log2_for_power(F32 x, F32, F32) const { return log2(x); }
+};
 
 inline uint32_t low_word(uint64_t x) { return static_cast<uint32_t>(x); }
 inline uint32_t high_word(uint64_t x) { return static_cast<uint32_t>(x >> 32); }

@@ -1,7 +1,8 @@
 // The smoothing kernels, written once over the SIMD layer. Included once per target by for_each_target.h.
 //
-// Each loop is compiled for every kind, so storage types are left to BlockReader and BlockWriter, and what is rare shares
-// one loop: the fast ones have one beta and the key's noise, and give no gradient but that to the logits.
+// Each loop is compiled for every kind, so storage types are left to BlockReader and BlockWriter. A sample and its
+// gradient to the logits have a quick loop for what is common: the key's noise, and one beta for which no formula needs a
+// way around a loss of accuracy. Everything else shares one loop.
 
 #include "common/element_io.h"
 #include "smoothing/formulas.h"
@@ -16,7 +17,6 @@ class KindOfElements {
       : one_(f, nearest_beta(F(static_cast<Scalar>(beta.value)))), given_(beta.elements) {}
 
   bool several() const { return given_.data != nullptr; }
-  const Kind& one() const { return one_; }
 
   void open(int64_t first, int elements) {
     if (!several()) return;
@@ -78,26 +78,60 @@ class NoiseOfElements {
   alignas(64) Scalar rest_[kElementBlock + 2 * F::lanes];
 };
 
+// The kind with functions that look for no way around.
+template <class Kind>
+struct ModerateKind;
+template <template <class, class> class Kind, class F, class Math>
+struct ModerateKind<Kind<F, Math>> {
+  using type = Kind<F, ModerateFunctions>;
+};
+
+template <class Kind>
+bool is_moderate(const SmoothingBeta& beta) {
+  return beta.elements.data == nullptr && beta.value >= 1 && beta.value <= Kind::highest_moderate;
+}
+
+template <class Kind>
+void smooth_quickly(const SmoothingArgs& args, int64_t begin, int64_t end) {
+  const ModerateFunctions f;
+  const Kind kind(f, F32(static_cast<float>(args.beta.value)));
+  BlockNoise noise(args.blocks, args.key);
+  BlockReader<F32> logits(args.logits);
+  BlockWriter<F32> zeta(args.zeta, args.stream);
+  for_blocks(args.blocks, begin, end, [&](int64_t block, int64_t first, int elements, int lacking) {
+    const float* l = logits.open(first, elements);
+    const uint32_t* bits = noise.draw(block, elements, lacking, l);
+    zeta.put(first, elements, [=](int64_t j, auto count) {
+      const Uniform<F32> u(bits + j);
+      return kind.transform(f, NoisyBit<F32>(load_elements<F32>(l + j, count), u.eps, u.rest)).zeta;
+    });
+  });
+}
+
+template <class Kind>
+void smooth_backward_quickly(const SmoothingBackwardArgs& args, int64_t begin, int64_t end) {
+  const ModerateFunctions f;
+  const Kind kind(f, F32(static_cast<float>(args.beta.value)));
+  BlockNoise noise(args.blocks, args.key);
+  BlockReader<F32> grad(args.grad), logits(args.logits);
+  BlockWriter<F32> dlogits(args.dlogits, args.stream);
+  for_blocks(args.blocks, begin, end, [&](int64_t block, int64_t first, int elements, int lacking) {
+    const float *g = grad.open(first, elements), *l = logits.open(first, elements);
+    const uint32_t* bits = noise.draw(block, elements, lacking, l, g);
+    dlogits.put(first, elements, [=](int64_t j, auto count) {
+      const Uniform<F32> u(bits + j);
+      const NoisyBit<F32> bit(load_elements<F32>(l + j, count), u.eps, u.rest);
+      return load_elements<F32>(g + j, count) * kind.transform(f, bit).dlogit;
+    });
+  });
+}
+
 template <class F, class Kind>
 void smooth(const SmoothingArgs& args, int64_t begin, int64_t end) {
   const Functions<F> f;
   KindOfElements<F, Kind> kinds(f, args.beta);
   BlockReader<F> logits(args.logits);
   BlockWriter<F> zeta(args.zeta, args.stream);
-  if constexpr (F::lanes > 1) {
-    if (!kinds.several() && args.noise.data == nullptr) {
-      const Kind kind = kinds.one();
-      BlockNoise noise(args.blocks, args.key);
-      return for_blocks(args.blocks, begin, end, [&](int64_t block, int64_t first, int elements, int lacking) {
-        const auto* l = logits.open(first, elements);
-        const uint32_t* bits = noise.draw(block, elements, lacking, l);
-        zeta.put(first, elements, [=](int64_t j, auto count) {
-          const Uniform<F> u(bits + j);
-          return kind.transform(f, NoisyBit<F>(load_elements<F>(l + j, count), u.eps, u.rest)).zeta;
-        });
-      });
-    }
-  }
   NoiseOfElements<F> noise(args.blocks, args.key, args.noise);
   for_blocks(args.blocks, begin, end, [&](int64_t block, int64_t first, int elements, int lacking) {
     const auto* l = logits.open(first, elements);
@@ -113,29 +147,15 @@ void smooth(const SmoothingArgs& args, int64_t begin, int64_t end) {
 // Elements that are added in one row, before their sum is: a block has 512 for each lane of the baseline.
 constexpr int64_t kRun = 256;
 
-template <class F, class Kind>
+template <class F, class Kind, bool all>
 void smooth_backward(const SmoothingBackwardArgs& args, int64_t begin, int64_t end) {
   using Scalar = typename F::Scalar;
   const Functions<F> f;
   KindOfElements<F, Kind> kinds(f, args.beta);
   BlockReader<F> grad(args.grad), logits(args.logits);
   BlockWriter<F> dlogits(args.dlogits, args.stream);
-  auto *dbeta = static_cast<Scalar*>(args.dbeta.data), *dnoise = static_cast<Scalar*>(args.dnoise.data);
-  if constexpr (F::lanes > 1) {
-    if (!kinds.several() && args.noise.data == nullptr && dbeta == nullptr && dnoise == nullptr) {
-      const Kind kind = kinds.one();
-      BlockNoise noise(args.blocks, args.key);
-      return for_blocks(args.blocks, begin, end, [&](int64_t block, int64_t first, int elements, int lacking) {
-        const auto *g = grad.open(first, elements), *l = logits.open(first, elements);
-        const uint32_t* bits = noise.draw(block, elements, lacking, l, g);
-        dlogits.put(first, elements, [=](int64_t j, auto count) {
-          const Uniform<F> u(bits + j);
-          const NoisyBit<F> bit(load_elements<F>(l + j, count), u.eps, u.rest);
-          return load_elements<F>(g + j, count) * kind.transform(f, bit).dlogit;
-        });
-      });
-    }
-  }
+  Scalar* const dbeta = all ? static_cast<Scalar*>(args.dbeta.data) : nullptr;
+  Scalar* const dnoise = all ? static_cast<Scalar*>(args.dnoise.data) : nullptr;
   NoiseOfElements<F> noise(args.blocks, args.key, args.noise);
   for_blocks(args.blocks, begin, end, [&](int64_t block, int64_t first, int elements, int lacking) {
     const auto *g = grad.open(first, elements), *l = logits.open(first, elements);
@@ -148,8 +168,10 @@ void smooth_backward(const SmoothingBackwardArgs& args, int64_t begin, int64_t e
       const Smoothed<F> at = kinds.at(f, j).transform(f, noise.bit(logit, j));
       if (dbetas != nullptr) store_elements<F>(cotangent * at.dbeta, dbetas + j, count, false);
       if (dnoise != nullptr) store_elements<F>(cotangent * at.deps, dnoise + first + j, count, false);
-      if (j % kRun == 0) sum = sum + run, run = F(0);
-      run = fma(cotangent, at.dbeta, run);
+      if constexpr (all) {
+        if (j % kRun == 0) sum = sum + run, run = F(0);
+        run = fma(cotangent, at.dbeta, run);
+      }
       return cotangent * at.dlogit;
     });
     if (dbeta != nullptr && dbetas == nullptr) dbeta[block] = reduce_add(sum + run);
@@ -222,13 +244,30 @@ void with_kind_and_vector(const Args& args, const Call& call) {
 
 void smoothing(const SmoothingArgs& args, int64_t begin, int64_t end) {
   with_kind_and_vector(args, [&](auto f, auto* kind) {
-    smooth<decltype(f), std::remove_pointer_t<decltype(kind)>>(args, begin, end);
+    using F = decltype(f);
+    using Kind = std::remove_pointer_t<decltype(kind)>;
+    if constexpr (F::lanes > 1) {
+      if (args.noise.data == nullptr && is_moderate<Kind>(args.beta)) {
+        return smooth_quickly<typename ModerateKind<Kind>::type>(args, begin, end);
+      }
+    }
+    smooth<F, Kind>(args, begin, end);
   });
 }
 
 void smoothing_backward(const SmoothingBackwardArgs& args, int64_t begin, int64_t end) {
   with_kind_and_vector(args, [&](auto f, auto* kind) {
-    smooth_backward<decltype(f), std::remove_pointer_t<decltype(kind)>>(args, begin, end);
+    using F = decltype(f);
+    using Kind = std::remove_pointer_t<decltype(kind)>;
+    if (args.dbeta.data != nullptr || args.dnoise.data != nullptr) {
+      return smooth_backward<F, Kind, true>(args, begin, end);
+    }
+    if constexpr (F::lanes > 1) {
+      if (args.noise.data == nullptr && is_moderate<Kind>(args.beta)) {
+        return smooth_backward_quickly<typename ModerateKind<Kind>::type>(args, begin, end);
+      }
+    }
+    smooth_backward<F, Kind, false>(args, begin, end);
   });
 }
 

@@ -6,6 +6,8 @@
 //   SpikeFamily    zeta = 0 up to the threshold eps = q, a rise from 0 to 1 behind it; its density given a one
 //   SplitFamily    zeta = q x below the threshold, 1 - p x above it; the density of zeta
 //   MixtureFamily  zeta drawn from q r(zeta | 0) + p r(zeta | 1); the densities of both components
+// F is the scalar or vector, Math what it takes its functions from.
+// For betas from 1 to highest_moderate float is accurate enough without what Math::needs() asks about.
 // It has a name, a constructor from beta, in which whatever depends on beta alone is made, and a place in SmoothingKinds.
 
 // A transformed bit and its derivatives.
@@ -43,18 +45,18 @@ DVAE_INLINE F magnitude(F x) {
   return max(x, F(0) - x);
 }
 // of x >= 0, finite
-template <class F>
-DVAE_INLINE F logarithm(const Functions<F>& f, F x) {
+template <class F, class Math>
+DVAE_INLINE F logarithm(const Math& f, F x) {
   return f.log2(max(F(kLeast<F>), x)) * F(kLn2<Lane<F>>);
 }
 // of x in [0, 1], finite, from rest = 1 - x where that is the smaller number
-template <class F>
-DVAE_INLINE F logarithm(const Functions<F>& f, F x, F rest) {
+template <class F, class Math>
+DVAE_INLINE F logarithm(const Math& f, F x, F rest) {
   return f.log(max(F(kLeast<F>), x), rest);
 }
 // x^exponent for x in [0, 1] and rest = 1 - x
-template <class F>
-DVAE_INLINE F power_of(const Functions<F>& f, F x, F rest, F exponent) {
+template <class F, class Math>
+DVAE_INLINE F power_of(const Math& f, F x, F rest, F exponent) {
   const F log = min(F(0), f.log2_for_power(max(F(kLeast<F>), x), rest, exponent));
   return select(x == F(0), F(0), exp2(log * exponent));
 }
@@ -96,7 +98,8 @@ template <class F>
 struct LogOdds : BitOdds<F> {
   F log_p, log_q;
 
-  DVAE_INLINE LogOdds(const Functions<F>& f, F logit) : BitOdds<F>(logit) {
+  template <class Math>
+  DVAE_INLINE LogOdds(const Math& f, F logit) : BitOdds<F>(logit) {
     const F tail = logarithm(f, F(1) + min(this->odds, reciprocal(this->odds)));
     log_p = minus(max(F(0), minus(logit)) + tail);
     log_q = minus(max(F(0), logit) + tail);
@@ -112,7 +115,8 @@ struct Decay {
       : beta(beta), e(exp2(beta * F(-kLog2e<Lane<F>>))), one_minus_e(one_minus_exp(beta)) {}
 
   // log(beta / (1 - e)), the logarithm of the largest density
-  DVAE_INLINE F log_height(const Functions<F>& f) const { return logarithm(f, beta) - logarithm(f, one_minus_e); }
+  template <class Math>
+  DVAE_INLINE F log_height(const Math& f) const { return logarithm(f, beta) - logarithm(f, one_minus_e); }
 
   // its derivative 1/beta - 1/expm1(beta)
   DVAE_INLINE F log_height_slope() const {
@@ -121,9 +125,10 @@ struct Decay {
 
   // beta-derivative of the distribution function F(x) = rise / (1 - e) of rate beta on [0, 1] times (1 - e),
   // rise = 1 - decay, decay = e^(-beta x)
-  DVAE_INLINE F distribution_slope(F x, F rise, F decay) const {
+  template <class Math>
+  DVAE_INLINE F distribution_slope(const Math& f, F x, F rise, F decay) const {
     F slope = fma(x, decay, minus(rise * quotient(e, one_minus_e)));
-    if (any(small())) slope = select(small(), rise * (near_zero(beta) - x * near_zero(beta * x)), slope);
+    if (f.needs(small())) slope = select(small(), rise * (near_zero(beta) - x * near_zero(beta * x)), slope);
     return slope;
   }
 
@@ -154,11 +159,12 @@ struct LogSlice {
   F log, dzeta, dbeta;
 };
 
-template <class F, class Kind>
+template <class F, class Math, class Kind>
 struct SpikeFamily {
   static constexpr bool noise_has_gradient = true;
+  static constexpr double highest_moderate = 0x1p50;
 
-  DVAE_INLINE Smoothed<F> transform(const Functions<F>& f, const NoisyBit<F>& bit) const {
+  DVAE_INLINE Smoothed<F> transform(const Math& f, const NoisyBit<F>& bit) const {
     const Rise<F> rise = static_cast<const Kind*>(this)->rise(f, bit.u, bit.ubar);
     const auto above = bit.u > F(0);
     const F flat = bit.zero();
@@ -167,7 +173,7 @@ struct SpikeFamily {
   }
 
   // The logarithm of the mass q at zeta = 0, of the density elsewhere.
-  DVAE_INLINE LogDensity<F> log_density(const Functions<F>& f, F zeta, F logit) const {
+  DVAE_INLINE LogDensity<F> log_density(const Math& f, F zeta, F logit) const {
     const LogOdds<F> bit(f, logit);
     const F inside = min(F(kTop<F>), max(F(kLeast<F>), zeta));
     const LogSlice<F> slice = static_cast<const Kind*>(this)->slice(f, inside);
@@ -181,22 +187,22 @@ struct SpikeFamily {
 };
 
 // zeta = log(1 + u (e^beta - 1)) / beta, r(zeta | 1) = beta e^(-beta (1 - zeta)) / (1 - e^-beta)
-template <class F>
-struct SpikeExponential : SpikeFamily<F, SpikeExponential<F>> {
+template <class F, class Math = Functions<F>>
+struct SpikeExponential : SpikeFamily<F, Math, SpikeExponential<F, Math>> {
   static constexpr const char* name = "spike_exponential";
   F beta, inverse;
   Decay<F> decay;
 
-  DVAE_INLINE SpikeExponential(const Functions<F>&, F beta) : beta(beta), inverse(quotient(F(1), beta)), decay(beta) {}
+  DVAE_INLINE SpikeExponential(const Math&, F beta) : beta(beta), inverse(quotient(F(1), beta)), decay(beta) {}
 
-  DVAE_INLINE Rise<F> rise(const Functions<F>& f, F u, F ubar) const {
+  DVAE_INLINE Rise<F> rise(const Math& f, F u, F ubar) const {
     const F d = min(F(1), max(F(kLeast<F>), fma(ubar, decay.e, u)));
     F log = logarithm(f, d);
     const auto small = F(1) > beta;  // a rounded d would lose 1 / beta
-    if (any(small)) log = select(small, f.log1p(minus(ubar * decay.one_minus_e)), log);
+    if (f.needs(small)) log = select(small, f.log1p(minus(ubar * decay.one_minus_e)), log);
     const F zeta = max(F(0), fma(log, inverse, F(1))), r = reciprocal(d), du = decay.one_minus_e * inverse * r;
     F dbeta = (u * r - zeta) * inverse;
-    if (any(decay.small())) dbeta = select(decay.small(), integral(u, ubar), dbeta);
+    if (f.needs(decay.small())) dbeta = select(decay.small(), integral(u, ubar), dbeta);
     return {zeta, du, du * ubar, dbeta};
   }
 
@@ -215,25 +221,26 @@ struct SpikeExponential : SpikeFamily<F, SpikeExponential<F>> {
     return u * ubar * sum;
   }
 
-  DVAE_INLINE LogSlice<F> slice(const Functions<F>& f, F zeta) const {
+  DVAE_INLINE LogSlice<F> slice(const Math& f, F zeta) const {
     const F below = F(1) - zeta;
     return {decay.log_height(f) - beta * below, beta, decay.log_height_slope() - below};
   }
 };
 
 // zeta = 1 - ubar^beta, r(zeta | 1) = (1 - zeta)^(1/beta - 1) / beta
-template <class F>
-struct SpikePower : SpikeFamily<F, SpikePower<F>> {
+template <class F, class Math = Functions<F>>
+struct SpikePower : SpikeFamily<F, Math, SpikePower<F, Math>> {
   static constexpr const char* name = "spike_power";
+  static constexpr double highest_moderate = 40;
   F beta, inverse;
 
-  DVAE_INLINE SpikePower(const Functions<F>&, F beta) : beta(beta), inverse(quotient(F(1), beta)) {}
+  DVAE_INLINE SpikePower(const Math&, F beta) : beta(beta), inverse(quotient(F(1), beta)) {}
 
-  DVAE_INLINE Rise<F> rise(const Functions<F>& f, F u, F ubar) const {
+  DVAE_INLINE Rise<F> rise(const Math& f, F u, F ubar) const {
     const F t = power_of(f, ubar, u, beta), dt = beta * t;
     return {F(1) - t, dt * reciprocal(max(F(kNearest<F>), ubar)), dt, minus(t * logarithm(f, ubar, u))};
   }
-  DVAE_INLINE LogSlice<F> slice(const Functions<F>& f, F zeta) const {
+  DVAE_INLINE LogSlice<F> slice(const Math& f, F zeta) const {
     const F below = F(1) - zeta, log = logarithm(f, below, zeta), exponent = inverse - F(1);
     return {fma(exponent, log, minus(logarithm(f, beta))), minus(quotient(exponent, below)),
             minus(fma(log, inverse, F(1)) * inverse)};
@@ -241,38 +248,38 @@ struct SpikePower : SpikeFamily<F, SpikePower<F>> {
 };
 
 // zeta = u^(1/beta), r(zeta | 1) = beta zeta^(beta - 1)
-template <class F>
-struct SpikeRoot : SpikeFamily<F, SpikeRoot<F>> {
+template <class F, class Math = Functions<F>>
+struct SpikeRoot : SpikeFamily<F, Math, SpikeRoot<F, Math>> {
   static constexpr const char* name = "spike_root";
   F beta, inverse;
 
-  DVAE_INLINE SpikeRoot(const Functions<F>&, F beta) : beta(beta), inverse(quotient(F(1), beta)) {}
+  DVAE_INLINE SpikeRoot(const Math&, F beta) : beta(beta), inverse(quotient(F(1), beta)) {}
 
-  DVAE_INLINE Rise<F> rise(const Functions<F>& f, F u, F ubar) const {
+  DVAE_INLINE Rise<F> rise(const Math& f, F u, F ubar) const {
     const F zeta = power_of(f, u, ubar, inverse), log = logarithm(f, u, ubar);
     const F nearest = max(F(kNearest<F>), u);
     const F du = power_of(f, nearest, ubar, inverse) * inverse * reciprocal(nearest);
     return {zeta, du, du * ubar, minus(zeta * log * (inverse * inverse))};
   }
-  DVAE_INLINE LogSlice<F> slice(const Functions<F>& f, F zeta) const {
+  DVAE_INLINE LogSlice<F> slice(const Math& f, F zeta) const {
     const F log = logarithm(f, zeta, F(1) - zeta);
     return {fma(beta - F(1), log, logarithm(f, beta)), quotient(beta - F(1), zeta), inverse + log};
   }
 };
 
 // zeta = beta u / (ubar + beta u), r(zeta | 1) = beta / (zeta + beta (1 - zeta))^2
-template <class F>
-struct SpikeRational : SpikeFamily<F, SpikeRational<F>> {
+template <class F, class Math = Functions<F>>
+struct SpikeRational : SpikeFamily<F, Math, SpikeRational<F, Math>> {
   static constexpr const char* name = "spike_rational";
   F beta, inverse;
 
-  DVAE_INLINE SpikeRational(const Functions<F>&, F beta) : beta(beta), inverse(quotient(F(1), beta)) {}
+  DVAE_INLINE SpikeRational(const Math&, F beta) : beta(beta), inverse(quotient(F(1), beta)) {}
 
-  DVAE_INLINE Rise<F> rise(const Functions<F>&, F u, F ubar) const {
+  DVAE_INLINE Rise<F> rise(const Math&, F u, F ubar) const {
     const F r = reciprocal(fma(beta, u, ubar)), du = beta * r * r;
     return {min(F(1), beta * u * r), du, du * ubar, (u * r) * (ubar * r)};
   }
-  DVAE_INLINE LogSlice<F> slice(const Functions<F>& f, F zeta) const {
+  DVAE_INLINE LogSlice<F> slice(const Math& f, F zeta) const {
     const F below = F(1) - zeta, d = fma(beta, below, zeta), r = quotient(F(1), d);
     return {logarithm(f, beta) - F(2) * logarithm(f, d), F(2) * (beta - F(1)) * r, inverse - F(2) * below * r};
   }
@@ -287,11 +294,12 @@ struct Fold {
   F x, dmass, dbeta, dend;  // dmass: dzeta/dp
 };
 
-template <class F, class Kind>
+template <class F, class Math, class Kind>
 struct SplitFamily {
   static constexpr bool noise_has_gradient = true;
+  static constexpr double highest_moderate = 0x1p50;
 
-  DVAE_INLINE Smoothed<F> transform(const Functions<F>& f, const NoisyBit<F>& bit) const {
+  DVAE_INLINE Smoothed<F> transform(const Math& f, const NoisyBit<F>& bit) const {
     const auto above = bit.u > F(0);
     const F mass = select(above, bit.p, bit.q);
     const F end = min(F(1), select(above, bit.rest * bit.inverse_p, bit.eps * bit.inverse_q));
@@ -302,7 +310,7 @@ struct SplitFamily {
             fold.dend + bit.zero()};
   }
 
-  DVAE_INLINE LogDensity<F> log_density(const Functions<F>& f, F zeta, F logit) const {
+  DVAE_INLINE LogDensity<F> log_density(const Math& f, F zeta, F logit) const {
     const BitOdds<F> bit(logit);
     const F inside = min(F(kTop<F>), max(F(kLeast<F>), zeta)), rest = F(1) - inside;
     const F margin = select(logit > F(0), inside - bit.q, bit.p - rest);
@@ -321,39 +329,40 @@ struct SplitFamily {
 };
 
 // x = end^beta; the density is end_of_zeta^(1/beta - 1) / beta
-template <class F>
-struct Power : SplitFamily<F, Power<F>> {
+template <class F, class Math = Functions<F>>
+struct Power : SplitFamily<F, Math, Power<F, Math>> {
   static constexpr const char* name = "power";
+  static constexpr double highest_moderate = 40;
   F beta, inverse;
 
-  DVAE_INLINE Power(const Functions<F>&, F beta) : beta(beta), inverse(quotient(F(1), beta)) {}
+  DVAE_INLINE Power(const Math&, F beta) : beta(beta), inverse(quotient(F(1), beta)) {}
 
-  DVAE_INLINE Fold<F> fold(const Functions<F>& f, F end, F gap) const {
+  DVAE_INLINE Fold<F> fold(const Math& f, F end, F gap) const {
     const F t = power_of(f, end, gap, beta);
     return {t, (beta - F(1)) * t, t * logarithm(f, end, gap), beta * t * reciprocal(max(F(kNearest<F>), end))};
   }
   // dzeta: by log(end), which is finite
-  DVAE_INLINE LogSlice<F> slice(const Functions<F>& f, F end, F gap) const {
+  DVAE_INLINE LogSlice<F> slice(const Math& f, F end, F gap) const {
     const F log = logarithm(f, end, gap), exponent = inverse - F(1);
     return {fma(exponent, log, minus(logarithm(f, beta))), exponent, minus(fma(log, inverse, F(1)) * inverse)};
   }
 };
 
 // x = 1 - gap^(1/beta); the density is beta gap_of_zeta^(beta - 1)
-template <class F>
-struct Root : SplitFamily<F, Root<F>> {
+template <class F, class Math = Functions<F>>
+struct Root : SplitFamily<F, Math, Root<F, Math>> {
   static constexpr const char* name = "root";
   F beta, inverse;
 
-  DVAE_INLINE Root(const Functions<F>&, F beta) : beta(beta), inverse(quotient(F(1), beta)) {}
+  DVAE_INLINE Root(const Math&, F beta) : beta(beta), inverse(quotient(F(1), beta)) {}
 
-  DVAE_INLINE Fold<F> fold(const Functions<F>& f, F end, F gap) const {
+  DVAE_INLINE Fold<F> fold(const Math& f, F end, F gap) const {
     const F t = power_of(f, gap, end, inverse), log = logarithm(f, gap, end);
     const F nearest = max(F(kNearest<F>), gap), slope = power_of(f, nearest, end, inverse);
     const F dend = slope * inverse * reciprocal(nearest);
     return {F(1) - t, fma(dend, end, slope - F(1)), t * log * (inverse * inverse), dend};
   }
-  DVAE_INLINE LogSlice<F> slice(const Functions<F>& f, F end, F gap) const {
+  DVAE_INLINE LogSlice<F> slice(const Math& f, F end, F gap) const {
     const F nearest = max(F(kNearest<F>), gap), log = logarithm(f, nearest, end);
     const F dgap = select(gap == nearest, quotient(beta - F(1), nearest), F(0));
     return {fma(beta - F(1), log, logarithm(f, beta)), minus(dgap * end), inverse + log};
@@ -368,11 +377,12 @@ struct LogComponents {
   LogSlice<F> zero, one;
 };
 
-template <class F, class Kind>
+template <class F, class Math, class Kind>
 struct MixtureFamily {
   static constexpr bool noise_has_gradient = true;
+  static constexpr double highest_moderate = 0x1p50;
 
-  DVAE_INLINE LogDensity<F> log_density(const Functions<F>& f, F zeta, F logit) const {
+  DVAE_INLINE LogDensity<F> log_density(const Math& f, F zeta, F logit) const {
     constexpr bool unit = Kind::unit_interval;
     const LogOdds<F> bit(f, logit);
     const F inside = unit ? min(F(kTop<F>), max(F(kLeast<F>), zeta)) : zeta;
@@ -412,17 +422,17 @@ struct Margins {
 };
 
 // DVAE++: r(zeta | 0) = beta e^(-beta zeta) / (1 - e^-beta), r(zeta | 1) its mirror image.
-template <class F>
-struct ExponentialMixture : MixtureFamily<F, ExponentialMixture<F>> {
+template <class F, class Math = Functions<F>>
+struct ExponentialMixture : MixtureFamily<F, Math, ExponentialMixture<F, Math>> {
   static constexpr const char* name = "exponential_mixture";
   static constexpr bool unit_interval = true;
   F beta, inverse;
   Decay<F> decay;
 
-  DVAE_INLINE ExponentialMixture(const Functions<F>&, F beta) : beta(beta), inverse(quotient(F(1), beta)), decay(beta) {}
+  DVAE_INLINE ExponentialMixture(const Math&, F beta) : beta(beta), inverse(quotient(F(1), beta)), decay(beta) {}
 
   // m = e^(-beta zeta) solves q m^2 + b m = p e, and n = e^(-beta (1 - zeta)) the same with p and q exchanged and -b.
-  DVAE_INLINE Smoothed<F> transform(const Functions<F>& f, const NoisyBit<F>& bit) const {
+  DVAE_INLINE Smoothed<F> transform(const Math& f, const NoisyBit<F>& bit) const {
     const F e = decay.e, one_minus_e = decay.one_minus_e, p = bit.p, q = bit.q;
     const Margins<F> margin(bit);
     const F b = fma(minus(e), margin.of_one, margin.of_zero);
@@ -435,36 +445,36 @@ struct ExponentialMixture : MixtureFamily<F, ExponentialMixture<F>> {
     const F near = min(F(1), root.greater * F(Lane<F>(0.5)) * select(upper, bit.inverse_p, bit.inverse_q));
     F log = logarithm(f, near);  // of n in the upper half, else of m
     const auto small = F(1) > beta;
-    if (any(small)) log = select(small, f.log1p(minus(select(upper, one_minus_n, one_minus_m))), log);
+    if (f.needs(small)) log = select(small, f.log1p(minus(select(upper, one_minus_n, one_minus_m))), log);
     const F distance = min(F(1), max(F(0), minus(log * inverse)));
     const F zeta = select(upper, F(1) - distance, distance) + bit.zero();
 
     const F slope = inverse * reciprocal(root.nearest_s());
     const F far = quotient(e, max(F(kLeast<F>), near)), m = select(upper, far, near), n = select(upper, near, far);
-    const F from_zero = q * decay.distribution_slope(zeta, one_minus_m, m);
-    const F from_one = p * decay.distribution_slope(F(1) - zeta, one_minus_n, n);
+    const F from_zero = q * decay.distribution_slope(f, zeta, one_minus_m, m);
+    const F from_one = p * decay.distribution_slope(f, F(1) - zeta, one_minus_n, n);
     return {zeta, p * q * one_minus_m * one_minus_n * slope, (from_one - from_zero) * slope,
             one_minus_e * slope};
   }
-  DVAE_INLINE LogComponents<F> components(const Functions<F>& f, F zeta) const {
+  DVAE_INLINE LogComponents<F> components(const Math& f, F zeta) const {
     const F height = decay.log_height(f), slope = decay.log_height_slope(), rest = F(1) - zeta;
     return {{height - beta * zeta, minus(beta), slope - zeta}, {height - beta * rest, beta, slope - rest}};
   }
 };
 
 // DVAE++: both r are logistic densities of scale 1 / beta, around 0 and around 1, on the whole line.
-template <class F>
-struct LogisticMixture : MixtureFamily<F, LogisticMixture<F>> {
+template <class F, class Math = Functions<F>>
+struct LogisticMixture : MixtureFamily<F, Math, LogisticMixture<F, Math>> {
   static constexpr const char* name = "logistic_mixture";
   static constexpr bool unit_interval = false;
   F beta, inverse;
   Decay<F> decay;
 
-  DVAE_INLINE LogisticMixture(const Functions<F>&, F beta) : beta(beta), inverse(quotient(F(1), beta)), decay(beta) {}
+  DVAE_INLINE LogisticMixture(const Math&, F beta) : beta(beta), inverse(quotient(F(1), beta)), decay(beta) {}
 
   // x = e^(-beta zeta) solves eps x^2 + b x = (1 - eps) e. Up to the middle zeta is taken from x, behind it 1 - zeta from
   // its mirror image; the ends of the noise are kept off the infinite ones of the line.
-  DVAE_INLINE Smoothed<F> transform(const Functions<F>& f, const NoisyBit<F>& bit) const {
+  DVAE_INLINE Smoothed<F> transform(const Math& f, const NoisyBit<F>& bit) const {
     const F e = decay.e, p = bit.p, q = bit.q;
     const F nearest_end(Lane<F>(0x1p-64));
     const F eps = max(nearest_end, bit.eps), rest = max(nearest_end, bit.rest);
@@ -485,29 +495,30 @@ struct LogisticMixture : MixtureFamily<F, LogisticMixture<F>> {
             select((nearest_end > bit.eps) | (nearest_end > bit.rest), F(0),
                    (e + x) * (F(1) + quotient(e, x)) * r)};
   }
-  DVAE_INLINE LogSlice<F> component(const Functions<F>& f, F distance) const {
+  DVAE_INLINE LogSlice<F> component(const Math& f, F distance) const {
     const F x = magnitude(beta * distance), t = fast_exp(max(F(-87), minus(x)));
     const F tanh = quotient(F(1) - t, F(1) + t);  // of half of x
     const F signed_tanh = select(F(0) > distance, minus(tanh), tanh);
     return {logarithm(f, beta) - x - F(2) * logarithm(f, F(1) + t), minus(beta * signed_tanh),
             inverse - distance * signed_tanh};
   }
-  DVAE_INLINE LogComponents<F> components(const Functions<F>& f, F zeta) const {
+  DVAE_INLINE LogComponents<F> components(const Math& f, F zeta) const {
     return {component(f, zeta), component(f, zeta - F(1))};
   }
 };
 
 // DVAE#: r(zeta | 0) = zeta^(1/beta - 1) / beta, r(zeta | 1) its mirror image. One uniform draws the component and zeta in
 // it; the gradient is that of the mixture's distribution function.
-template <class F>
-struct PowerMixture : MixtureFamily<F, PowerMixture<F>> {
+template <class F, class Math = Functions<F>>
+struct PowerMixture : MixtureFamily<F, Math, PowerMixture<F, Math>> {
   static constexpr const char* name = "power_mixture";
   static constexpr bool unit_interval = true, noise_has_gradient = false;
+  static constexpr double highest_moderate = 40;
   F beta, inverse;
 
-  DVAE_INLINE PowerMixture(const Functions<F>&, F beta) : beta(beta), inverse(quotient(F(1), beta)) {}
+  DVAE_INLINE PowerMixture(const Math&, F beta) : beta(beta), inverse(quotient(F(1), beta)) {}
 
-  DVAE_INLINE Smoothed<F> transform(const Functions<F>& f, const NoisyBit<F>& bit) const {
+  DVAE_INLINE Smoothed<F> transform(const Math& f, const NoisyBit<F>& bit) const {
     const auto above = bit.u > F(0);
     const F own = select(above, bit.p, bit.q), other = select(above, bit.q, bit.p);
     const F end = min(F(1), select(above, bit.rest * bit.inverse_p, bit.eps * bit.inverse_q));
@@ -522,12 +533,12 @@ struct PowerMixture : MixtureFamily<F, PowerMixture<F>> {
     const F dbeta = (own * end * log - other * back * log_rest * inverse) * r;
     return {zeta, bit.p * bit.q * beta * (end - (F(1) - back)) * r, select(above, minus(dbeta), dbeta), F(0)};
   }
-  DVAE_INLINE LogSlice<F> component(const Functions<F>& f, F end) const {
+  DVAE_INLINE LogSlice<F> component(const Math& f, F end) const {
     const F log = logarithm(f, end), exponent = inverse - F(1);
     return {fma(exponent, log, minus(logarithm(f, beta))), quotient(exponent, end),
             minus(fma(log, inverse, F(1)) * inverse)};
   }
-  DVAE_INLINE LogComponents<F> components(const Functions<F>& f, F zeta) const {
+  DVAE_INLINE LogComponents<F> components(const Math& f, F zeta) const {
     const LogSlice<F> zero = component(f, zeta), one = component(f, F(1) - zeta);
     return {zero, {one.log, minus(one.dzeta), one.dbeta}};
   }
@@ -535,18 +546,18 @@ struct PowerMixture : MixtureFamily<F, PowerMixture<F>> {
 
 // --- all kinds
 
-template <template <class> class... Kinds>
+template <template <class, class> class... Kinds>
 struct KindList {};
 using SmoothingKinds = KindList<
     SpikeExponential, SpikePower, SpikeRoot, SpikeRational, Power, Root, ExponentialMixture, LogisticMixture,
     PowerMixture>;
 
-// Calls run(Kind<F>'s type as a null pointer) for the kind of that name; false where there is none.
-template <class F, template <class> class... Kinds, class Run>
+// Calls run(a null pointer to the kind of that name); false where there is none.
+template <class F, class Math, template <class, class> class... Kinds, class Run>
 bool with_kind(KindList<Kinds...>, std::string_view name, const Run& run) {
-  return ((name == Kinds<F>::name && (run(static_cast<Kinds<F>*>(nullptr)), true)) || ...);
+  return ((name == Kinds<F, Math>::name && (run(static_cast<Kinds<F, Math>*>(nullptr)), true)) || ...);
 }
-template <class F, class Run>
+template <class F, class Math = Functions<F>, class Run>
 bool with_kind(std::string_view name, const Run& run) {
-  return with_kind<F>(SmoothingKinds(), name, run);
+  return with_kind<F, Math>(SmoothingKinds(), name, run);
 }
