@@ -52,10 +52,9 @@ def test_smoothing_transform(
     def ours(backend: str) -> Sampler:
         return lambda logits: smoothing_transform(logits, BETA, kind, backend=backend)
 
-    eager = {"our reference": ours("reference")}
-    if not backward:  # the time beyond it is what the arithmetic costs
-        eager["copy"] = torch.clone
+    # without gradients, a copy: the time beyond it is what the arithmetic costs
     contest(
-        f"{kind} {'forward+backward' if backward else 'forward'}", ours, {"formula": formula},
-        torch.randn(shape, device=device), eager=eager, backward=backward,
+        f"{kind} {'forward+backward' if backward else 'forward'}", ours,
+        {"formula": formula, "our reference": ours("reference")}, torch.randn(shape, device=device),
+        eager={} if backward else {"copy": torch.clone}, backward=backward,
     )  # fmt: skip

@@ -11,7 +11,7 @@ import torch
 
 Function = Callable[[], object]
 FLUSH_BYTES = 1 << 28  # more than any GPU's L2
-BLOCK_SECONDS = 4e-3  # calls on the CPU are timed in blocks of this length, as torch.utils.benchmark does
+BLOCK_SECONDS = 2e-2  # shorter calls on the CPU are timed in blocks of this length, as torch.utils.benchmark does
 
 
 @dataclass(frozen=True)

@@ -166,16 +166,13 @@ class BlockReader {
   alignas(64) Scalar converted_[kElementBlock + F::lanes];
 };
 
-// The same for a tensor that is written.
+// The same for a tensor that is written, through the caches: the pages of a large new one are still there from being
+// zeroed.
 template <class F>
 class BlockWriter {
  public:
   using Scalar = typename F::Scalar;
-  BlockWriter(const Buffer& tensor, bool stream) : tensor_(tensor), stream_(stream) {}
-  BlockWriter(const BlockWriter&) = delete;
-  ~BlockWriter() {
-    if (stream_) fence_streams();
-  }
+  explicit BlockWriter(const Buffer& tensor) : tensor_(tensor) {}
 
   // Where to write the elements from `first`; close() brings them home.
   Scalar* open(int64_t first) { return in_place() ? static_cast<Scalar*>(tensor_.data) + first : converted_; }
@@ -193,16 +190,15 @@ class BlockWriter {
   template <class Value>
   [[gnu::always_inline]] void put(int64_t first, int elements, const Value& value) {
     Scalar* to = open(first);
-    put_elements<F>(to, elements, in_place() && streams(stream_, to), value);
+    put_elements<F>(to, elements, false, value);
     close(first, elements);
   }
   // The same by single vectors: a third of the code.
   template <class Value>
   void put_singly(int64_t first, int elements, const Value& value) {
     Scalar* to = open(first);
-    const bool stream = in_place() && streams(stream_, to);
     for_vectors<F>(0, elements, [&](int64_t j, auto count) {
-      store_elements<F>(value(j, count), to + j, count, stream);
+      store_elements<F>(value(j, count), to + j, count, false);
     });
     close(first, elements);
   }
@@ -211,6 +207,5 @@ class BlockWriter {
   bool in_place() const { return tensor_.type == storage_of<Scalar>; }
 
   Buffer tensor_;
-  bool stream_;
   alignas(64) Scalar converted_[kElementBlock + F::lanes];
 };

@@ -64,8 +64,7 @@ Tensor fwd(Tensor logits, std::optional<Tensor> noise, std::optional<Tensor> key
   for_contiguous<2>({logits, zeta}, [&](const std::array<Tensor, 2>& t) {
     const SmoothingArgs args{
         kind.text, buffer_of(t[0]), buffer_of(t[1]), ElementBlocks(logits.numel(), index_offset),
-        optional_noise_key(key, logits).value_or(NoiseKey{}), HostBeta::optional_buffer(noise), host_beta.get(),
-        is_large(t[1])};
+        optional_noise_key(key, logits).value_or(NoiseKey{}), HostBeta::optional_buffer(noise), host_beta.get()};
     DVAE_SMOOTHING(smoothing, args);
   });
   return zeta;
@@ -90,7 +89,7 @@ std::tuple<Tensor, Tensor, Tensor> bwd(
       const SmoothingBackwardArgs args{
           kind.text, buffer_of(t[0]), buffer_of(t[1]), buffer_of(t[2]), ElementBlocks(logits.numel(), index_offset),
           optional_noise_key(key, logits).value_or(NoiseKey{}), HostBeta::optional_buffer(noise), host_beta.get(),
-          optional_buffer(dbeta), optional_buffer(dnoise), is_large(t[2])};
+          optional_buffer(dbeta), optional_buffer(dnoise)};
       DVAE_SMOOTHING(smoothing_backward, args);
     });
   }
@@ -108,7 +107,7 @@ Tensor log_prob_fwd(Tensor zeta, Tensor logits, std::optional<Tensor> beta, doub
   for_contiguous<3>({zeta, logits, log_prob}, [&](const std::array<Tensor, 3>& t) {
     const SmoothingLogProbArgs args{
         kind.text, buffer_of(t[0]), buffer_of(t[1]), buffer_of(t[2]), ElementBlocks(zeta.numel(), 0),
-        host_beta.get(), is_large(t[2])};
+        host_beta.get()};
     DVAE_SMOOTHING(smoothing_log_prob, args);
   });
   return log_prob;
@@ -130,7 +129,7 @@ std::tuple<Tensor, Tensor, Tensor> log_prob_bwd(Tensor grad, Tensor zeta, Tensor
     for_contiguous<5, 2>({grad, zeta, logits, dzeta, dlogits}, [&](const std::array<Tensor, 5>& t) {
       const SmoothingLogProbBackwardArgs args{
           kind.text, buffer_of(t[0]), buffer_of(t[1]), buffer_of(t[2]), buffer_of(t[3]), buffer_of(t[4]),
-          ElementBlocks(zeta.numel(), 0), host_beta.get(), optional_buffer(dbeta), is_large(t[4])};
+          ElementBlocks(zeta.numel(), 0), host_beta.get(), optional_buffer(dbeta)};
       DVAE_SMOOTHING(smoothing_log_prob_backward, args);
     });
   }

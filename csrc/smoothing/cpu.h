@@ -22,7 +22,6 @@ struct SmoothingArgs {
   NoiseKey key;
   Buffer noise;  // in place of the key's
   SmoothingBeta beta;
-  bool stream;  // the result is too large to stay in cache
 };
 
 struct SmoothingBackwardArgs {
@@ -33,7 +32,6 @@ struct SmoothingBackwardArgs {
   Buffer noise;
   SmoothingBeta beta;
   Buffer dbeta, dnoise;  // dbeta: of each element, or one sum of each block
-  bool stream;
 };
 
 struct SmoothingLogProbArgs {
@@ -41,7 +39,6 @@ struct SmoothingLogProbArgs {
   Buffer zeta, logits, log_prob;
   ElementBlocks blocks;
   SmoothingBeta beta;
-  bool stream;
 };
 
 struct SmoothingLogProbBackwardArgs {
@@ -50,7 +47,6 @@ struct SmoothingLogProbBackwardArgs {
   ElementBlocks blocks;
   SmoothingBeta beta;
   Buffer dbeta;
-  bool stream;
 };
 
 // What is asked of a kind beside its kernels.

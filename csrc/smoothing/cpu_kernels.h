@@ -97,7 +97,7 @@ void smooth_quickly(const SmoothingArgs& args, int64_t begin, int64_t end) {
   const Kind kind(f, F32(static_cast<float>(args.beta.value)));
   BlockNoise noise(args.blocks, args.key);
   BlockReader<F32> logits(args.logits);
-  BlockWriter<F32> zeta(args.zeta, args.stream);
+  BlockWriter<F32> zeta(args.zeta);
   for_blocks(args.blocks, begin, end, [&](int64_t block, int64_t first, int elements, int lacking) {
     const float* l = logits.open(first, elements);
     const uint32_t* bits = noise.draw(block, elements, lacking, l);
@@ -114,7 +114,7 @@ void smooth_backward_quickly(const SmoothingBackwardArgs& args, int64_t begin, i
   const Kind kind(f, F32(static_cast<float>(args.beta.value)));
   BlockNoise noise(args.blocks, args.key);
   BlockReader<F32> grad(args.grad), logits(args.logits);
-  BlockWriter<F32> dlogits(args.dlogits, args.stream);
+  BlockWriter<F32> dlogits(args.dlogits);
   for_blocks(args.blocks, begin, end, [&](int64_t block, int64_t first, int elements, int lacking) {
     const float *g = grad.open(first, elements), *l = logits.open(first, elements);
     const uint32_t* bits = noise.draw(block, elements, lacking, l, g);
@@ -131,7 +131,7 @@ void smooth(const SmoothingArgs& args, int64_t begin, int64_t end) {
   const Functions<F> f;
   KindOfElements<F, Kind> kinds(f, args.beta);
   BlockReader<F> logits(args.logits);
-  BlockWriter<F> zeta(args.zeta, args.stream);
+  BlockWriter<F> zeta(args.zeta);
   NoiseOfElements<F> noise(args.blocks, args.key, args.noise);
   for_blocks(args.blocks, begin, end, [&](int64_t block, int64_t first, int elements, int lacking) {
     const auto* l = logits.open(first, elements);
@@ -153,7 +153,7 @@ void smooth_backward(const SmoothingBackwardArgs& args, int64_t begin, int64_t e
   const Functions<F> f;
   KindOfElements<F, Kind> kinds(f, args.beta);
   BlockReader<F> grad(args.grad), logits(args.logits);
-  BlockWriter<F> dlogits(args.dlogits, args.stream);
+  BlockWriter<F> dlogits(args.dlogits);
   Scalar* const dbeta = all ? static_cast<Scalar*>(args.dbeta.data) : nullptr;
   Scalar* const dnoise = all ? static_cast<Scalar*>(args.dnoise.data) : nullptr;
   NoiseOfElements<F> noise(args.blocks, args.key, args.noise);
@@ -189,7 +189,7 @@ void smoothed_log_prob(const SmoothingLogProbArgs& args, int64_t begin, int64_t 
   const Functions<F> f;
   KindOfElements<F, Kind> kinds(f, args.beta);
   BlockReader<F> zeta(args.zeta), logits(args.logits);
-  BlockWriter<F> log_prob(args.log_prob, args.stream);
+  BlockWriter<F> log_prob(args.log_prob);
   for_blocks(args.blocks, begin, end, [&](int64_t, int64_t first, int elements, int) {
     const auto *z = zeta.open(first, elements), *l = logits.open(first, elements);
     kinds.open(first, elements);
@@ -206,7 +206,7 @@ void smoothed_log_prob_backward(const SmoothingLogProbBackwardArgs& args, int64_
   const Functions<F> f;
   KindOfElements<F, Kind> kinds(f, args.beta);
   BlockReader<F> grad(args.grad), zeta(args.zeta), logits(args.logits);
-  BlockWriter<F> dzeta(args.dzeta, false), dlogits(args.dlogits, args.stream);
+  BlockWriter<F> dzeta(args.dzeta), dlogits(args.dlogits);
   auto* dbeta = static_cast<Scalar*>(args.dbeta.data);
   for_blocks(args.blocks, begin, end, [&](int64_t block, int64_t first, int elements, int) {
     const auto *g = grad.open(first, elements), *z = zeta.open(first, elements), *l = logits.open(first, elements);
