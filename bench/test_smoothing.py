@@ -33,7 +33,7 @@ def power(logits: Tensor) -> Tensor:
 
 
 def exponential_mixture(logits: Tensor) -> Tensor:
-    """Vahdat et al. 2018 (DVAE++), appendix: the root of a quadratic equation."""
+    """The root of a quadratic equation."""
     q, rho, e = torch.sigmoid(logits), torch.rand_like(logits), math.exp(-BETA)
     b = (rho + e * (q - rho)) / (1 - q) - 1
     c = -q * e / (1 - q)

@@ -29,7 +29,7 @@ def bernoulli_kl(logits: Tensor, prior: Tensor | None = None) -> Tensor:
         gradient is p (1 - p) (logits - prior) to the logits and m - p to the prior.
 
         Defined everywhere: infinite logits are p = 0 or 1, without gradient; an infinite prior gives 0 for equal
-        logits, else +inf, whose gradient is not finite; NaN gives NaN.
+        logits, else +inf, whose gradient to the logits is infinite; NaN gives NaN.
 
     Raises:
         TypeError: for tensors that are not floating-point, and a prior of another dtype.

@@ -169,7 +169,7 @@ struct SpikeFamily {
     const auto above = bit.u > F(0);
     const F flat = bit.zero();
     return {select(above, rise.zeta, flat), select(above, rise.du_ubar * bit.q, flat), select(above, rise.dbeta, flat),
-            select(above, rise.du * bit.inverse_p, flat)};
+            select(above, min(F(kLargest<Lane<F>> / 2), rise.du * bit.inverse_p), flat)};
   }
 
   // The logarithm of the mass q at zeta = 0, of the density elsewhere.

@@ -51,7 +51,7 @@ class Schedule(nn.Module):
         ValueError: for arguments outside the ranges above.
 
     Source: the exponential shape is that of Jang, Gu, Poole, "Categorical Reparameterization with Gumbel-Softmax", ICLR
-    2017 (arXiv:1611.01144), section 4; the linear one that of Vahdat et al., "DVAE++", ICML 2018 (arXiv:1802.04920).
+    2017 (arXiv:1611.01144), section 4.
 
     Example:
         >>> beta = dvae_kernels.nn.Schedule(1, 8, steps=3, shape="exponential")

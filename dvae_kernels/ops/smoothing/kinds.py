@@ -107,7 +107,7 @@ class Kind:
 
 
 class Spike(Kind):
-    """0 where noise < 1 - p, else a curve of u = (noise + p - 1) / p that does not depend on p."""
+    """0 where noise <= 1 - p, else a curve of u = (noise + p - 1) / p that does not depend on p."""
 
     spike = True
 
@@ -153,7 +153,8 @@ class Spike(Kind):
 
     @classmethod
     def dnoise(cls, bit: Bit, beta: Tensor) -> Tensor:
-        return torch.where(bit.above, cls.slope(*bit.upper(), beta) * bit.inverse_p, 0)
+        slope = cls.slope(*bit.upper(), beta) * bit.inverse_p
+        return torch.where(bit.above, slope.clamp(max=torch.finfo(slope.dtype).max / 2), 0)
 
     @classmethod
     def log_prob(cls, at: Density, beta: Tensor) -> Tensor:
@@ -461,7 +462,7 @@ class ExponentialMixture(Kind):
         """
         low = beta.clamp(max=0.25)
         gentle = z * (_mean_exponential(low) - x * _mean_exponential(low * x))
-        return torch.where(beta < 0.25, gentle, x * m - z / torch.expm1(beta))
+        return torch.where(beta < 0.25, gentle, x * m - z * torch.exp(-beta) / _complement(beta))
 
 
 class LogisticMixture(Kind):
@@ -582,7 +583,8 @@ class PowerMixture(Kind):
         far = far.clamp(min=LEAST_NOISE)  # it is a divisor
         log = torch.where(inside, log, -1)
         t, t1 = torch.exp(log), -torch.expm1(log)
-        log_other = torch.where(log < -1, torch.log1p(-t), torch.log(t1)) / beta
+        low = log < -1
+        log_other = torch.where(low, torch.log1p(-torch.where(low, t, 0)), torch.log(torch.where(low, 1, t1))) / beta
         own, other = torch.where(bit.above, bit.p, bit.q), torch.where(bit.above, bit.q, bit.p)
         den = own * far * t1 + other * torch.exp(log_other) * t
         inside = inside & (den > 0)
@@ -624,7 +626,7 @@ def _mean_exponential(x: Tensor) -> Tensor:
     series = torch.full_like(low, _MEAN_SERIES[-1])
     for coefficient in _MEAN_SERIES[-2::-1]:
         series = series * square + coefficient
-    return torch.where(small, 0.5 + series * low, 1 / high - 1 / torch.expm1(high))
+    return torch.where(small, 0.5 + series * low, 1 / high - torch.exp(-high) / _complement(high))
 
 
 def _log(s: Tensor, rest: Tensor) -> Tensor:
@@ -641,7 +643,8 @@ def _finite_log(s: Tensor, rest: Tensor) -> Tensor:
 def _power(s: Tensor, rest: Tensor, exponent: Tensor) -> Tensor:
     """s^exponent for s in [0, 1] with rest = 1 - s: exactly 0 where s is."""
     positive = s > 0
-    return torch.where(positive, torch.exp(exponent * _log(torch.where(positive, s, 1), rest)), 0)
+    log = _log(torch.where(positive, s, 1), torch.where(positive, rest, 0))
+    return torch.where(positive, torch.exp(exponent * log), 0)
 
 
 def _hypotenuse(b: Tensor, square: Tensor, floor: float) -> Tensor:

@@ -137,19 +137,34 @@ def _whole(dbeta: Tensor, beta: Tensor) -> Tensor:
 _warned: set[str] = set()
 
 
+def _warn_of_gradient(kind: type[kinds.Kind], beta: float | Tensor) -> None:
+    """Once a process and reason. A tensor's value is not looked at."""
+    if isinstance(beta, Tensor):
+        return
+    if kind.vanishes_at_one and beta <= 1:
+        _warn("beta <= 1", f"the gradient of {kind.name} to the logits is zero at beta = 1 and changes sign below")
+    if kind.unbounded_slope and beta > 8:
+        lost = 2.0 ** (-24 / beta)
+        _warn(
+            "beta > 8",
+            f"the gradient of {kind.name} to the logits has no second moment; at this beta {lost:.0%} of it lies below "
+            "the clamp at 2^-24 and is lost",
+        )
+
+
 def _warn(reason: str, message: str) -> None:
-    """Once a process."""
     if reason not in _warned:
         _warned.add(reason)
-        warnings.warn(f"smoothing_transform: {message}", stacklevel=3)
+        warnings.warn(f"smoothing_transform: {message}", stacklevel=4)
 
 
 def _check_kind(op: str, kind: Any) -> type[kinds.Kind]:
     if not isinstance(kind, str):
         raise TypeError(f"{op}: expected kind to be a str, got {_validate.type_name(kind)}")
-    if kind not in kinds.KINDS:
-        raise ValueError(f"{op}: unknown kind {kind!r}, expected one of {', '.join(SMOOTHING_KINDS)}")
-    return kinds.KINDS[kind]
+    try:
+        return kinds.find(kind)
+    except ValueError as error:
+        raise ValueError(f"{op}: {error}") from None
 
 
 def smoothing_transform(
@@ -202,8 +217,9 @@ def smoothing_transform(
 
         Defined everywhere: an infinite logit is a certain bit, whose zeta is the limit, with no gradient to it; NaN
         gives NaN; empty input gives empty output. Where a slope diverges, it is taken 2^-24 from its singular place:
-        "spike_root" and "root" at the threshold, "spike_power", "power" and "root" to the noise, the mixtures where
-        their density would pass 2^24.
+        "spike_root" and "root" at the threshold, "exponential_mixture" and "logistic_mixture" where their density
+        vanishes. The slope to the noise of "spike_power" and "power" divides by a distance from the end of at least
+        2^-24 (see the README).
 
     Raises:
         TypeError: for logits, noise or a tensor beta that are not floating-point, noise of another dtype, and arguments
@@ -221,8 +237,8 @@ def smoothing_transform(
         a large part of it lies below the clamp.
 
     Source: Rolfe, "Discrete Variational Autoencoders", ICLR 2017 (arXiv:1609.02200), section 2.1 (spike_exponential);
-    Vahdat et al., "DVAE++", ICML 2018 (arXiv:1802.04920), section 3 (exponential_mixture); Vahdat, Andriyash, Macready,
-    "DVAE#", NeurIPS 2018 (arXiv:1805.07445), section 4 (power_mixture, logistic_mixture).
+    Vahdat et al., "DVAE++", ICML 2018 (arXiv:1802.04920) (exponential_mixture, logistic_mixture); Vahdat, Andriyash,
+    Macready, "DVAE#", NeurIPS 2018 (arXiv:1805.07445) (power_mixture).
 
     Example:
         >>> noise = torch.tensor([0.1, 0.4, 0.6, 0.9])
@@ -245,6 +261,8 @@ def smoothing_transform(
             raise ValueError(f"{op}: {kind} has no gradient to noise; pass noise.detach()")
     _validate.index_range(op, index_offset, logits.numel())
     backend = _backend.resolve(op, backend, device.type)
+    if logits.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        _warn_of_gradient(chosen, beta)
 
     dtype = _rng.sample_dtype(logits)
     noise_key = None
@@ -256,16 +274,6 @@ def smoothing_transform(
     index_offset = _rng.as_int64(index_offset)
     if not _autograd.needs_function(logits, noise, beta_tensor):
         return _FWD[backend](logits, noise, noise_key, beta_tensor, beta_value, kind, index_offset, dtype)
-    if beta_tensor is None and logits.requires_grad and not torch.compiler.is_compiling():
-        if chosen.vanishes_at_one and beta_value <= 1:
-            _warn("beta <= 1", f"the gradient of {kind} to the logits is zero at beta = 1 and changes sign below")
-        if chosen.unbounded_slope and beta_value > 8:
-            lost = 2.0 ** (-24 / beta_value)
-            _warn(
-                "beta > 8",
-                f"the gradient of {kind} to the logits has no second moment; at this beta {lost:.0%} of it lies below "
-                "the clamp at 2^-24 and is lost",
-            )
     if key is not None:
         noise_key = key.clone()  # the caller may advance it before backward
     return SmoothingFunction.apply(
