@@ -125,7 +125,9 @@ template <class F, class T, class Value>
   }
   // not for_vectors: where a reference to `value` leaves this function, what it holds is loaded again for every vector
   int j = whole;
-  for (; j + F::lanes <= elements; j += F::lanes) store_elements(value(j, AllLanes<F>()), to + j, AllLanes<F>(), stream);
+  for (; j + F::lanes <= elements; j += F::lanes) {
+    store_elements(value(j, AllLanes<F>()), to + j, AllLanes<F>(), stream);
+  }
   if (j < elements) store_elements<F>(value(j, elements - j), to + j, elements - j, stream);
 }
 

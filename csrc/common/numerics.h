@@ -16,8 +16,8 @@
 
 namespace dvae {
 
-// What a host computes for an approximate instruction of the device. With DVAE_DEVICE_ERRORS, for tests, it is off by up
-// to the error that CUDA states, in either direction by the argument. Powers of two are exact.
+// What a host computes for an approximate instruction of the device. With DVAE_DEVICE_ERRORS, for tests, it is off by
+// up to the error that CUDA states, in either direction by the argument. Powers of two are exact.
 inline float approximate(float exact, [[maybe_unused]] float x, [[maybe_unused]] float error) {
 #ifdef DVAE_DEVICE_ERRORS
   uint32_t bits;

@@ -90,7 +90,9 @@ DVAE_HD inline double fast_exp(double x) { return exp(x); }
 
 // 1 - e^-x for x >= 0, with full relative accuracy: its series below 1/2
 DVAE_HD inline float one_minus_exp(float x) {
-  float series = fmaf(x, -1.f / 6, 1.f);
+  float series = fmaf(x, -1.f / 8, 1.f);
+  series = fmaf(x * (-1.f / 7), series, 1.f);
+  series = fmaf(x * (-1.f / 6), series, 1.f);
   series = fmaf(x * (-1.f / 5), series, 1.f);
   series = fmaf(x * (-1.f / 4), series, 1.f);
   series = fmaf(x * (-1.f / 3), series, 1.f);
@@ -148,7 +150,7 @@ struct Functions<double> {
   DVAE_HD double log2(double x) const { return fast_log2(x); }
   DVAE_HD double log(double x, double rest) const { return rest < 0.5 ? ::log1p(-rest) : ::log(x); }
   DVAE_HD double log2_for_power(double x, double rest, double exponent) const {
-    return exponent > 12 ? log(x, rest) * kLog2e<double> : fast_log2(x);
+    return exponent > 3 ? log(x, rest) * kLog2e<double> : fast_log2(x);
   }
   DVAE_HD double log1p(double x) const { return ::log1p(x); }
 };

@@ -116,7 +116,7 @@ struct Logarithm64 {
   F64 log1p(F64 x) const { return std::log1p(x.v); }
   F64 log(F64 x, F64 rest) const { return 0.5 > rest.v ? std::log1p(-rest.v) : std::log(x.v); }
   F64 log2_for_power(F64 x, F64 rest, F64 exponent) const {
-    return exponent.v > 12 ? log(x, rest).v * kLog2e<double> : std::log2(x.v);
+    return exponent.v > 3 ? log(x, rest).v * kLog2e<double> : std::log2(x.v);
   }
   F64 exponential(const uint32_t* bits) const { return exponential_from_bits<double>(*bits) * kLog2e<double>; }
   F64 minus_log_bound(const uint32_t*) const { return 23; }  // of all noise
@@ -130,7 +130,7 @@ struct Functions {
   // whether a lane has to take the way around a loss of accuracy
   bool needs(Mask m) const { return m.any(); }
   F32 log2(F32 x) const { return logarithm.log2(x); }
-  // log(1 + x) for x in [-1/2, 0] with its relative accuracy: what 1 + x rounds off is applied to the logarithm
+  // log(1 + x) for x in (-1, 0] with its relative accuracy: what 1 + x rounds off is applied to the logarithm
   F32 log1p(F32 x) const {
     const F32 y = F32(1.0f) + x;
     const F32 log = fma(log2(y), F32(kLn2<float>), (x - (y - F32(1.0f))) * reciprocal(y));
@@ -142,7 +142,7 @@ struct Functions {
   }
   // log2 of such an x; rest is looked at only where the exponent would show the rounding of x
   F32 log2_for_power(F32 x, F32 rest, F32 exponent) const {
-    const Mask large = exponent > F32(12.0f);
+    const Mask large = exponent > F32(3.0f);
     if (!large.any()) return log2(x);
     return select(large, log(x, rest) * F32(kLog2e<float>), log2(x));
   }

@@ -40,8 +40,11 @@ struct HostBeta {
       elements = checked_elements(*beta, logits, "beta");
       value = 1;
     } else if (beta.has_value()) {
+      STD_TORCH_CHECK(
+          beta->scalar_type() == compute_type(logits.scalar_type()), "smoothing: expected beta in the compute type");
       value = HostTemperature(beta, beta_value).value;
     }
+    if (compute_type(logits.scalar_type()) == ScalarType::Float) value = static_cast<float>(value);
   }
   bool valid() const { return value > 0 && value < std::numeric_limits<double>::infinity(); }
   SmoothingBeta get() const { return {value, optional_buffer(elements)}; }
@@ -56,15 +59,15 @@ Tensor fwd(Tensor logits, std::optional<Tensor> noise, std::optional<Tensor> key
   facts_of(kind);
   check_noise(noise, key);
   check_sample_type(logits.scalar_type(), dtype);
-  Tensor zeta = empty_like(logits, dtype);
-  if (zeta.numel() == 0) return zeta;
-  const HostBeta host_beta(beta, beta_value, logits);
-  if (!host_beta.valid()) return fill(zeta, NAN);
   if (noise.has_value()) noise = checked_elements(*noise, logits, "noise");
+  const NoiseKey noise_key = optional_noise_key(key, logits).value_or(NoiseKey{});
+  const HostBeta host_beta(beta, beta_value, logits);
+  Tensor zeta = empty_like(logits, dtype);
+  if (!host_beta.valid()) return fill(zeta, NAN);
   for_contiguous<2>({logits, zeta}, [&](const std::array<Tensor, 2>& t) {
     const SmoothingArgs args{
         kind.text, buffer_of(t[0]), buffer_of(t[1]), ElementBlocks(logits.numel(), index_offset),
-        optional_noise_key(key, logits).value_or(NoiseKey{}), HostBeta::optional_buffer(noise), host_beta.get()};
+        noise_key, HostBeta::optional_buffer(noise), host_beta.get()};
     DVAE_SMOOTHING(smoothing, args);
   });
   return zeta;
@@ -78,17 +81,19 @@ std::tuple<Tensor, Tensor, Tensor> bwd(
   check_noise(noise, key);
   check_sample_type(logits.scalar_type(), grad.scalar_type());
   const ScalarType compute = compute_type(logits.scalar_type());
+  if (noise.has_value()) noise = checked_elements(*noise, logits, "noise");
+  const NoiseKey noise_key = optional_noise_key(key, logits).value_or(NoiseKey{});
   const HostBeta host_beta(beta, beta_value, logits);
   Tensor dlogits = empty_like(logits, logits.scalar_type()), dbeta = new_beta_gradient(logits, beta, beta_grad);
-  Tensor dnoise = noise_grad ? torch::stable::new_empty(logits, logits.sizes(), compute) : new_vector(logits, 0, compute);
+  Tensor dnoise =
+      noise_grad ? torch::stable::new_empty(logits, logits.sizes(), compute) : new_vector(logits, 0, compute);
   if (!host_beta.valid()) {
     fill(dlogits, NAN), fill(dbeta, NAN), fill(dnoise, NAN);
   } else {
-    if (noise.has_value()) noise = checked_elements(*noise, logits, "noise");
     for_contiguous<3>({grad, logits, dlogits}, [&](const std::array<Tensor, 3>& t) {
       const SmoothingBackwardArgs args{
           kind.text, buffer_of(t[0]), buffer_of(t[1]), buffer_of(t[2]), ElementBlocks(logits.numel(), index_offset),
-          optional_noise_key(key, logits).value_or(NoiseKey{}), HostBeta::optional_buffer(noise), host_beta.get(),
+          noise_key, HostBeta::optional_buffer(noise), host_beta.get(),
           optional_buffer(dbeta), optional_buffer(dnoise)};
       DVAE_SMOOTHING(smoothing_backward, args);
     });
@@ -101,7 +106,6 @@ Tensor log_prob_fwd(Tensor zeta, Tensor logits, std::optional<Tensor> beta, doub
   facts_of(kind);
   check_sample_type(logits.scalar_type(), zeta.scalar_type());
   Tensor log_prob = empty_like(zeta, compute_type(zeta.scalar_type()));
-  if (zeta.numel() == 0) return log_prob;
   const HostBeta host_beta(beta, beta_value, logits);
   if (!host_beta.valid()) return fill(log_prob, NAN);
   for_contiguous<3>({zeta, logits, log_prob}, [&](const std::array<Tensor, 3>& t) {

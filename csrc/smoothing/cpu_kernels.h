@@ -1,8 +1,8 @@
 // The smoothing kernels, written once over the SIMD layer. Included once per target by for_each_target.h.
 //
 // Each loop is compiled for every kind, so storage types are left to BlockReader and BlockWriter. A sample and its
-// gradient to the logits have a quick loop for what is common: the key's noise, and one beta for which no formula needs a
-// way around a loss of accuracy. Everything else shares one loop.
+// gradient to the logits have a quick loop for what is common: the key's noise, and one beta for which no formula needs
+// a way around a loss of accuracy. Everything else shares one loop.
 
 #include "common/element_io.h"
 #include "smoothing/formulas.h"
@@ -283,7 +283,6 @@ void smoothing_log_prob_backward(const SmoothingLogProbBackwardArgs& args, int64
   });
 }
 
-// What is asked of a kind beside its kernels.
 void smoothing_facts(SmoothingFacts& facts) {
   facts.known = with_kind<F64>(facts.kind, [&](auto* kind) {
     facts.noise_has_gradient = std::remove_pointer_t<decltype(kind)>::noise_has_gradient;

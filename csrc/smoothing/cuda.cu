@@ -87,7 +87,6 @@ Tensor log_prob_fwd(Tensor zeta, Tensor logits, std::optional<Tensor> beta, doub
   beta = checked_beta(beta, logits);
   const SmoothingCall call = make_smoothing_call(kind, logits, beta, beta_value);
   Tensor log_prob = empty_like(zeta, compute_type(zeta.scalar_type()));
-  if (zeta.numel() == 0) return log_prob;
   for_contiguous<3>({zeta, logits, log_prob}, [&](const std::array<Tensor, 3>& t) {
     smoothing_log_prob_fwd(
         call, ElementBlocks(zeta.numel(), 0), {buffer_of(t[0]), buffer_of(t[1]), buffer_of(t[2])});

@@ -1,14 +1,15 @@
-// The smoothing transformations: one struct for each kind, written once for scalars (CUDA) and for SIMD vectors (CPU) in
-// the words of common/scalar_math.h and common/simd_math.h. Without include guard: kernels.cuh includes it in namespace
-// dvae, cpu_kernels.h once per target. README.md of the op derives the formulas.
+// The smoothing transformations: one struct for each kind, written once for scalars (CUDA) and SIMD vectors (CPU) in the
+// words of common/scalar_math.h and common/simd_math.h. F is the scalar or vector, Math what it takes its functions from.
+// Without include guard: kernels.cuh includes it in namespace dvae, cpu_kernels.h once per target. README.md of the op
+// derives the formulas.
 //
 // A kind belongs to a family and gives it what differs:
 //   SpikeFamily    zeta = 0 up to the threshold eps = q, a rise from 0 to 1 behind it; its density given a one
 //   SplitFamily    zeta = q x below the threshold, 1 - p x above it; the density of zeta
 //   MixtureFamily  zeta drawn from q r(zeta | 0) + p r(zeta | 1); the densities of both components
-// F is the scalar or vector, Math what it takes its functions from.
-// For betas from 1 to highest_moderate float is accurate enough without what Math::needs() asks about.
 // It has a name, a constructor from beta, in which whatever depends on beta alone is made, and a place in SmoothingKinds.
+// For betas from 1 to highest_moderate float keeps the contract without what Math::needs() asks about and powers of
+// numbers near one take; from 3 on those are more accurate, but cost half as much again.
 
 // A transformed bit and its derivatives.
 template <class F>
@@ -231,7 +232,7 @@ struct SpikeExponential : SpikeFamily<F, Math, SpikeExponential<F, Math>> {
 template <class F, class Math = Functions<F>>
 struct SpikePower : SpikeFamily<F, Math, SpikePower<F, Math>> {
   static constexpr const char* name = "spike_power";
-  static constexpr double highest_moderate = 40;
+  static constexpr double highest_moderate = 24;
   F beta, inverse;
 
   DVAE_INLINE SpikePower(const Math&, F beta) : beta(beta), inverse(quotient(F(1), beta)) {}
@@ -332,7 +333,7 @@ struct SplitFamily {
 template <class F, class Math = Functions<F>>
 struct Power : SplitFamily<F, Math, Power<F, Math>> {
   static constexpr const char* name = "power";
-  static constexpr double highest_moderate = 40;
+  static constexpr double highest_moderate = 24;
   F beta, inverse;
 
   DVAE_INLINE Power(const Math&, F beta) : beta(beta), inverse(quotient(F(1), beta)) {}
@@ -393,7 +394,8 @@ struct MixtureFamily {
     const F dzeta = fma(posterior.q, log.zero.dzeta, posterior.p * log.one.dzeta);
     const F dbeta = fma(posterior.q, log.zero.dbeta, posterior.p * log.one.dbeta);
     const auto outside = unit ? (F(0) > zeta) | (zeta > F(1)) : magnitude(zeta) > F(kLargest<Lane<F>>);
-    return {select(outside, F(kMinusInfinity<Lane<F>>), sum), select(outside, F(0), select(inside == zeta, dzeta, F(0))),
+    return {select(outside, F(kMinusInfinity<Lane<F>>), sum),
+            select(outside, F(0), select(inside == zeta, dzeta, F(0))),
             select(outside, F(0), posterior.p - bit.p), select(outside, F(0), dbeta)};
   }
 };
@@ -472,8 +474,8 @@ struct LogisticMixture : MixtureFamily<F, Math, LogisticMixture<F, Math>> {
 
   DVAE_INLINE LogisticMixture(const Math&, F beta) : beta(beta), inverse(quotient(F(1), beta)), decay(beta) {}
 
-  // x = e^(-beta zeta) solves eps x^2 + b x = (1 - eps) e. Up to the middle zeta is taken from x, behind it 1 - zeta from
-  // its mirror image; the ends of the noise are kept off the infinite ones of the line.
+  // x = e^(-beta zeta) solves eps x^2 + b x = (1 - eps) e. Up to the middle zeta is taken from x, behind it 1 - zeta
+  // from its mirror image; the ends of the noise are kept off the infinite ones of the line.
   DVAE_INLINE Smoothed<F> transform(const Math& f, const NoisyBit<F>& bit) const {
     const F e = decay.e, p = bit.p, q = bit.q;
     const F nearest_end(Lane<F>(0x1p-64));
@@ -507,13 +509,13 @@ struct LogisticMixture : MixtureFamily<F, Math, LogisticMixture<F, Math>> {
   }
 };
 
-// DVAE#: r(zeta | 0) = zeta^(1/beta - 1) / beta, r(zeta | 1) its mirror image. One uniform draws the component and zeta in
-// it; the gradient is that of the mixture's distribution function.
+// DVAE#: r(zeta | 0) = zeta^(1/beta - 1) / beta, r(zeta | 1) its mirror image. One uniform draws the component and zeta
+// in it; the gradient is that of the mixture's distribution function.
 template <class F, class Math = Functions<F>>
 struct PowerMixture : MixtureFamily<F, Math, PowerMixture<F, Math>> {
   static constexpr const char* name = "power_mixture";
   static constexpr bool unit_interval = true, noise_has_gradient = false;
-  static constexpr double highest_moderate = 40;
+  static constexpr double highest_moderate = 24;
   F beta, inverse;
 
   DVAE_INLINE PowerMixture(const Math&, F beta) : beta(beta), inverse(quotient(F(1), beta)) {}

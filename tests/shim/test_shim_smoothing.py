@@ -166,7 +166,7 @@ def _ends() -> tuple[Tensor, Tensor]:
     return logits.expand_as(noise).flatten(), noise.flatten()
 
 
-@pytest.mark.parametrize("beta", [0.05, 1.0, 8.0, 1000.0])
+@pytest.mark.parametrize("beta", [0.05, 0.3, 0.45, 1.0, 8.0, 1000.0])
 @pytest.mark.parametrize("kind", SMOOTHING_KINDS)
 def test_the_ends_of_everything(inexact: Shim, kind: str, beta: float) -> None:
     """Finite, and near to the float64 reference where approximate instructions are as inexact as the device's may be;

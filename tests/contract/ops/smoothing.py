@@ -193,6 +193,8 @@ def _cases() -> list[Case]:
         if kind != CHOSEN[-1]:  # Triton's launchers do not know the kinds: once is enough for the interpreter
             cases[start:] = [replace(case, slow_interpreted=True) for case in cases[start:]]
     cases += [transform_case((66,), "spike_exponential", beta=0.1)]
+    # powers 1 / beta of numbers near 1
+    cases += [transform_case((517,), kind, beta=beta) for kind in ("root", "spike_root") for beta in (0.1, 0.2)]
     cases += [transform_case((n,), "power", keys=2, slow_interpreted=n > 30_000) for n in (20011, 200003)]
     for kind in ("spike_power", "exponential_mixture"):
         start = len(cases)
