@@ -54,7 +54,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("noise", X[:1], "noise of the shape of the logits, in the compute type"),
     ("noise", X.double(), "noise of the shape of the logits, in the compute type"),
     ("beta", X[:1], "beta of the shape of the logits, in the compute type"),
-    ("beta", torch.ones((), dtype=torch.half), "to be one float32 or float64 value"),
+    ("beta", torch.ones((), dtype=torch.half), "expected beta in the compute type"),
     ("kind", "powers", "unknown kind"),
 ]
 CASES = [
