@@ -72,7 +72,7 @@ def _cases() -> list[Case]:
         tau = "tensor" if hard else 1.0
         for k in WIDTHS:
             rows = 1 if k > 100_000 else 2 if k > 8192 else 3
-            cases.append(make((rows, k), hard, tau=tau, slow_interpreted=k > 30_000))
+            cases.append(make((rows, k), hard, tau=tau, slow_interpreted=k > (10_000 if hard else 30_000)))
         cases += [make((rows, 33), hard, tau="tensor") for rows in (0, 1, 2, 17)]
         cases += [make((2, 0, 3), hard, dim=d) for d in (0, 1, 2)]
         cases += [make((), hard), make((), hard, dim=0), make((5,), hard)]
