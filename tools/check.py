@@ -29,12 +29,12 @@ class Part:
     env: dict[str, str] = field(default_factory=dict)
 
 
-# The longest first, since two run at a time. The interpreter has to be chosen before Python starts.
+# The longest first, since two run at a time; last what uses two processes itself. The interpreter has to be chosen before Python starts.
 PARTS = (
     Part("interpret", (*PYTEST, "-m", "interpret", "tests"), {"TRITON_INTERPRET": "1"}),
     Part("cpu", (*PYTEST, "-m", "not interpret and not aot", "tests")),
-    Part("aot", (*PYTEST, "-m", "aot", "tests")),
     Part("gpu script, dry", (sys.executable, "tools/gpu.py", "--dry", "--out", "out/gpu-dry")),
+    Part("aot", (*PYTEST, "-m", "aot", "tests")),
     Part("mypy", (sys.executable, "-m", "mypy")),
     Part("ruff check", (sys.executable, "-m", "ruff", "check", ".")),
     Part("ruff format", (sys.executable, "-m", "ruff", "format", "--check", ".")),
