@@ -29,8 +29,8 @@ class Part:
     env: dict[str, str] = field(default_factory=dict)
 
 
-# The longest first, since two run at a time; last what uses two processes itself. The interpreter has to be chosen before
-# Python starts.
+# The longest first, since two run at a time; last what uses two processes itself. The interpreter has to be chosen
+# before Python starts.
 PARTS = (
     Part("interpret", (*PYTEST, "-m", "interpret", "tests"), {"TRITON_INTERPRET": "1"}),
     Part("cpu", (*PYTEST, "-m", "not interpret and not aot", "tests")),
