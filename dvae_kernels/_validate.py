@@ -48,6 +48,15 @@ def broadcastable(op: str, name: str, tensor: Tensor, shape: torch.Size) -> None
         raise ValueError(f"{op}: expected {name} that broadcasts to {tuple(shape)}, got shape {tuple(tensor.shape)}")
 
 
+def broadcast_with_logits(op: str, name: str, tensor: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in their common shape."""
+    try:
+        return torch.broadcast_tensors(tensor, logits)
+    except RuntimeError:
+        shapes = f"{tuple(tensor.shape)} and {tuple(logits.shape)}"
+        raise ValueError(f"{op}: expected {name} and logits that broadcast, got shapes {shapes}") from None
+
+
 def dimension(op: str, tensor: Tensor, dim: Any) -> int:
     """`dim` counted from the front."""
     if not isinstance(dim, int) or isinstance(dim, bool):

@@ -236,11 +236,7 @@ def binary_concrete_log_prob(y: Tensor, logits: Tensor, tau: float | Tensor, *, 
         expected = _validate.dtype_name(logits.dtype)
         raise TypeError(f"{op}: expected y of dtype {expected} as the logits, got {_validate.dtype_name(y.dtype)}")
     _validate.temperature(op, "tau", tau, device, positive=True)
-    try:
-        y, logits = torch.broadcast_tensors(y, logits)
-    except RuntimeError:
-        shapes = f"{tuple(y.shape)} and {tuple(logits.shape)}"
-        raise ValueError(f"{op}: expected y and logits that broadcast, got shapes {shapes}") from None
+    y, logits = _validate.broadcast_with_logits(op, "y", y, logits)
     backend = _backend.resolve(op, backend, device.type)
 
     tau_tensor, tau_value = _rng.split_temperature(tau, logits.dtype)

@@ -669,8 +669,10 @@ KINDS: dict[str, type[Kind]] = {
 }  # fmt: skip
 
 
-def find(name: str) -> type[Kind]:
-    """The kind of that name; ValueError for another one."""
+def find(name: str, *, noise_grad: bool = False) -> type[Kind]:
+    """The kind of that name; ValueError for another one, and where it has not the gradient to noise that is needed."""
     if name not in KINDS:
         raise ValueError(f"unknown kind {name!r}, expected one of {', '.join(KINDS)}")
+    if noise_grad and not KINDS[name].noise_grad:
+        raise ValueError(f"{name} has no gradient to noise")
     return KINDS[name]

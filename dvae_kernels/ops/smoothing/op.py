@@ -331,11 +331,7 @@ def smoothing_log_prob(
         raise ValueError(f"{op}: expected logits on {device}, got {logits.device}")
     _validate.alike(op, "zeta", zeta, device, *dict.fromkeys((logits.dtype, _rng.compute_dtype(logits.dtype))))
     _check_kind(op, kind)
-    try:
-        zeta, logits = torch.broadcast_tensors(zeta, logits)
-    except RuntimeError:
-        shapes = f"{tuple(zeta.shape)} and {tuple(logits.shape)}"
-        raise ValueError(f"{op}: expected zeta and logits that broadcast, got shapes {shapes}") from None
+    zeta, logits = _validate.broadcast_with_logits(op, "zeta", zeta, logits)
     _validate.sharpness(op, "beta", beta, device, logits.shape)
     backend = _backend.resolve(op, backend, device.type)
 

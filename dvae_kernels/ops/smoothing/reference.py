@@ -42,9 +42,7 @@ def smoothing_bwd(
     noise_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(dlogits, dbeta or the blocks' parts of it, dnoise), from the logits and the noise and never from zeta."""
-    chosen = find(kind)
-    if noise_grad and not chosen.noise_grad:
-        raise ValueError(f"{kind} has no gradient to noise")
+    chosen = find(kind, noise_grad=noise_grad)
     bit, value, valid = _bit(logits, noise, key, beta, beta_value, index_offset)
     grad = torch.where(valid, grad.to(bit.p.dtype), torch.nan)
     dlogits = (grad * chosen.dlogits(bit, value)).to(logits.dtype)

@@ -19,7 +19,8 @@ from dvae_kernels._triton.elements import element_bits, element_tile, launch_ele
 from dvae_kernels._triton.numerics import at_least, at_most, exp, inside_unit, log1p, reciprocal
 from dvae_kernels._triton.philox import bits_to_uniform
 from dvae_kernels._triton.softmax import tau_tensor
-from dvae_kernels.ops.smoothing.triton_kinds import find
+from dvae_kernels.ops.smoothing.kinds import find
+from dvae_kernels.ops.smoothing.triton_kinds import KINDS
 
 
 @triton.jit
@@ -173,11 +174,12 @@ def smoothing_fwd(
     index_offset: int,
     dtype: torch.dtype,
 ) -> Tensor:
+    find(kind)
     zeta = torch.empty_like(logits, dtype=dtype)
     beta, each = _beta(logits, beta, beta_value)
     launch_elements(
         _smoothing_fwd_kernel, [logits, noise, beta], [zeta], _key(noise, key), beta_value,
-        index_offset=index_offset, KIND=find(kind).transform, EACH=each,
+        index_offset=index_offset, KIND=KINDS[kind].transform, EACH=each,
     )  # fmt: skip
     return zeta
 
@@ -194,9 +196,7 @@ def smoothing_bwd(
     beta_grad: bool,
     noise_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    chosen = find(kind)
-    if noise_grad and not chosen.noise_grad:
-        raise ValueError(f"{kind} has no gradient to noise")
+    find(kind, noise_grad=noise_grad)
     compute = compute_dtype(logits.dtype)
     dlogits, dbeta = torch.empty_like(logits), new_parts(logits, beta, beta_grad)
     dnoise = torch.empty_like(logits, dtype=compute) if noise_grad else logits.new_empty((0,), dtype=compute)
@@ -204,7 +204,7 @@ def smoothing_bwd(
     launch_elements(
         _smoothing_bwd_kernel, [grad, logits, noise, beta],
         [dlogits, dbeta if beta_grad else None, dnoise if noise_grad else None], _key(noise, key), beta_value,
-        index_offset=index_offset, KIND=chosen.transform, EACH=each,
+        index_offset=index_offset, KIND=KINDS[kind].transform, EACH=each,
     )  # fmt: skip
     return dlogits, dbeta, dnoise
 
@@ -250,4 +250,4 @@ def _key(noise: Tensor | None, key: Tensor | None) -> Tensor | None:
 
 def _density_constants(kind: str) -> dict[str, Any]:
     chosen = find(kind)
-    return {"DENSITY": chosen.density, "SPIKE": chosen.spike, "WHOLE_LINE": chosen.whole_line}
+    return {"DENSITY": KINDS[kind].density, "SPIKE": chosen.spike, "WHOLE_LINE": chosen.whole_line}

@@ -424,28 +424,20 @@ def power_mixture_density(zeta, logit, p, q, log_p, log_q, b):
 
 
 class Kind(NamedTuple):
+    """What else there is to know of a kind is in kinds.py."""
+
     transform: Any
     density: Any
-    spike: bool = False  # zeta is exactly 0 below the threshold: a point mass
-    whole_line: bool = False  # the support is not [0, 1]
-    noise_grad: bool = True
 
 
 KINDS = {
-    "spike_exponential": Kind(spike_exponential, spike_exponential_density, spike=True),
-    "spike_power": Kind(spike_power, spike_power_density, spike=True),
-    "spike_root": Kind(spike_root, spike_root_density, spike=True),
-    "spike_rational": Kind(spike_rational, spike_rational_density, spike=True),
+    "spike_exponential": Kind(spike_exponential, spike_exponential_density),
+    "spike_power": Kind(spike_power, spike_power_density),
+    "spike_root": Kind(spike_root, spike_root_density),
+    "spike_rational": Kind(spike_rational, spike_rational_density),
     "power": Kind(power, power_density),
     "root": Kind(root, root_density),
     "exponential_mixture": Kind(exponential_mixture, exponential_mixture_density),
-    "logistic_mixture": Kind(logistic_mixture, logistic_mixture_density, whole_line=True),
-    "power_mixture": Kind(power_mixture, power_mixture_density, noise_grad=False),
+    "logistic_mixture": Kind(logistic_mixture, logistic_mixture_density),
+    "power_mixture": Kind(power_mixture, power_mixture_density),
 }
-
-
-def find(name: str) -> Kind:
-    """The kind of that name; ValueError for another one."""
-    if name not in KINDS:
-        raise ValueError(f"unknown kind {name!r}, expected one of {', '.join(KINDS)}")
-    return KINDS[name]
