@@ -57,6 +57,11 @@ DVAE_HD inline float max(float a, float b) {
 DVAE_HD inline double min(double a, double b) { return a < b || a != a ? a : b; }
 DVAE_HD inline double max(double a, double b) { return a > b || a != a ? a : b; }
 
+template <class T>
+DVAE_HD inline T absolute(T x) {
+  return max(x, 0 - x);
+}
+
 DVAE_HD inline float fma(float a, float b, float c) { return fmaf(a, b, c); }
 DVAE_HD inline double fma(double a, double b, double c) { return ::fma(a, b, c); }
 // 1 / x where neither is subnormal

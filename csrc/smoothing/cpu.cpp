@@ -23,11 +23,8 @@ namespace {
 #define DVAE_SMOOTHING(kernel, args) \
   parallel_for_blocks(args.logits.type == Storage::float64 ? baseline::kernel : DVAE_DISPATCH(kernel), args)
 
-SmoothingFacts facts_of(const Name& kind) {
-  SmoothingFacts facts{kind.text, false, false};
-  baseline::smoothing_facts(facts);
-  STD_TORCH_CHECK(facts.known, "smoothing: unknown kind ", kind.text);
-  return facts;
+void check_kind(const Name& kind) {
+  STD_TORCH_CHECK(baseline::is_smoothing_kind<baseline::F64>(kind.text), "smoothing: unknown kind ", kind.text);
 }
 
 // One value of beta is looked at here, where it is at hand; those of elements in the kernels.
@@ -35,15 +32,10 @@ struct HostBeta {
   std::optional<Tensor> elements;
   double value;
 
-  HostBeta(const std::optional<Tensor>& beta, double beta_value, const Tensor& logits) : value(beta_value) {
-    if (one_for_each(beta)) {
-      elements = checked_elements(*beta, logits, "beta");
-      value = 1;
-    } else if (beta.has_value()) {
-      STD_TORCH_CHECK(
-          beta->scalar_type() == compute_type(logits.scalar_type()), "smoothing: expected beta in the compute type");
-      value = HostTemperature(beta, beta_value).value;
-    }
+  HostBeta(const std::optional<Tensor>& given, double beta_value, const Tensor& logits) {
+    const std::optional<Tensor> beta = checked_beta(given, logits);
+    if (one_for_each(beta)) elements = beta;
+    value = elements.has_value() ? 1 : HostTemperature(beta, beta_value).value;
     if (compute_type(logits.scalar_type()) == ScalarType::Float) value = static_cast<float>(value);
   }
   bool valid() const { return value > 0 && value < std::numeric_limits<double>::infinity(); }
@@ -56,10 +48,9 @@ struct HostBeta {
 
 Tensor fwd(Tensor logits, std::optional<Tensor> noise, std::optional<Tensor> key, std::optional<Tensor> beta,
            double beta_value, Name kind, int64_t index_offset, ScalarType dtype) {
-  facts_of(kind);
-  check_noise(noise, key);
+  check_kind(kind);
   check_sample_type(logits.scalar_type(), dtype);
-  if (noise.has_value()) noise = checked_elements(*noise, logits, "noise");
+  noise = checked_noise(noise, key, logits);
   const NoiseKey noise_key = optional_noise_key(key, logits).value_or(NoiseKey{});
   const HostBeta host_beta(beta, beta_value, logits);
   Tensor zeta = empty_like(logits, dtype);
@@ -76,12 +67,13 @@ Tensor fwd(Tensor logits, std::optional<Tensor> noise, std::optional<Tensor> key
 std::tuple<Tensor, Tensor, Tensor> bwd(
     Tensor grad, Tensor logits, std::optional<Tensor> noise, std::optional<Tensor> key, std::optional<Tensor> beta,
     double beta_value, Name kind, int64_t index_offset, bool beta_grad, bool noise_grad) {
-  const SmoothingFacts facts = facts_of(kind);
-  STD_TORCH_CHECK(!noise_grad || facts.noise_has_gradient, "smoothing: ", kind.text, " has no gradient to noise");
-  check_noise(noise, key);
+  check_kind(kind);
+  STD_TORCH_CHECK(
+      !noise_grad || baseline::noise_has_gradient<baseline::F64>(kind.text), "smoothing: ", kind.text,
+      " has no gradient to noise");
   check_sample_type(logits.scalar_type(), grad.scalar_type());
   const ScalarType compute = compute_type(logits.scalar_type());
-  if (noise.has_value()) noise = checked_elements(*noise, logits, "noise");
+  noise = checked_noise(noise, key, logits);
   const NoiseKey noise_key = optional_noise_key(key, logits).value_or(NoiseKey{});
   const HostBeta host_beta(beta, beta_value, logits);
   Tensor dlogits = empty_like(logits, logits.scalar_type()), dbeta = new_beta_gradient(logits, beta, beta_grad);
@@ -103,7 +95,7 @@ std::tuple<Tensor, Tensor, Tensor> bwd(
 }
 
 Tensor log_prob_fwd(Tensor zeta, Tensor logits, std::optional<Tensor> beta, double beta_value, Name kind) {
-  facts_of(kind);
+  check_kind(kind);
   check_sample_type(logits.scalar_type(), zeta.scalar_type());
   Tensor log_prob = empty_like(zeta, compute_type(zeta.scalar_type()));
   const HostBeta host_beta(beta, beta_value, logits);
@@ -119,7 +111,7 @@ Tensor log_prob_fwd(Tensor zeta, Tensor logits, std::optional<Tensor> beta, doub
 
 std::tuple<Tensor, Tensor, Tensor> log_prob_bwd(Tensor grad, Tensor zeta, Tensor logits, std::optional<Tensor> beta,
                                                 double beta_value, Name kind, bool beta_grad) {
-  facts_of(kind);
+  check_kind(kind);
   check_sample_type(logits.scalar_type(), zeta.scalar_type());
   STD_TORCH_CHECK(
       grad.scalar_type() == compute_type(zeta.scalar_type()),

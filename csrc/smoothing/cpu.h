@@ -49,10 +49,4 @@ struct SmoothingLogProbBackwardArgs {
   Buffer dbeta;
 };
 
-// What is asked of a kind beside its kernels.
-struct SmoothingFacts {
-  std::string_view kind;
-  bool known, noise_has_gradient;
-};
-
 }  // namespace dvae

@@ -282,9 +282,3 @@ void smoothing_log_prob_backward(const SmoothingLogProbBackwardArgs& args, int64
     smoothed_log_prob_backward<decltype(f), std::remove_pointer_t<decltype(kind)>>(args, begin, end);
   });
 }
-
-void smoothing_facts(SmoothingFacts& facts) {
-  facts.known = with_kind<F64>(facts.kind, [&](auto* kind) {
-    facts.noise_has_gradient = std::remove_pointer_t<decltype(kind)>::noise_has_gradient;
-  });
-}

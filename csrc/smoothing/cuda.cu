@@ -12,7 +12,7 @@ namespace {
 SmoothingCall make_smoothing_call(
     const Name& kind, const Tensor& logits, const std::optional<Tensor>& beta, double beta_value,
     const std::optional<Tensor>& noise = std::nullopt, const std::optional<Tensor>& key = std::nullopt) {
-  STD_TORCH_CHECK(is_smoothing_kind(kind.text), "smoothing: unknown kind ", kind.text);
+  STD_TORCH_CHECK(is_smoothing_kind<float>(kind.text), "smoothing: unknown kind ", kind.text);
   const RowCall call = make_call(logits, std::nullopt, 0, key.has_value() ? &*key : nullptr);
   SmoothingCall result;
   result.kind = kind.text;
@@ -25,27 +25,13 @@ SmoothingCall make_smoothing_call(
   return result;
 }
 
-// Contiguous, in the compute type.
-std::optional<Tensor> checked_beta(const std::optional<Tensor>& beta, const Tensor& logits) {
-  if (one_for_each(beta)) return checked_elements(*beta, logits, "beta");
-  STD_TORCH_CHECK(
-      !beta.has_value() || beta->scalar_type() == compute_type(logits.scalar_type()),
-      "smoothing: expected beta in the compute type of the logits");
-  if (beta.has_value()) check_same_device(*beta, logits);
-  return beta;
-}
-std::optional<Tensor> checked_noise(const std::optional<Tensor>& noise, const Tensor& logits) {
-  return noise.has_value() ? std::optional(checked_elements(*noise, logits, "noise")) : std::nullopt;
-}
-
 void* data_of(const Tensor& tensor, bool needed) { return needed ? tensor.mutable_data_ptr() : nullptr; }
 
 Tensor fwd(Tensor logits, std::optional<Tensor> noise, std::optional<Tensor> key, std::optional<Tensor> beta,
            double beta_value, Name kind, int64_t index_offset, ScalarType dtype) {
   const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
   check_sample_type(logits.scalar_type(), dtype);
-  check_noise(noise, key);
-  noise = checked_noise(noise, logits);
+  noise = checked_noise(noise, key, logits);
   beta = checked_beta(beta, logits);
   const SmoothingCall call = make_smoothing_call(kind, logits, beta, beta_value, noise, key);
   Tensor zeta = empty_like(logits, dtype);
@@ -61,12 +47,11 @@ std::tuple<Tensor, Tensor, Tensor> bwd(
     double beta_value, Name kind, int64_t index_offset, bool beta_grad, bool noise_grad) {
   const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
   check_sample_type(logits.scalar_type(), grad.scalar_type());
-  check_noise(noise, key);
-  noise = checked_noise(noise, logits);
+  noise = checked_noise(noise, key, logits);
   beta = checked_beta(beta, logits);
   SmoothingCall call = make_smoothing_call(kind, logits, beta, beta_value, noise, key);
   STD_TORCH_CHECK(
-      !noise_grad || noise_has_gradient(kind.text), "smoothing: ", kind.text, " has no gradient to noise");
+      !noise_grad || noise_has_gradient<float>(kind.text), "smoothing: ", kind.text, " has no gradient to noise");
   const ScalarType compute = compute_type(logits.scalar_type());
   Tensor dlogits = empty_like(logits, logits.scalar_type()), dbeta = new_beta_gradient(logits, beta, beta_grad);
   Tensor dnoise =

@@ -41,10 +41,6 @@ template <class F>
 DVAE_INLINE F minus(F x) {
   return F(0) - x;
 }
-template <class F>
-DVAE_INLINE F magnitude(F x) {
-  return max(x, F(0) - x);
-}
 // of x >= 0, finite
 template <class F, class Math>
 DVAE_INLINE F logarithm(const Math& f, F x) {
@@ -318,7 +314,7 @@ struct SplitFamily {
     const auto below = F(0) > margin;
     const auto outside = (F(0) > zeta) | (zeta > F(1));
     const F inverse = select(below, bit.inverse_q, bit.inverse_p);
-    const F end = min(F(1), select(below, inside, rest) * inverse), gap = min(F(1), magnitude(margin) * inverse);
+    const F end = min(F(1), select(below, inside, rest) * inverse), gap = min(F(1), absolute(margin) * inverse);
     // end and gap, and so what they give, change with the logit as p q / mass and with zeta as 1 / mass
     const F other = select(below, bit.p, bit.q);
     const LogSlice<F> slice = static_cast<const Kind*>(this)->slice(f, end, gap);
@@ -393,7 +389,7 @@ struct MixtureFamily {
     const F sum = max(zero, one) + logarithm(f, F(1) + min(posterior.odds, reciprocal(posterior.odds)));
     const F dzeta = fma(posterior.q, log.zero.dzeta, posterior.p * log.one.dzeta);
     const F dbeta = fma(posterior.q, log.zero.dbeta, posterior.p * log.one.dbeta);
-    const auto outside = unit ? (F(0) > zeta) | (zeta > F(1)) : magnitude(zeta) > F(kLargest<Lane<F>>);
+    const auto outside = unit ? (F(0) > zeta) | (zeta > F(1)) : absolute(zeta) > F(kLargest<Lane<F>>);
     return {select(outside, F(kMinusInfinity<Lane<F>>), sum),
             select(outside, F(0), select(inside == zeta, dzeta, F(0))),
             select(outside, F(0), posterior.p - bit.p), select(outside, F(0), dbeta)};
@@ -406,8 +402,8 @@ struct QuadraticRoots {
   F s, greater, smaller;
 
   DVAE_INLINE QuadraticRoots(F b, F c) {
-    s = max(square_root(fma(b, b, c)), magnitude(b));  // b^2 may underflow
-    greater = s + magnitude(b);
+    s = max(square_root(fma(b, b, c)), absolute(b));  // b^2 may underflow
+    greater = s + absolute(b);
     smaller = c * reciprocal(max(F(kLeast<F>), greater));
   }
   // for slopes, which are infinite where s = 0
@@ -488,7 +484,7 @@ struct LogisticMixture : MixtureFamily<F, Math, LogisticMixture<F, Math>> {
     const F distance = minus(logarithm(f, root.greater * half_inverse) * inverse);
     const F zeta = select(upper, F(1) - distance, distance) + bit.zero();
 
-    const F x = (root.nearest_s() + magnitude(b)) * half_inverse;
+    const F x = (root.nearest_s() + absolute(b)) * half_inverse;
     const F own = select(upper, p, q), other = select(upper, q, p);
     const F ratio = quotient(e + x, F(1) + x), density = fma(own * ratio, ratio, other * e);
     const F r = inverse * reciprocal(density);
@@ -498,7 +494,7 @@ struct LogisticMixture : MixtureFamily<F, Math, LogisticMixture<F, Math>> {
                    (e + x) * (F(1) + quotient(e, x)) * r)};
   }
   DVAE_INLINE LogSlice<F> component(const Math& f, F distance) const {
-    const F x = magnitude(beta * distance), t = fast_exp(max(F(-87), minus(x)));
+    const F x = absolute(beta * distance), t = fast_exp(max(F(-87), minus(x)));
     const F tanh = quotient(F(1) - t, F(1) + t);  // of half of x
     const F signed_tanh = select(F(0) > distance, minus(tanh), tanh);
     return {logarithm(f, beta) - x - F(2) * logarithm(f, F(1) + t), minus(beta * signed_tanh),
@@ -562,4 +558,16 @@ bool with_kind(KindList<Kinds...>, std::string_view name, const Run& run) {
 template <class F, class Math = Functions<F>, class Run>
 bool with_kind(std::string_view name, const Run& run) {
   return with_kind<F, Math>(SmoothingKinds(), name, run);
+}
+
+template <class F>
+bool is_smoothing_kind(std::string_view name) {
+  return with_kind<F>(name, [](auto*) {});
+}
+// of a kind that there is
+template <class F>
+bool noise_has_gradient(std::string_view name) {
+  bool result = false;
+  with_kind<F>(name, [&](auto* kind) { result = std::remove_pointer_t<decltype(kind)>::noise_has_gradient; });
+  return result;
 }

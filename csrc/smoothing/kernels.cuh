@@ -260,16 +260,6 @@ __global__ void __launch_bounds__(kElementThreads, kElementMinBlocks<typename Te
   if (dbeta != nullptr && !beta_argument.each) write_block_sum(part, dbeta);
 }
 
-inline bool is_smoothing_kind(std::string_view kind) {
-  return with_kind<float>(kind, [](auto*) {});
-}
-// of a kind that there is
-inline bool noise_has_gradient(std::string_view kind) {
-  bool result = false;
-  with_kind<float>(kind, [&](auto* of_kind) { result = std::remove_pointer_t<decltype(of_kind)>::noise_has_gradient; });
-  return result;
-}
-
 // The host's side of a call. `noise`, `beta`, `dbeta` and `dnoise` hold values of the compute type, or are null.
 struct SmoothingCall {
   std::string_view kind;
