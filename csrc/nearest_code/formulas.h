@@ -1,0 +1,71 @@
+// The scores that decide between codes, and how far a low-precision pass can be from them, for host and device.
+#pragma once
+
+#include <cstdint>
+
+#include "common/numerics.h"
+
+namespace dvae {
+
+// sum of x_d c_d over d = 0..columns-1, in order, in float64: with float32 inputs the products are exact.
+template <class X, class C>
+DVAE_HD double ordered_dot(const X* x, int64_t x_stride, const C* c, int64_t c_stride, int64_t columns) {
+  double sum = 0;
+  for (int64_t d = 0; d < columns; ++d) {
+    const double factor = load_as_compute(x[d * x_stride]);
+    sum += factor * static_cast<double>(load_as_compute(c[d * c_stride]));
+  }
+  return sum;
+}
+
+// What a code's norm does to its dot products: h of x.c - h, or w of x.c w. NaN where the code cannot be chosen, which
+// is so where it is not finite, or its h is not.
+DVAE_HD inline double code_weight(double square, bool finite, bool cosine) {
+  if (!finite) return kNaN<double>;
+  if (cosine) return square > 0 ? 1 / sqrt(square) : 0;
+  return square <= kLargest<double> ? square / 2 : kNaN<double>;
+}
+
+DVAE_HD inline double code_score(double dot, double weight, bool cosine) {
+  return cosine ? dot * weight : dot - weight;
+}
+
+// Whether a finite score is better than the best one so far, which is NaN before the first; the lowest index wins.
+DVAE_HD inline bool is_better(double score, int64_t code, double best, int64_t best_code) {
+  if (!(score - score == 0)) return false;
+  return !(score <= best) || (score == best && code < best_code);
+}
+
+// The first pass scores rows and codes that are centred, scaled by a power of two and rounded, a^ and b^ for a and b:
+// t(k) = a^.b^_k - h^_k, where
+//   l2:     a = x - m, b = c - m, h = |b|^2 / 2; x.c - |c|^2 / 2 is a.b - h and a constant of the row, for every m;
+//   cosine: a = x, b = c w - m, h = 0; x.c w is a.b and a constant of the row.
+// What is known of the codes of a head: upper bounds of the largest |b^|, |b - b^|, |h^| and |h - h^|; and |m|, also as
+// it is part of x: 0 for cosine.
+struct CodeBounds {
+  float norm, error, half, half_error, centre, row_centre;
+};
+
+// The arithmetic of a first pass: the sum of n products and h^ is off by at most unit (n + 1) times the sum of their
+// absolute values, and by least (n + 1) where results underflow.
+struct PassArithmetic {
+  float unit, least;
+};
+constexpr PassArithmetic kFloatPass{0x1.01p-24f, 0x1p-149f};  // fused or not, with gradual underflow
+
+// Bounds |t(k) - s(k) - constant of the row| for all codes of a head, s being the float64 definition at the first pass's
+// scale. a.b - a^.b^ = (a - a^).b + a^.(b - b^); then the rounding of h, of the sum, and of s itself, whose terms are
+// not centred. The winner's t(k) is at least the largest one - 2 of these. Infinite or NaN where nothing is known.
+DVAE_HD inline float score_error(
+    const CodeBounds& codes, const PassArithmetic& pass, int64_t columns, float row_norm, float row_error) {
+  const float norm = codes.norm + codes.error;  // of b
+  const float inputs = row_error * norm + row_norm * codes.error + codes.half_error;
+  const float sizes = row_norm * codes.norm + codes.half;
+  const auto terms = static_cast<float>(columns);
+  const float sum = pass.unit * (terms + 4) * sizes + pass.least * (terms + 4);  // 4: and of the largest one - 2 B
+  const float x = row_norm + row_error + codes.row_centre, c = norm + codes.centre;
+  const float definition = 0x1p-53f * (terms + 8) * (x * c + c * c);
+  return (inputs + sum + definition) * 1.001f;  // what this itself rounds
+}
+
+}  // namespace dvae
