@@ -11,6 +11,7 @@ from dvae_kernels.ops.binary_concrete import binary_concrete, binary_concrete_lo
 from dvae_kernels.ops.categorical import categorical_kl, gumbel_softmax_log_prob
 from dvae_kernels.ops.gumbel_softmax import gumbel_argmax, gumbel_softmax
 from dvae_kernels.ops.gumbel_softmax_embed import gumbel_softmax_embed
+from dvae_kernels.ops.nearest_code import nearest_code
 from dvae_kernels.ops.smoothing import SMOOTHING_KINDS, smoothing_log_prob, smoothing_transform
 
 __version__ = "0.1.0"
@@ -25,6 +26,7 @@ __all__ = [
     "gumbel_softmax",
     "gumbel_softmax_embed",
     "gumbel_softmax_log_prob",
+    "nearest_code",
     "nn",
     "smoothing_log_prob",
     "smoothing_transform",

@@ -75,6 +75,30 @@ def some_category(op: str, shape: torch.Size, dim: int) -> None:
         raise ValueError(f"{op}: expected at least one category along dim {dim}, got shape {tuple(shape)}")
 
 
+def codebook(op: str, codes: Any, x: Tensor) -> None:
+    """Codes [K, D], or [H, K, D] for heads, that go with the rows of x, [..., D] or [..., H, D]."""
+    floating(op, "codebook", codes)
+    if codes.dim() not in (2, 3):
+        raise ValueError(f"{op}: expected codebook of shape [K, D] or [H, K, D], got {tuple(codes.shape)}")
+    if 0 in codes.shape:
+        raise ValueError(f"{op}: expected a codebook with codes, got shape {tuple(codes.shape)}")
+    row = (*codes.shape[:-2], codes.shape[-1])
+    if x.shape[-len(row) :] != row:
+        raise ValueError(f"{op}: expected x of shape [..., {', '.join(map(str, row))}], got {tuple(x.shape)}")
+    if codes.device != x.device:
+        raise ValueError(f"{op}: expected codebook on {x.device}, got {codes.device}")
+    if (x.dtype == torch.float64) != (codes.dtype == torch.float64):
+        names = f"{dtype_name(x.dtype)} and {dtype_name(codes.dtype)}"
+        raise TypeError(f"{op}: expected x and codebook both float64 or neither, got {names}")
+
+
+def one_of(op: str, name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{op}: expected {name} to be a str, got {type_name(value)}")
+    if value not in choices:
+        raise ValueError(f"{op}: unknown {name} {value!r}, expected one of {', '.join(choices)}")
+
+
 def boolean(op: str, name: str, value: Any) -> None:
     if not isinstance(value, bool):
         raise TypeError(f"{op}: expected {name} to be a bool, got {type_name(value)}")
