@@ -1,0 +1,51 @@
+// CPU backend of vector_quantize: the ops on torch tensors.
+
+#include "common/intrinsics.h"
+
+#include <cmath>
+#include <tuple>
+
+#include "common/parallel.h"
+#include "common/row_tiles.h"
+#include "common/scalar_math.h"
+#include "vector_quantize/tensors.h"
+
+#define DVAE_KERNELS "vector_quantize/cpu_kernels.h"
+#include "common/for_each_target.h"
+
+namespace dvae {
+namespace {
+
+// kernel(args, begin, end) over all rows.
+template <class Args>
+void parallel_for_rows(void (*kernel)(const Args&, int64_t, int64_t), const Args& args) {
+  constexpr int64_t elements_per_thread = 1 << 14;
+  const int64_t grain = elements_per_thread / args.columns + 1;
+  torch::stable::parallel_for(
+      0, args.rows, grain, [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
+}
+
+std::tuple<Tensor, Tensor, Tensor> fwd(Tensor x, Tensor codebook, Tensor indices, bool keep_codes) {
+  QuantizeTensors tensors(x, codebook, indices, keep_codes);
+  if (x.numel() > 0) parallel_for_rows(DVAE_DISPATCH(quantize), tensors.args());
+  return {tensors.quantized, tensors.codes, tensors.errors};
+}
+
+std::tuple<Tensor, Tensor> bwd(
+    std::optional<Tensor> grad, std::optional<Tensor> grad_losses, Tensor x, Tensor codes, Tensor indices,
+    double commitment_weight, double codebook_weight, bool rotation, bool codes_grad) {
+  QuantizeBackwardTensors tensors(grad, grad_losses, x, codes, indices, codes_grad);
+  if (x.numel() > 0) {
+    const auto args = tensors.args(commitment_weight, codebook_weight, rotation);
+    parallel_for_rows(DVAE_DISPATCH(quantize_backward), args);
+  }
+  return {tensors.dx, tensors.dcodes};
+}
+
+}  // namespace
+}  // namespace dvae
+
+STABLE_TORCH_LIBRARY_IMPL(dvae_kernels, CPU, m) {
+  m.impl("vector_quantize_fwd.cpp", TORCH_BOX(&dvae::fwd));
+  m.impl("vector_quantize_bwd.cpp", TORCH_BOX(&dvae::bwd));
+}

@@ -1,0 +1,37 @@
+"""Stochastic codes, composed of a matrix product and gumbel_argmax over blocks of rows.
+
+A block's scores are made, used and dropped in cache: nothing of size N x K exists. Noise depends on the logical row
+alone, so the blocks change nothing.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dvae_kernels._rng import compute_dtype
+from dvae_kernels.ops.gumbel_softmax.schemas import ARGMAX
+from dvae_kernels.ops.vector_quantize.reference import code_logits, scoring_codes
+
+# Scores of a block: 2 MiB of float32 on a CPU, and as much again while they are scaled. On a GPU each block costs some
+# launches.
+_BLOCK = {"cpu": 1 << 19, "cuda": 1 << 23}
+
+
+def sample_codes(
+    backend: str, x: Tensor, codebook: Tensor, key: Tensor, cosine: bool, temperature: float, row_offset: int
+) -> Tensor:
+    heads, rows, _ = x.shape
+    indices = new_indices(x)
+    codes, offsets, centre = scoring_codes(codebook, cosine, compute_dtype(x.dtype))
+    step = max(_BLOCK[x.device.type] // (codebook.shape[1] * heads), 1)
+    for first in range(0, rows, step):
+        block = slice(first, first + step)
+        logits = code_logits(x[:, block], codes, offsets, centre, temperature)
+        indices[:, block] = ARGMAX[backend](logits, key, 1, row_offset + first * heads).t().clamp(min=0)
+    return indices
+
+
+def new_indices(x: Tensor) -> Tensor:
+    """What sample_codes returns, not written."""
+    return x.new_empty(x.shape[:2], dtype=torch.int64)

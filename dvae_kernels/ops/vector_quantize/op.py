@@ -1,0 +1,309 @@
+"""Schemas, autograd and the public function of vector quantization.
+
+Saved for backward: the rows of x, their codes and the indices, never the codebook, which may be updated in place before
+backward. Where the quantized rows have the codebook's dtype, they are the codes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dvae_kernels import _autograd, _backend, _rng, _validate
+from dvae_kernels._library import define_op
+from dvae_kernels._rng import compute_dtype
+from dvae_kernels.ops.codebook import code_sums
+from dvae_kernels.ops.codebook.op import CODE_SUMS
+from dvae_kernels.ops.nearest_code.op import METRICS, NEAREST_CODE
+from dvae_kernels.ops.vector_quantize import composition, reference
+
+GRADIENTS = ("straight_through", "rotation")
+REDUCTIONS = ("mean", "sum", "none")
+
+_TRITON = "dvae_kernels.ops.vector_quantize.triton_kernels"
+
+
+def _fwd_fake(x: Tensor, codebook: Tensor, indices: Tensor, keep_codes: bool) -> tuple[Tensor, Tensor, Tensor]:
+    rows, columns = x.shape
+    return (
+        x.new_empty((rows, columns)),
+        codebook.new_empty((rows if keep_codes else 0, columns)),
+        x.new_empty((rows,), dtype=compute_dtype(x.dtype)),
+    )
+
+
+def _bwd_fake(grad: Any, grad_losses: Any, x: Tensor, codes: Tensor, indices: Tensor, commitment_weight: float,
+              codebook_weight: float, rotation: bool, codes_grad: bool) -> tuple[Tensor, Tensor]:  # fmt: skip
+    rows, columns = x.shape
+    return x.new_empty((rows, columns)), x.new_empty((rows if codes_grad else 0, columns), dtype=compute_dtype(x.dtype))
+
+
+def _sample_fake(x: Tensor, codebook: Tensor, key: Tensor, cosine: bool, temperature: float, row_offset: int) -> Tensor:
+    return composition.new_indices(x)
+
+
+# Of x [N, D], codebook [K, D] and indices [N]: (quantized [N, D] in the dtype of x, the codes [N, D] in the codebook's,
+# empty unless kept, |x - c|^2 [N] in the compute dtype). Index -1: zeros. A row of x that is not finite and any other
+# index outside [0, K): NaN.
+_FWD = define_op(
+    "vector_quantize_fwd(Tensor x, Tensor codebook, Tensor indices, bool keep_codes) -> (Tensor, Tensor, Tensor)",
+    reference=reference.vector_quantize_fwd,
+    triton=f"{_TRITON}:vector_quantize_fwd",
+    fake=_fwd_fake,
+)
+# From the gradients to the quantized rows and to their losses, (commitment_weight + codebook_weight) |x - c|^2: (dx,
+# dcodes in the compute dtype, empty where not asked for).
+_BWD = define_op(
+    "vector_quantize_bwd(Tensor? grad, Tensor? grad_losses, Tensor x, Tensor codes, Tensor indices, "
+    "float commitment_weight, float codebook_weight, bool rotation, bool codes_grad) -> (Tensor, Tensor)",
+    reference=reference.vector_quantize_bwd,
+    triton=f"{_TRITON}:vector_quantize_bwd",
+    fake=_bwd_fake,
+)
+# Of x [H, N, D] and codebook [H, K, D]: indices [H, N]. Row n of head h has number row_offset + n H + h in the stream.
+_SAMPLE = define_op(
+    "sample_codes(Tensor x, Tensor codebook, Tensor key, bool cosine, float temperature, SymInt row_offset) -> Tensor",
+    reference=reference.sample_codes,
+    composed=composition.sample_codes,
+    fake=_sample_fake,
+)
+
+
+class VectorQuantized(NamedTuple):
+    """What :func:`vector_quantize` returns."""
+
+    quantized: Tensor
+    indices: Tensor
+    loss: Tensor
+
+
+class _Options(NamedTuple):
+    """Of a call, what is not a tensor."""
+
+    heads: int
+    cosine: bool
+    temperature: float
+    row_offset: int
+    commitment_weight: float
+    codebook_weight: float
+    rotation: bool
+    backend: str
+
+
+def _quantize(
+    x: Tensor, codebook: Tensor, real: Tensor | None, key: Tensor | None, options: _Options
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(quantized [N H, D], indices [N H] into the codebook [H K, D], the rows' losses, codes in the codebook's dtype
+    where that is another) of x [N H, D], without the rows that are not `real` [N H]."""
+    heads, backend = options.heads, options.backend
+    rows, num_codes = x.shape[0] // heads, codebook.shape[0] // heads
+    by_head = x.unflatten(0, (rows, heads)).transpose(0, 1)
+    books = codebook.unflatten(0, (heads, num_codes))
+    if key is None:
+        index, _, _ = NEAREST_CODE[backend](by_head, books, options.cosine, "exact", False)
+    else:
+        index = _SAMPLE[backend](by_head, books, key, options.cosine, options.temperature, options.row_offset)
+    index = index.t()
+    if heads > 1:
+        index = index + torch.arange(0, heads * num_codes, num_codes, device=x.device)
+    index = index.reshape(-1)
+    if real is not None:
+        index = index.where(real, reference.MASKED)
+    quantized, codes, errors = _FWD[backend](x, codebook, index, x.dtype != codebook.dtype)
+    return quantized, index, errors * (options.commitment_weight + options.codebook_weight), codes
+
+
+@_autograd.quick_apply
+class VectorQuantizeFunction(torch.autograd.Function):
+    """_quantize with the estimator's gradient to x, and those of the losses. Forward-mode differentiation is not defined
+    and raises.
+
+    The last output is zero for every code that was used: through it second derivatives reach the codebook, which is not
+    saved.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, codebook: Tensor, real: Tensor | None, key: Tensor | None,
+                options: _Options) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+        rows = x.shape[0] if options.codebook_weight else 0
+        used = codebook.new_zeros(()).expand(rows, codebook.shape[1])
+        return *_quantize(x, codebook, real, key, options), used
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        x, codebook, _, _, ctx.options = inputs
+        quantized, indices, _, codes, used = output
+        ctx.num_codes, ctx.codebook_dtype = codebook.shape[0], codebook.dtype
+        ctx.mark_non_differentiable(indices, codes)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, quantized if x.dtype == codebook.dtype else codes, indices, used)
+
+    @staticmethod
+    def backward(
+        ctx: Any, grad: Tensor | None, _: Any, grad_losses: Tensor | None, __: Any, grad_used: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        x, codes, indices, used = ctx.saved_tensors
+        options = ctx.options
+        learns = bool(ctx.needs_input_grad[1] and options.codebook_weight)
+        args = (options.commitment_weight, options.codebook_weight, options.rotation, learns)
+        twice = _autograd.differentiated_twice()
+        if twice:
+            codes = codes.detach() + used if learns else codes
+            dx, dcodes = reference.vector_quantize_bwd(grad, grad_losses, x, codes, indices, *args)
+        else:
+            dx, dcodes = _BWD[options.backend](grad, grad_losses, x, codes, indices, *args)
+        dcodebook = None
+        if learns:
+            dcodes = dcodes if grad_used is None else dcodes + grad_used
+            sums = code_sums if twice else _code_sums
+            dcodebook = sums(dcodes, indices, ctx.num_codes, options.backend).to(ctx.codebook_dtype)
+        return dx if ctx.needs_input_grad[0] else None, dcodebook, None, None, None
+
+
+def _code_sums(rows: Tensor, indices: Tensor, num_codes: int, backend: str) -> Tensor:
+    return CODE_SUMS[backend](rows, indices, num_codes)
+
+
+def _total(rows: Tensor) -> Tensor:
+    """The sum. torch shares out a long one among threads, but never the columns of a matrix: the same bits for any
+    number of threads."""
+    for _ in range(2):
+        rows = torch.nn.functional.pad(rows, (0, -rows.shape[0] % 2048)).unflatten(0, (-1, 2048)).sum(1)
+    return rows.sum()
+
+
+def vector_quantize(
+    x: Tensor,
+    codebook: Tensor,
+    *,
+    commitment_weight: float = 0.25,
+    codebook_weight: float = 0.0,
+    gradient: str = "straight_through",
+    metric: str = "l2",
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    temperature: float = 0.0,
+    key: Tensor | None = None,
+    seed: int | None = None,
+    generator: torch.Generator | None = None,
+    row_offset: int = 0,
+    backend: str | None = None,
+) -> VectorQuantized:
+    """Rows replaced by their nearest codes: the bottleneck of a VQ-VAE, with its losses and an estimator's gradient.
+
+    Args:
+        x: the encoder's rows, [..., D], or [..., H, D] for a codebook of H heads; float32, float64, bfloat16 or
+            float16; any strides, copied only where the leading dimensions do not collapse to one or the D columns do
+            not lie next to each other. Differentiable.
+        codebook: the codes, [K, D] with K, D >= 1, or [H, K, D]: a codebook for each of H heads, on the device of x;
+            float64 beside float64 x, else any float dtype. Differentiable, through the codebook loss alone. It may be
+            updated in place between forward and backward.
+        commitment_weight: of |x - sg(c)|^2, which draws x to its code: a finite number >= 0.
+        codebook_weight: of |sg(x) - c|^2, which draws codes to their rows: a finite number >= 0. Leave it at 0 where
+            the codebook follows moving averages (:func:`ema_update_`).
+        gradient: to x from the quantized rows. "straight_through": theirs, unchanged. "rotation": theirs, turned and
+            stretched as x was into its code.
+        metric: "l2" or "cosine", by which the nearest code is chosen; the losses are squared distances with either.
+        mask: bool, broadcastable to the shape of x without D and H: True for rows that are real, False for padding.
+        reduction: of the losses: "mean" over all elements of real rows, "sum", or "none": one of each row.
+        temperature: a finite number >= 0. Above 0 codes are drawn, with probabilities that go as exp(-|x - c|^2 /
+            temperature), or exp(2 x . c / (|c| temperature)) with the cosine metric; at 0 the nearest is taken and
+            nothing is drawn.
+        key: int64[2] = (seed, offset) on the device of x: the identity of the noise.
+        seed: an int, taken modulo 2^64; short for the key (seed, 0).
+        generator: a torch.Generator to draw the key from; without key, seed or generator, torch's default one. Under
+            activation checkpointing, pass `key`.
+        row_offset: number of the first row (with heads, of its first head) in the noise stream, so that a shard of a
+            batch draws its own part.
+        backend: "cpp", "triton", "cuda" or "reference" instead of the automatic choice.
+
+    Returns:
+        (quantized, indices, loss), a NamedTuple.
+
+        quantized: the codes' values, in the shape and dtype of x.
+
+        indices: int64, [...] or [..., H], as :func:`nearest_code` gives them, -1 for padding. Not differentiable.
+
+        loss: commitment_weight |x - sg(c)|^2 + codebook_weight |sg(x) - c|^2, reduced, in float32 (float64 for
+        float64): a scalar, 0 where there are no real rows; with reduction "none" in the shape of the indices, summed
+        over D.
+
+        Defined everywhere: padding gives index -1, quantized 0, loss 0 and no gradient, whatever its values; a row of x
+        with NaN or an infinity has index 0, a quantized value and a loss of NaN, and no part in the gradient to the
+        codebook; a code with NaN or an infinity is never chosen. "rotation" is "straight_through" for a row whose norm,
+        or whose code's, is outside 2^-60 ... 2^60, as that of zeros is, and for one that is opposite to its code, to
+        2^-16 of a radian. Loss and gradients are the same bits for any number of threads.
+
+    Raises:
+        TypeError: for x or a codebook that is not floating-point, float64 beside another dtype, a mask that is not
+            bool, and for arguments of a wrong type.
+        ValueError: for a codebook of another shape than [K, D] or [H, K, D] or without codes (K = 0) or columns (D =
+            0), x of another D or H, a codebook or mask on another device, a mask that does not broadcast, a weight or
+            temperature that is negative, NaN or infinite, an unknown gradient, metric, reduction or backend, a key of
+            wrong shape or device, a generator of another device type, more than one of key, seed and generator, rows
+            beyond 2^32 in the stream.
+        BackendUnavailable: for a named backend that cannot run here, with the reasons.
+        Nothing is drawn or changed when an error is raised.
+
+    Source: van den Oord, Vinyals, Kavukcuoglu, "Neural Discrete Representation Learning", NeurIPS 2017
+    (arXiv:1711.00937), eq. 2 and 3; rotation: Fifty et al., "Restructuring Vector Quantization with the Rotation
+    Trick", ICLR 2025 (arXiv:2410.06424).
+
+    Example:
+        >>> codebook = torch.tensor([[0.0, 0.0], [1.0, 1.0], [5.0, 5.0]])
+        >>> x = torch.tensor([[0.5, 1.0], [5.0, 4.0]], requires_grad=True)
+        >>> quantized, indices, loss = vector_quantize(x, codebook, commitment_weight=1.0, reduction="sum")
+        >>> quantized.tolist(), indices.tolist(), loss.item()
+        ([[1.0, 1.0], [5.0, 5.0]], [1, 2], 1.25)
+        >>> (quantized.sum() + loss).backward()
+        >>> x.grad
+        tensor([[ 0.,  1.],
+                [ 1., -1.]])
+    """
+    op = "vector_quantize"
+    _validate.floating(op, "x", x)
+    _validate.codebook(op, codebook, x)
+    _validate.weight(op, "commitment_weight", commitment_weight)
+    _validate.weight(op, "codebook_weight", codebook_weight)
+    _validate.one_of(op, "gradient", gradient, GRADIENTS)
+    _validate.one_of(op, "metric", metric, METRICS)
+    lead = x.shape[: x.dim() - codebook.dim() + 1]  # without H and D
+    if mask is not None:
+        _validate.mask(op, mask, x.device, lead)
+    _validate.one_of(op, "reduction", reduction, REDUCTIONS)
+    _validate.weight(op, "temperature", temperature)
+    _validate.noise_source(op, x.device, key, seed, generator)
+    shape = x.shape[:-1]
+    rows, columns, heads = math.prod(shape), x.shape[-1], math.prod(codebook.shape[:-2])
+    _validate.row_range(op, row_offset, rows)
+    backend = _backend.resolve(op, backend, x.device.type)
+
+    noise_key = _rng.make_key(x.device, key, seed, generator) if temperature else None
+    real = None
+    if mask is not None:
+        mask = mask.expand(lead)
+        real = mask.expand(heads, *lead).movedim(0, -1).reshape(rows)
+    options = _Options(
+        heads, metric == "cosine", temperature, row_offset, commitment_weight, codebook_weight, gradient == "rotation",
+        backend,
+    )  # fmt: skip
+    flat_x, flat_codes = x.reshape(rows, columns), codebook.reshape(-1, columns)
+    if _autograd.needs_function(x, codebook if codebook_weight else None):
+        quantized, indices, losses, _, _ = VectorQuantizeFunction.apply(flat_x, flat_codes, real, noise_key, options)
+    else:
+        quantized, indices, losses, _ = _quantize(flat_x, flat_codes, real, noise_key, options)
+    indices = indices.view(shape)
+    if heads > 1:
+        indices = indices.where(indices < 0, indices % codebook.shape[1])
+    if reduction == "none":
+        return VectorQuantized(quantized.view(x.shape), indices, losses.view(shape))
+    loss = _total(losses)
+    if reduction == "mean":
+        count = max(rows, 1) if real is None else real.sum().clamp(min=1)
+        loss = loss / (count * columns)
+    return VectorQuantized(quantized.view(x.shape), indices, loss)
