@@ -16,7 +16,7 @@ namespace {
 std::string cpu_capability(std::optional<std::string> wanted) {
   if (wanted.has_value()) {
     bool found = false;
-    for (CpuTarget target : {CpuTarget::baseline, CpuTarget::avx2, CpuTarget::avx512}) {
+    for (CpuTarget target : kCpuTargets) {
       if (*wanted != name(target) || !supported(target)) continue;
       active_target = target;
       found = true;

@@ -12,7 +12,7 @@
 // The build of a kernel for the active target.
 #if defined(__x86_64__)
 #define DVAE_DISPATCH(kernel)                                       \
-  (dvae::active_target == dvae::CpuTarget::avx512 ? avx512::kernel  \
+  (dvae::has_avx512(dvae::active_target)          ? avx512::kernel  \
    : dvae::active_target == dvae::CpuTarget::avx2 ? avx2::kernel    \
                                                   : baseline::kernel)
 #else

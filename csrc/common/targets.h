@@ -5,20 +5,25 @@
 
 namespace dvae {
 
-enum class CpuTarget { baseline, avx2, avx512 };
+// In ascending order. avx512_vnni runs the kernels of avx512, some of which then take dot products of integers.
+enum class CpuTarget { baseline, avx2, avx512, avx512_vnni };
+constexpr CpuTarget kCpuTargets[]{CpuTarget::baseline, CpuTarget::avx2, CpuTarget::avx512, CpuTarget::avx512_vnni};
 
 inline const char* name(CpuTarget target) {
-  return target == CpuTarget::avx512 ? "avx512" : target == CpuTarget::avx2 ? "avx2" : "baseline";
+  constexpr const char* names[]{"baseline", "avx2", "avx512", "avx512_vnni"};
+  return names[static_cast<int>(target)];
 }
 
+inline bool has_avx512(CpuTarget target) { return target >= CpuTarget::avx512; }
+
 // Floats in a vector.
-inline int float_lanes(CpuTarget target) {
-  return target == CpuTarget::avx512 ? 16 : target == CpuTarget::avx2 ? 8 : 4;
-}
+inline int float_lanes(CpuTarget target) { return has_avx512(target) ? 16 : target == CpuTarget::avx2 ? 8 : 4; }
 
 inline bool supported(CpuTarget target) {
 #if defined(__x86_64__)
   switch (target) {
+    case CpuTarget::avx512_vnni:
+      return __builtin_cpu_supports("avx512vnni") && supported(CpuTarget::avx512);
     case CpuTarget::avx512:
       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
@@ -34,10 +39,11 @@ inline bool supported(CpuTarget target) {
 }
 
 inline CpuTarget best_target() {
-  for (CpuTarget target : {CpuTarget::avx512, CpuTarget::avx2}) {
-    if (supported(target)) return target;
+  CpuTarget best = CpuTarget::baseline;
+  for (CpuTarget target : kCpuTargets) {
+    if (supported(target)) best = target;
   }
-  return CpuTarget::baseline;
+  return best;
 }
 
 // The target that kernels run on; tests set it to a lesser one. Defined in module_cpu.cpp.

@@ -42,8 +42,9 @@ DVAE_HD inline bool is_better(double score, int64_t code, double best, int64_t b
 //   cosine: a = x, b = c w - m, h = 0; x.c w is a.b and a constant of the row.
 // What is known of the codes of a head: upper bounds of the largest |b^|, |b - b^|, |h^| and |h - h^|; and |m|, also as
 // it is part of x: 0 for cosine.
+template <class Real>
 struct CodeBounds {
-  float norm, error, half, half_error, centre, row_centre;
+  Real norm, error, half, half_error, centre, row_centre;
 };
 
 // The arithmetic of a first pass: the sum of n products and h^ is off by at most unit (n + 1) times the sum of their
@@ -56,16 +57,17 @@ constexpr PassArithmetic kFloatPass{0x1.01p-24f, 0x1p-149f};  // fused or not, w
 // Bounds |t(k) - s(k) - constant of the row| for all codes of a head, s being the float64 definition at the first pass's
 // scale. a.b - a^.b^ = (a - a^).b + a^.(b - b^); then the rounding of h, of the sum, and of s itself, whose terms are
 // not centred. The winner's t(k) is at least the largest one - 2 of these. Infinite or NaN where nothing is known.
-DVAE_HD inline float score_error(
-    const CodeBounds& codes, const PassArithmetic& pass, int64_t columns, float row_norm, float row_error) {
-  const float norm = codes.norm + codes.error;  // of b
-  const float inputs = row_error * norm + row_norm * codes.error + codes.half_error;
-  const float sizes = row_norm * codes.norm + codes.half;
-  const auto terms = static_cast<float>(columns);
-  const float sum = pass.unit * (terms + 4) * sizes + pass.least * (terms + 4);  // 4: and of the largest one - 2 B
-  const float x = row_norm + row_error + codes.row_centre, c = norm + codes.centre;
-  const float definition = 0x1p-53f * (terms + 8) * (x * c + c * c);
-  return (inputs + sum + definition) * 1.001f;  // what this itself rounds
+template <class Real>
+DVAE_HD Real score_error(
+    const CodeBounds<Real>& codes, const PassArithmetic& pass, int64_t columns, Real row_norm, Real row_error) {
+  const Real norm = codes.norm + codes.error;  // of b
+  const Real inputs = row_error * norm + row_norm * codes.error + codes.half_error;
+  const Real sizes = row_norm * codes.norm + codes.half;
+  const auto terms = static_cast<Real>(columns);
+  const Real sum = pass.unit * (terms + 4) * sizes + pass.least * (terms + 4);  // 4: and of the largest one - 2 B
+  const Real x = row_norm + row_error + codes.row_centre, c = norm + codes.centre;
+  const Real definition = Real(0x1p-53) * (terms + 8) * (x * c + c * c);
+  return (inputs + sum + definition) * Real(1.001);  // what this itself rounds
 }
 
 }  // namespace dvae

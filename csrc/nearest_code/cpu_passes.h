@@ -1,0 +1,181 @@
+// What the passes of nearest_code do differently: how rows and codes are packed into words, and their dot products.
+// Included once per target by for_each_target.h.
+
+constexpr int kCodeVectors = F32::lanes == 16 ? 4 : 2;
+
+// Doubles in the compiler's own vectors, as wide as F32.
+struct Doubles {
+  typedef double Vector __attribute__((vector_size(4 * F32::lanes)));
+  typedef float Narrow __attribute__((vector_size(2 * F32::lanes)));
+  static constexpr int lanes = F32::lanes / 2;
+  Vector v;
+  Doubles() = default;
+  Doubles(Vector x) : v(x) {}
+  [[gnu::always_inline]] Doubles(double x) : v(x - Vector{}) {}
+  static Doubles load(const double* p) {
+    Vector x;
+    std::memcpy(&x, p, sizeof x);
+    return x;
+  }
+  static Doubles load(const float* p) {
+    Narrow x;
+    std::memcpy(&x, p, sizeof x);
+    return __builtin_convertvector(x, Vector);
+  }
+  void store(double* p) const { std::memcpy(p, &v, sizeof v); }
+};
+inline Doubles operator+(Doubles a, Doubles b) { return a.v + b.v; }
+inline Doubles operator-(Doubles a, Doubles b) { return a.v - b.v; }
+inline Doubles fma(Doubles a, Doubles b, Doubles c) { return a.v * b.v + c.v; }
+inline Doubles max(Doubles a, Doubles b) { return a.v > b.v ? a.v : b.v; }
+inline double reduce_add(Doubles a) {
+  double sum = 0;
+  for (int i = 0; i < Doubles::lanes; ++i) sum += a.v[i];
+  return sum;
+}
+inline double reduce_max(Doubles a) {
+  double most = a.v[0];
+  for (int i = 1; i < Doubles::lanes; ++i) most = std::max(most, a.v[i]);
+  return most;
+}
+inline bool any_above(Doubles a, double below) {
+  bool any = false;
+  for (int i = 0; i < Doubles::lanes; ++i) any |= a.v[i] > below;
+  return any;
+}
+inline bool any_above(F32 a, float below) { return (a > F32(below)).any(); }
+
+// sum of a_d b_d in any order
+template <class A, class B>
+double quick_dot(const A* a, const B* b, int64_t columns) {
+  Doubles even(0.0), odd(0.0);
+  int64_t d = 0;
+  for (; d + 2 * Doubles::lanes <= columns; d += 2 * Doubles::lanes) {
+    even = fma(Doubles::load(a + d), Doubles::load(b + d), even);
+    odd = fma(Doubles::load(a + d + Doubles::lanes), Doubles::load(b + d + Doubles::lanes), odd);
+  }
+  double sum = reduce_add(even + odd);
+  for (; d < columns; ++d) sum += static_cast<double>(a[d]) * b[d];
+  return sum;
+}
+
+// Where the scores of a tile of codes end: the definition's last step is taken by the pass that is exact.
+struct TileEnd {
+  const double* weights;
+  bool cosine;
+};
+
+// What packing makes of a row or a code, in its scale: squared norm, squared distance to the values, their sum.
+struct Packed {
+  float square, error = 0;
+  int32_t sum = 0;
+};
+
+struct FloatPass {
+  using Word = float;
+  using Lane = float;
+  using Sums = F32;
+  static constexpr CodePass kPass = CodePass::floats;
+
+  static F32 spread(float word) { return F32(word); }
+  static F32 multiply_add(F32 x, F32 codes, F32 sum) { return fma(x, codes, sum); }
+  static F32 finish(F32 sum, const TileEnd&, int) { return sum; }
+
+  // Packs values / scale into words that are `step` apart.
+  static Packed pack(const float* values, int64_t columns, float inverse_scale, int, float* words, int64_t step) {
+    F32 square(0.0f);
+    for (int64_t d = 0; d < columns; d += F32::lanes) {
+      const F32 x = F32::load(values + d) * F32(inverse_scale);
+      square = fma(x, x, square);
+    }
+    for (int64_t d = 0; d < columns; ++d) words[d * step] = values[d] * inverse_scale;
+    return {reduce_add(square)};
+  }
+};
+
+// The definition itself, for all codes of a tile.
+struct DoublePass {
+  using Word = double;
+  using Lane = double;
+  using Sums = Doubles;
+  static constexpr CodePass kPass = CodePass::doubles;
+
+  static Doubles spread(double word) { return Doubles(word); }
+  static Doubles multiply_add(Doubles x, Doubles codes, Doubles sum) { return fma(x, codes, sum); }
+  static Doubles finish(Doubles sum, const TileEnd& end, int first) {
+    const Doubles weight = Doubles::load(end.weights + first);
+    const Doubles score = end.cosine ? sum.v * weight.v : sum.v - weight.v;
+    return (score.v - score.v == 0) ? score.v : Doubles(kMinusInfinity<double>).v;
+  }
+};
+
+#if DVAE_SIMD_AVX512
+
+struct I32 {
+  static constexpr int lanes = 16;
+  __m512i v;
+  static I32 load(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
+  void store(int32_t* p) const { _mm512_storeu_si512(p, v); }
+};
+inline I32 max(I32 a, I32 b) { return {_mm512_max_epi32(a.v, b.v)}; }
+inline int32_t reduce_max(I32 a) { return _mm512_reduce_max_epi32(a.v); }
+inline bool any_above(I32 a, int32_t below) { return _mm512_cmpgt_epi32_mask(a.v, _mm512_set1_epi32(below)) != 0; }
+
+// Values rounded to integers. The dot products are instructions of AVX512_VNNI, which the flags of this target leave
+// out, and whose intrinsics GCC 12 spills.
+template <int values_per_word>
+struct IntegerPass {
+  using Word = int32_t;
+  using Lane = int32_t;
+  using Sums = I32;
+
+  static I32 spread(int32_t word) { return {_mm512_set1_epi32(word)}; }
+  static I32 finish(I32 sum, const TileEnd&, int) { return sum; }
+
+  // shift: what is added to each integer after rounding
+  static Packed pack(const float* values, int64_t columns, float inverse_scale, int shift, int32_t* words, int64_t step) {
+    constexpr int per_vector = F32::lanes / values_per_word;
+    F32 square(0.0f), error(0.0f);
+    __m512i sum = _mm512_setzero_si512();
+    for (int64_t d = 0; d < columns; d += F32::lanes) {
+      const F32 x = F32::load(values + d) * F32(inverse_scale), rounded = round_nearest(x), rest = x - rounded;
+      square = fma(x, x, square);
+      error = fma(rest, rest, error);
+      const __m512i integers = _mm512_cvtps_epi32(rounded.v);
+      sum = _mm512_add_epi32(sum, integers);
+      alignas(64) int32_t packed[per_vector];
+      store_narrow(_mm512_add_epi32(integers, _mm512_set1_epi32(shift)), packed);
+      const int64_t count = std::min<int64_t>((columns - d - 1) / values_per_word + 1, per_vector);
+      for (int64_t i = 0; i < count; ++i) words[(d / values_per_word + i) * step] = packed[i];
+    }
+    return {reduce_add(square), reduce_add(error), _mm512_reduce_add_epi32(sum)};
+  }
+
+ private:
+  static void store_narrow(__m512i integers, int32_t* words) {
+    if constexpr (values_per_word == 4) {
+      _mm_store_si128(reinterpret_cast<__m128i*>(words), _mm512_cvtepi32_epi8(integers));
+    } else {
+      _mm256_store_si256(reinterpret_cast<__m256i*>(words), _mm512_cvtepi32_epi16(integers));
+    }
+  }
+};
+
+struct BytePass : IntegerPass<4> {
+  static constexpr CodePass kPass = CodePass::bytes;
+  // of rows as unsigned and codes as signed bytes
+  static I32 multiply_add(I32 x, I32 codes, I32 sum) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum.v) : "v"(x.v), "v"(codes.v));
+    return sum;
+  }
+};
+
+struct ShortPass : IntegerPass<2> {
+  static constexpr CodePass kPass = CodePass::shorts;
+  static I32 multiply_add(I32 x, I32 codes, I32 sum) {
+    __asm__("vpdpwssd %2, %1, %0" : "+v"(sum.v) : "v"(x.v), "v"(codes.v));
+    return sum;
+  }
+};
+
+#endif
