@@ -134,7 +134,7 @@ def test_the_backward_of_a_compiled_sample_is_its_own(kernel: Target) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("room", ROOMS, ids=str)
+@pytest.mark.parametrize("room", [room for room in ROOMS if room.ops], ids=str)
 def test_inductor(kernel: Target, room: Room) -> None:
     """The real compiler, once a room: forward, backward and fresh noise."""
     op = room.ops[-1]

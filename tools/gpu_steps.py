@@ -46,8 +46,11 @@ def small(backend: str, device: str) -> None:
                 tolerance = 1e-4 if dtype != half else 2e-2
                 for name, args in room.raw_calls(logits, noise_key(0, device)):
                     ours = getattr(getattr(torch.ops.dvae_kernels, name), backend)(*args)
+                    theirs = getattr(room.reference, name)(*args)
+                    if shared := room.shared_outputs.get(name):
+                        ours, theirs = ours[:shared], theirs[:shared]
                     torch.testing.assert_close(
-                        ours, getattr(room.reference, name)(*args), rtol=tolerance, atol=tolerance, equal_nan=True,
+                        ours, theirs, rtol=tolerance, atol=tolerance, equal_nan=True,
                         msg=lambda text, name=name, shape=shape, dtype=dtype: f"{name} {shape} {dtype}: {text}",
                     )  # fmt: skip
                     calls += 1

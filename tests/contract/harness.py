@@ -88,6 +88,8 @@ class Room:
     # 1 and any dtype, layout and device; they may be fake
     raw_calls: Callable[[Tensor, Tensor], list[RawCall]]
     errors: list[Errors]
+    # by raw op: how many of its outputs, from the first, are the same on every backend, if not all
+    shared_outputs: dict[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return self.name

@@ -7,6 +7,7 @@ from contract.ops import (
     codebook,
     gumbel_softmax,
     gumbel_softmax_embed,
+    nearest_code,
     smoothing,
     straight_through,
 )
@@ -19,6 +20,7 @@ ROOMS: list[Room] = [
     gumbel_softmax_embed.ROOM,
     categorical.ROOM,
     smoothing.ROOM,
+    nearest_code.ROOM,
 ]
 CASES: list[Case] = [case for room in ROOMS for case in room.cases]
 OPS: list[Op] = [op for room in ROOMS for op in room.ops]
