@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
-from conftest import Target
+from conftest import TARGETS, Target, params, ready
 from contract.harness import LAYOUTS, lay_out, storage_bytes
 from contract.ops.nearest_code import DATA, data, definition, expected, scores
 from dvae_kernels import nearest_code
@@ -21,6 +22,12 @@ WIDTHS = [(67, 777, 1), (131, 1030, 3), (131, 1030, 8), (41, 777, 16), (35, 517,
 FEW = [(9, 70, 3), (18, 131, 16), (9, 70, 64)]  # for the interpreter
 MIXED = ((torch.bfloat16, torch.bfloat16), (torch.float16, torch.float16), (torch.bfloat16, torch.float32),
          (torch.float32, torch.float16))  # fmt: skip
+
+
+@pytest.fixture(params=params((Target("cpp", "cpu", "avx512_vnni"), *TARGETS)))
+def target(request: pytest.FixtureRequest) -> Iterator[Target]:
+    """Every backend that can run, cpp once per instruction set, that of integer dot products among them."""
+    yield from ready(request.param)
 
 
 def search(target: Target, x: Tensor, codes: Tensor, cosine: bool, precision: str = "exact") -> tuple[Tensor, Tensor]:
@@ -44,13 +51,9 @@ def check(
     assert same.all(), f"{what}: score {score[~same][:3]}, not {best[~same][:3]}"
 
 
-def widths(target: Target) -> list[tuple[int, int, int]]:
-    return FEW if target.interpreted else WIDTHS
-
-
 @pytest.mark.parametrize("kind", DATA)
 def test_no_index_is_wrong(target: Target, kind: str) -> None:
-    for shape in widths(target):
+    for shape in FEW if target.interpreted else WIDTHS:
         for cosine in (False, True):
             what = f"{shape}, cosine = {cosine}"
             check(target, *data(kind, *shape), cosine, what, expected(kind, *shape, cosine=cosine))
@@ -141,7 +144,7 @@ def test_heads_and_layouts(target: Target, layout: str) -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_lower_precision_errs_within_its_rounding(target: Target, precision: str) -> None:
-    for shape in widths(target):
+    for shape in WIDTHS if target.device == "cuda" else FEW:  # exact on a CPU
         for kind in ("gaussian", "near tie"):
             for cosine in (False, True):
                 x, codes = data(kind, *shape)
@@ -180,11 +183,10 @@ def test_the_share_that_was_rescored(target: Target) -> None:
     x, codes = (values.to(target.device) for values in data("clustered", n, k, 32))
     options: dict[str, Any] = {"return_rescored": True, "backend": target.backend}
     _, near = nearest_code(x, codes, **options)
-    _, twice = nearest_code(x, codes[: k // 2].repeat(2, 1), **options)
+    _, twice = nearest_code(x, codes.repeat(2, 1), **options)
     assert near.rows.dtype == torch.float64 and near.rows.dim() == 0
     assert near.rows <= 0.02 and twice.rows == 1
-    assert 0 < near.blocks < twice.blocks <= 1
-    assert twice.blocks <= 3 * near.blocks
+    assert 0 < near.blocks <= 1 and 0.9 <= twice.blocks / near.blocks <= 1.1
 
 
 def test_compiled_is_eager(kernel: Target) -> None:
