@@ -30,6 +30,15 @@ def target(request: pytest.FixtureRequest) -> Iterator[Target]:
     yield from ready(request.param)
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """What is small is slower with more, where other tests run beside these."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def search(target: Target, x: Tensor, codes: Tensor, cosine: bool, precision: str = "exact") -> tuple[Tensor, Tensor]:
     indices, score = nearest_code(
         x.to(target.device), codes.to(target.device), "cosine" if cosine else "l2", precision, return_score=True,
@@ -161,14 +170,10 @@ def test_thread_count_changes_nothing(kind: str) -> None:
     if reason := target.why_not():
         pytest.skip(f"{target}: {reason}")
     x, codes = data(kind, 3001, 1030, 24)
-    before = torch.get_num_threads()
     results = []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            results.append(nearest_code(x, codes, return_score=True, return_rescored=True, backend="cpp"))
-    finally:
-        torch.set_num_threads(before)
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        results.append(nearest_code(x, codes, return_score=True, return_rescored=True, backend="cpp"))
     for indices, score, rescored in results[1:]:
         assert torch.equal(indices, results[0][0]) and torch.equal(score, results[0][1])
         assert rescored == results[0][2]
