@@ -13,6 +13,7 @@ from dvae_kernels.ops.gumbel_softmax import gumbel_argmax, gumbel_softmax
 from dvae_kernels.ops.gumbel_softmax_embed import gumbel_softmax_embed
 from dvae_kernels.ops.nearest_code import nearest_code
 from dvae_kernels.ops.smoothing import SMOOTHING_KINDS, smoothing_log_prob, smoothing_transform
+from dvae_kernels.ops.vector_quantize import vector_quantize
 
 __version__ = "0.1.0"
 
@@ -31,4 +32,5 @@ __all__ = [
     "smoothing_log_prob",
     "smoothing_transform",
     "use_backend",
+    "vector_quantize",
 ]

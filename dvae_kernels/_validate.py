@@ -130,6 +130,22 @@ def temperature(op: str, name: str, value: Any, device: torch.device, *, positiv
         raise ValueError(f"{op}: expected finite {name} {'>' if positive else '>='} 0, got {value}")
 
 
+def weight(op: str, name: str, value: Any) -> None:
+    """A finite Python number >= 0."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"{op}: expected {name} to be a float, got {type_name(value)}")
+    if not 0 <= value <= sys.float_info.max:
+        raise ValueError(f"{op}: expected finite {name} >= 0, got {value}")
+
+
+def mask(op: str, value: Any, device: torch.device, shape: torch.Size) -> None:
+    """A bool tensor on `device` that broadcasts to `shape`."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{op}: expected mask to be a Tensor, got {type_name(value)}")
+    alike(op, "mask", value, device, torch.bool)
+    broadcastable(op, "mask", value, shape)
+
+
 def sharpness(op: str, name: str, value: Any, device: torch.device, shape: torch.Size) -> None:
     """A finite Python number > 0, or a float tensor on `device` of one element or that broadcasts to `shape` (whose
     values are not looked at)."""

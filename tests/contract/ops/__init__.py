@@ -10,6 +10,7 @@ from contract.ops import (
     nearest_code,
     smoothing,
     straight_through,
+    vector_quantize,
 )
 
 ROOMS: list[Room] = [
@@ -21,6 +22,7 @@ ROOMS: list[Room] = [
     categorical.ROOM,
     smoothing.ROOM,
     nearest_code.ROOM,
+    vector_quantize.ROOM,
 ]
 CASES: list[Case] = [case for room in ROOMS for case in room.cases]
 OPS: list[Op] = [op for room in ROOMS for op in room.ops]
