@@ -161,3 +161,10 @@ inline void __syncwarp() { dvae::shim::Block::current().synchronize_warp(); }
 inline uint32_t __shfl_xor_sync(uint32_t, uint32_t value, int mask) {
   return dvae::shim::Block::current().shuffle_xor(value, static_cast<unsigned>(mask));
 }
+// Blocks run one after another, and fibers wait nowhere else.
+template <class T>
+T atomicAdd(T* target, T value) {
+  const T before = *target;
+  *target = before + value;
+  return before;
+}

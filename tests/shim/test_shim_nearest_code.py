@@ -1,0 +1,140 @@
+"""The CUDA kernels of nearest_code, compiled by g++ through the host shim, against the definition, to the bit."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import pytest
+import torch
+from loader import H100_SHARED, STORAGE, compile_shim
+from torch import Tensor
+
+from dvae_kernels.ops.nearest_code import reference
+
+POINTER = ctypes.c_void_p
+FENCE = 12345
+
+
+def fenced(count: int, dtype: torch.dtype) -> Tensor:
+    """Memory of NaN (integers: -77) between fences, 16-byte aligned."""
+    memory = torch.full((count + 64,), FENCE, dtype=dtype)
+    memory[32:-32] = torch.nan if dtype.is_floating_point else -77
+    return memory
+
+
+class Shim:
+    """The compiled shim with the signature of the raw op."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self.library = library
+        library.shim_nearest_code.argtypes = (*[POINTER] * 4, ctypes.c_int, *[POINTER] * 4, ctypes.c_int64)
+
+    def __call__(
+        self, x: Tensor, codebook: Tensor, cosine: bool = False, shared_limit: int = H100_SHARED
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        compute = torch.float64 if x.dtype == torch.float64 else torch.float32
+        sizes = (ctypes.c_int64 * 4)(x.shape[0], x.shape[1], codebook.shape[1], x.shape[2])
+        counts = (ctypes.c_int64 * 3)()
+        self.library.shim_scratch(sizes, counts)
+        scratch = [fenced(n, dtype) for n, dtype in zip(counts, (torch.float64, compute, torch.float32))]
+        rows = x.shape[0] * x.shape[1]
+        outputs = [fenced(rows, torch.int64), fenced(rows, compute), fenced(3, torch.int64)]
+        outputs[2][32:-32] = 0
+        pointers = [t[32:].data_ptr() for t in (*scratch, *outputs)]
+        self.library.shim_nearest_code(
+            (POINTER * 2)(x.data_ptr(), codebook.data_ptr()),
+            (ctypes.c_int * 2)(STORAGE[x.dtype], STORAGE[codebook.dtype]),
+            (ctypes.c_int64 * 6)(*x.stride(), *codebook.stride()),
+            sizes, cosine, (POINTER * 3)(*pointers[:3]), *pointers[3:], shared_limit,
+        )  # fmt: skip
+        for memory in (*scratch, *outputs):
+            assert (memory[:32] == FENCE).all() and (memory[-32:] == FENCE).all(), "written outside"
+        indices, scores, rescored = (t[32:-32] for t in outputs)
+        return indices.view(x.shape[:2]), scores.view(x.shape[:2]), rescored
+
+
+@pytest.fixture(scope="module")
+def shim() -> Shim:
+    return Shim(compile_shim("nearest_code"))
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def assert_nearest(shim: Shim, x: Tensor, codebook: Tensor, cosine: bool = False, **options: Any) -> Tensor:
+    """What was re-scored."""
+    indices, scores, rescored = shim(x, codebook, cosine, **options)
+    expected, expected_scores, _ = reference.nearest_code(x, codebook, cosine, "exact", True)
+    assert torch.equal(indices, expected)
+    torch.testing.assert_close(scores, expected_scores, rtol=0, atol=0, equal_nan=True)
+    heads, rows, _ = x.shape
+    codes = codebook.shape[1]
+    assert rescored[2] == heads * rows * (codes // 128 * 16 + min(-(-(codes % 128) // 4), 16))
+    return rescored
+
+
+@pytest.mark.parametrize("cosine", [False, True], ids=["l2", "cosine"])
+@pytest.mark.parametrize(
+    "shape",
+    [(1, 131, 300, 1), (2, 5, 33, 3), (1, 130, 257, 8), (2, 129, 140, 64), (1, 3, 130, 37)],
+    ids=lambda shape: "x".join(map(str, shape)),
+)
+def test_gaussian(shim: Shim, shape: tuple[int, int, int, int], cosine: bool) -> None:
+    heads, rows, codes, columns = shape
+    x, codebook = normal(heads, rows, columns).float(), normal(heads, codes, columns, seed=1).float()
+    rescored = assert_nearest(shim, x, codebook, cosine)
+    if columns > 3:
+        assert rescored[0] <= 0.02 * heads * rows and rescored[1] <= 1.1 * heads * rows  # the bound is not idle
+    # rows of another layout, and of a shared memory in which not all columns stay
+    strided = torch.empty(rows, columns, heads).permute(2, 0, 1).copy_(x)
+    assert_nearest(shim, strided, codebook, cosine, shared_limit=64 << 10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
+def test_types(shim: Shim, dtype: torch.dtype) -> None:
+    x, codebook = normal(1, 40, 12).to(dtype), normal(1, 150, 12, seed=1)
+    assert_nearest(shim, x, codebook.to(dtype))
+    if dtype != torch.float64:
+        assert_nearest(shim, x, codebook.float(), True)
+        assert_nearest(shim, x.float(), codebook.to(dtype))
+
+
+@pytest.mark.parametrize("cosine", [False, True], ids=["l2", "cosine"])
+def test_hard_data(shim: Shim, cosine: bool) -> None:
+    base, rows = normal(1, 150, 6).float(), normal(1, 70, 6, seed=1).float()
+    # every code three times, so that each row has several best blocks, also of one thread; near ties that float32
+    # cannot tell apart; all codes equal
+    repeated = base.repeat(1, 3, 1)
+    assert assert_nearest(shim, rows, repeated, cosine)[0] == 70
+    near = torch.cat([base, base * (1 + 1e-7), base * (1 - 1e-7)], 1)
+    assert assert_nearest(shim, rows, near, cosine)[0] > 30
+    assert_nearest(shim, rows, base[:, :1].repeat(1, 300, 1), cosine)
+    # a small spread far from zero still certifies
+    rescored = assert_nearest(shim, 50 + 0.01 * rows, 50 + 0.01 * base, cosine)
+    assert cosine or rescored[0] <= 2
+    for scale in (1e-30, 1e-18, 1e18, 1e30):
+        rescored = assert_nearest(shim, rows * scale, base * scale, cosine)
+        assert rescored[0] <= 2, scale
+    assert_nearest(shim, rows * 1e25, base * 1e-25, cosine)
+    assert_nearest(shim, rows * 1e-25, base * 1e25, cosine)
+    if cosine:
+        assert_nearest(shim, rows, torch.cat([base * 0, -base.abs()], 1), True)
+    badly_scaled = torch.tensor([1e-20, 1e-3, 1, 1e3, 1e12, 1e18])
+    assert_nearest(shim, rows * badly_scaled, base * badly_scaled, cosine)
+
+
+@pytest.mark.parametrize("cosine", [False, True], ids=["l2", "cosine"])
+def test_special_values(shim: Shim, cosine: bool) -> None:
+    x, codebook = normal(1, 20, 5).float(), normal(1, 140, 5, seed=1).float()
+    best = shim(x, codebook, cosine)[0][0]
+    codebook[0, best[0], 1], codebook[0, best[1], 0], codebook[0, best[2], 4] = torch.nan, torch.inf, -torch.inf
+    x[0, 3, 2], x[0, 4, 0], x[0, 5, 4] = torch.nan, torch.inf, -torch.inf
+    assert assert_nearest(shim, x, codebook, cosine)[0] <= 1
+    indices, scores, _ = shim(x, codebook, cosine)
+    assert not indices[0, 3:6].any() and scores[0, 3:6].isnan().all()
+    codebook[:] = torch.nan
+    assert_nearest(shim, x, codebook, cosine)
+    wide = torch.tensor([[[1e200, 0], [-1e200, 1e-200], [1e150, 1e150]]], dtype=torch.float64)
+    assert_nearest(shim, wide, wide[:, [2, 1, 0, 2]], cosine)
