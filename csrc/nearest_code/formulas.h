@@ -41,7 +41,7 @@ DVAE_HD inline bool is_better(double score, int64_t code, double best, int64_t b
 //   l2:     a = x - m, b = c - m, h = |b|^2 / 2; x.c - |c|^2 / 2 is a.b - h and a constant of the row, for every m;
 //   cosine: a = x, b = c w - m, h = 0; x.c w is a.b and a constant of the row.
 // What is known of the codes of a head: upper bounds of the largest |b^|, |b - b^|, |h^| and |h - h^|; and |m|, also as
-// it is part of x: 0 for cosine.
+// it is part of x: 0 for cosine, as is half, which is positive for l2.
 template <class Real>
 struct CodeBounds {
   Real norm, error, half, half_error, centre, row_centre;
@@ -66,7 +66,8 @@ DVAE_HD Real score_error(
   const auto terms = static_cast<Real>(columns);
   const Real sum = pass.unit * (terms + 4) * sizes + pass.least * (terms + 4);  // 4: and of the largest one - 2 B
   const Real x = row_norm + row_error + codes.row_centre, c = norm + codes.centre;
-  const Real definition = Real(0x1p-53) * (terms + 8) * (x * c + c * c);
+  const Real terms_of_half = codes.half > 0 ? c * c : 0;
+  const Real definition = Real(0x1p-53) * (terms + 8) * (x * c + terms_of_half);
   return (inputs + sum + definition) * Real(1.001);  // what this itself rounds
 }
 

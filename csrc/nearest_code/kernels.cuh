@@ -52,7 +52,7 @@ struct NearestArgs {
   bool cosine;
   double* weights;  // [heads, codes]: code_weight
   double* squares;  // [heads, tiles]: the largest |b|^2
-  double* scales;   // [heads, 2]: the scale, and the norm of the scaled centre
+  double* scales;   // [heads, 2]: the scale, and |m|^2 at this scale
   Acc* centres;     // [heads, columns]
   float* tiles;     // [heads, tiles, 1 + padded columns, kNearestTile]: -h^, then the columns of b^
   int64_t* indices;
@@ -118,17 +118,21 @@ __global__ void __launch_bounds__(kNearestThreads) centre_codes_kernel(RowPlan, 
   Spread spread{0, 0};
   for (int64_t d = threadIdx.x; d < args.sizes.columns; d += kNearestThreads) {
     const auto for_sample = [&](const auto& run) {
-      for (int64_t k = 0; k < codes; k += step) {
+#pragma unroll 4
+      for (int64_t sample = 0; sample < kCentreSample; ++sample) {
+        const int64_t k = sample * step;
+        if (k >= codes) break;
         const double weight = weights[k];
         if (weight == weight) run(args.codes.row(head, k).at(static_cast<uint32_t>(d)) * (args.cosine ? weight : 1.));
       }
     };
-    double sum = 0, count = 0;
+    double sum = 0;
+    float count = 0;
     for_sample([&](double c) {
       sum += c;
       count += 1;
     });
-    Acc centre = count > 0 ? static_cast<Acc>(sum / count) : 0;
+    Acc centre = static_cast<Acc>(sum * fast_reciprocal(count));  // any centre will do, and none makes NaN
     if (!(centre - centre == 0)) centre = 0;
     args.centres[head * args.sizes.columns + d] = centre;
     const double m = centre;
@@ -143,12 +147,11 @@ __global__ void __launch_bounds__(kNearestThreads) centre_codes_kernel(RowPlan, 
   double scale = 1;
   if (!args.cosine && spread.largest > 0 && spread.largest <= kLargest<double>) {
     constexpr int most = std::numeric_limits<Acc>::max_exponent - 2;  // so that the scale is a normal number
-    int exponent;
-    frexp(spread.largest, &exponent);
-    scale = ldexp(1., exponent > most ? -most : exponent < -most ? most : -exponent);
+    const int exponent = static_cast<int>(bit_cast<uint64_t>(spread.largest) >> 52) - 1022;
+    scale = bit_cast<double>(uint64_t(1023 - (exponent > most ? most : exponent < -most ? -most : exponent)) << 52);
   }
   args.scales[2 * head] = scale;
-  args.scales[2 * head + 1] = sqrt(spread.square) * scale;
+  args.scales[2 * head + 1] = spread.square * scale * scale;
 }
 
 // A thread for each code of a tile: what the first pass reads of it.
@@ -176,10 +179,10 @@ __global__ void __launch_bounds__(kNearestTile) code_tiles_kernel(RowPlan, Neare
   if (threadIdx.x == 0) args.squares[blockIdx.x] = square;
 }
 
-// Of the codes, from the largest |b|^2 and |m|; float32, so that what overflows there leaves everything open.
-DVAE_HD inline CodeBounds<float> float_bounds(double square, double centre, int64_t columns, bool cosine) {
+// Of the codes, from the largest |b|^2 and |m|^2; float32, so that what overflows there leaves everything open.
+DVAE_HD inline CodeBounds<float> float_bounds(double square, double centre_square, int64_t columns, bool cosine) {
   const auto up = [](double x) { return static_cast<float>(x * 1.000001); };  // more than its rounding takes away
-  const float norm = up(sqrt(square)), half = cosine ? 0 : up(square / 2), m = up(centre);
+  const float norm = up(sqrt(square)), half = cosine ? 0 : up(square / 2) + 0x1p-149f, m = up(sqrt(centre_square));
   const float error = 0x1.01p-24f * norm + 0x1p-149f * static_cast<float>(columns);
   return {norm, error, half, 0x1.01p-24f * half + 0x1p-149f, m, cosine ? 0 : m};
 }
