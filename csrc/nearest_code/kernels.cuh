@@ -243,7 +243,8 @@ struct RowNorm {
 };
 
 template <class Acc>
-__global__ void __launch_bounds__(kNearestThreads, sizeof(Acc) == 4 ? 2 : 1) nearest_code_kernel(RowPlan, NearestArgs<Acc> args) {
+__global__ void __launch_bounds__(kNearestThreads, sizeof(Acc) == 4 ? 2 : 1)
+    nearest_code_kernel(RowPlan, NearestArgs<Acc> args) {
   DVAE_SHARED_MEMORY(memory);
   const NearestSizes& sizes = args.sizes;
   const int thread = static_cast<int>(threadIdx.x), tx = thread % kNearestSide, ty = thread / kNearestSide;

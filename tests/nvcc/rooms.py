@@ -58,5 +58,7 @@ class Gates:
     narrow_loads: int = 3  # of a kernel with 16-byte accesses: the key (one or two loads) and tau
     narrow_stores: int = 0
     wide_stores: bool = True  # False: an output per row
+    any_layout: bool = False  # the budgets of loops hold without 16-byte accesses to global memory, too
+    decides_in_double: bool = False  # also for float inputs
     role: Callable[[Loop], str | None] = row_role
     columns: Callable[[Kernel, Loop, str], int] = row_columns

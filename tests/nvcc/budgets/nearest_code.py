@@ -1,0 +1,33 @@
+"""The CUDA kernels of nearest_code, which score by the definition in float64. Its first pass lives on float32 FMAs."""
+
+from rooms import Gates, Loop
+from sass import Kernel
+
+
+def _role(loop: Loop) -> str | None:
+    """product: four columns of the scores of 8 rows and 8 codes. tile: that, the copies, and what is kept of a tile."""
+    if sum(i.base == "FFMA" for i in loop) < 256:
+        return None
+    return "tile" if any(i.base == "BAR" for i in loop) else "product"
+
+
+def _columns(kernel: Kernel, loop: Loop, role: str) -> int:
+    return sum(i.base == "FFMA" for i in loop) if role == "product" else 64
+
+
+KERNELS = {
+    "code_weights": Gates(registers=40, vector=0, decides_in_double=True),
+    "centre_codes": Gates(registers=48, vector=0, decides_in_double=True),
+    "code_tiles": Gates(registers=48, vector=0, decides_in_double=True),
+    "nearest_code": Gates(
+        registers=128,  # two blocks of 256 threads on a multiprocessor
+        registers_double=192,
+        # per FMA; and per score with all code of a turn, also that for rows that do not stay in shared memory
+        loops={"product": {"total": 1.1, "memory": 0.0625}, "tile": {"total": 10.5, "mufu": 0.1, "memory": 0.5}},
+        vector=0,
+        any_layout=True,
+        decides_in_double=True,
+        role=_role,
+        columns=_columns,
+    ),
+}
