@@ -9,6 +9,7 @@ from dvae_kernels import nn
 from dvae_kernels._backend import BackendUnavailable, use_backend
 from dvae_kernels.ops.binary_concrete import binary_concrete, binary_concrete_log_prob
 from dvae_kernels.ops.categorical import categorical_kl, gumbel_softmax_log_prob
+from dvae_kernels.ops.codebook import code_statistics, ema_update_
 from dvae_kernels.ops.gumbel_softmax import gumbel_argmax, gumbel_softmax
 from dvae_kernels.ops.gumbel_softmax_embed import gumbel_softmax_embed
 from dvae_kernels.ops.nearest_code import nearest_code
@@ -23,6 +24,8 @@ __all__ = [
     "binary_concrete",
     "binary_concrete_log_prob",
     "categorical_kl",
+    "code_statistics",
+    "ema_update_",
     "gumbel_argmax",
     "gumbel_softmax",
     "gumbel_softmax_embed",

@@ -1,6 +1,8 @@
 // Arguments of the CPU kernels, the same for every target.
 #pragma once
 
+#include <atomic>
+
 #include "codebook/blocks.h"
 
 namespace dvae {
@@ -9,6 +11,7 @@ struct CodeSumsArgs {
   SortedRows level;
   PartialRows partial;
   void* sums;
+  std::atomic<bool>* finite;  // becomes false where a sum is not
 
   // as parallel_for_tiles shares them out
   struct Tiles {

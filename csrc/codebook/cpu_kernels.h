@@ -1,11 +1,14 @@
 // Sums by code over the SIMD layer. Included once per target by for_each_target.h. Every column is added up in the order
 // of the rows, so the bits are those of every other target and backend.
 
-// Sums `count` rows, whose positions are given by row(i), into `to`.
+constexpr int kSumVectors = 4;  // vectors of a row that are summed side by side
+
+// Sums `count` rows, whose positions are given by row(i), into `to`. `doubt` stays 0 where all sums are finite, else it becomes
+// NaN.
 template <class F, class T, class Row>
-void sum_rows(int64_t columns, int64_t count, const Row& row, typename F::Scalar* to) {
+void sum_rows(int64_t columns, int64_t count, const Row& row, typename F::Scalar* to, F (&doubt)[kSumVectors]) {
   using Scalar = typename F::Scalar;
-  constexpr int width = 4;  // vectors in registers
+  constexpr int width = kSumVectors;
   int64_t j = 0;
   for (; j + width * F::lanes <= columns; j += width * F::lanes) {
     F sums[width];
@@ -14,17 +17,22 @@ void sum_rows(int64_t columns, int64_t count, const Row& row, typename F::Scalar
       const T* from = row(i) + j;
       for (int v = 0; v < width; ++v) sums[v] = sums[v] + F::load(from + v * F::lanes);
     }
-    for (int v = 0; v < width; ++v) sums[v].store(to + j + v * F::lanes);
+    for (int v = 0; v < width; ++v) {
+      sums[v].store(to + j + v * F::lanes);
+      doubt[v] = fma(sums[v], F(0), doubt[v]);
+    }
   }
   for (; j + F::lanes <= columns; j += F::lanes) {
     F sum(0);
     for (int64_t i = 0; i < count; ++i) sum = sum + F::load(row(i) + j);
     sum.store(to + j);
+    doubt[0] = fma(sum, F(0), doubt[0]);
   }
   for (; j < columns; ++j) {
     Scalar sum = 0;
     for (int64_t i = 0; i < count; ++i) sum += load_as_compute(row(i)[j]);
     to[j] = sum;
+    doubt[0] = fma(F(sum), F(0), doubt[0]);
   }
 }
 
@@ -35,6 +43,8 @@ void sum_blocks(const CodeSumsArgs& args, int64_t begin, int64_t end) {
   const int64_t columns = level.columns;
   const auto* rows = static_cast<const T*>(level.rows.data);
   auto* sums = static_cast<Scalar*>(args.sums);
+  F doubt[kSumVectors];
+  for (F& d : doubt) d = F(0);
   for (int64_t block = begin; block < end; ++block) {
     const int64_t first = block * kBlockRows, last = std::min(first + kBlockRows, level.count) - 1;
     const bool reaches_back = first > 0 && level.codes[first - 1] == level.codes[first];
@@ -50,11 +60,12 @@ void sum_blocks(const CodeSumsArgs& args, int64_t begin, int64_t end) {
       const bool open = i == first && reaches_back, cut = next > last && continues;
       Scalar* const to = open ? front : cut ? front + columns : sums + code * columns;
       const auto row = [&](int64_t r) { return rows + (level.order ? level.order[i + r] : i + r) * level.stride; };
-      sum_rows<F, T>(columns, next - i, row, to);
+      sum_rows<F, T>(columns, next - i, row, to, doubt);
       // one run through the whole block: its sum stands in front, nothing is left for the back
       if (open && cut) std::fill(front + columns, front + 2 * columns, Scalar(0));
     }
   }
+  if (is_nan((doubt[0] + doubt[1]) + (doubt[2] + doubt[3])).any()) args.finite->store(false, std::memory_order_relaxed);
 }
 
 void code_sums(const CodeSumsArgs& args, int64_t begin, int64_t end) {

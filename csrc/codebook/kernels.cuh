@@ -1,4 +1,4 @@
-// The CUDA kernels of gathering and summing codes; nothing here needs torch, so that the host shim can run it all.
+// The CUDA kernels of gathering, summing and counting codes; nothing here needs torch, so that the host shim can run it all.
 #pragma once
 
 #include "codebook/blocks.h"
@@ -37,6 +37,50 @@ __global__ void __launch_bounds__(kMaxThreads) code_keys_kernel(
   if (!place.chunks) return;
   const int64_t index = indices[place.row];
   keys[place.row] = index >= 0 && index < num_codes ? static_cast<Key>(index) : num_codes;
+}
+
+// The same, with num_codes for rows of the input that are not finite as well.
+template <class Input, class Key>
+__global__ void __launch_bounds__(kMaxThreads) finite_code_keys_kernel(
+    RowPlan plan, const int64_t* indices, Key num_codes, Input input, Key* keys) {
+  using Acc = typename Input::Acc;
+  constexpr int kChunk = Input::kChunk;
+  DVAE_SHARED_MEMORY(memory);
+  const RowPlace place(plan);
+  const int64_t index = place.chunks ? indices[place.row] : -1;
+  const bool inside = index >= 0 && index < num_codes;
+  Acc doubt = 0;  // and NaN where a value is not finite
+  const auto row = input.row(place);
+  for (uint32_t chunk = place.lane; inside && chunk < place.chunks; chunk += place.lanes) {
+    Acc x[kChunk];
+    row.load(chunk, x, 0);
+#pragma unroll
+    for (const Acc value : x) doubt += value - value;
+  }
+  doubt = reduce_row(plan, place, doubt, RowShared{memory, plan}.template states<Acc>(0, 0),
+                     [](Acc& a, Acc b) { a += b; });
+  if (place.lane || !place.chunks) return;
+  keys[place.row] = inside && doubt == 0 ? static_cast<Key>(index) : num_codes;
+}
+
+// Counts rows by code. Place: the code.
+template <class Count>
+__global__ void __launch_bounds__(kMaxThreads) code_counts_kernel(
+    RowPlan plan, const int32_t* codes, int64_t rows, Count* counts) {
+  const RowPlace place(plan);
+  if (!place.chunks) return;
+  // the first of the ascending codes that is `least` or more
+  const auto lower_bound = [&](int64_t least) {
+    int64_t first = 0, count = rows;
+    while (count > 0) {
+      const int64_t half = count / 2;
+      const bool below = codes[first + half] < least;
+      first = below ? first + half + 1 : first;
+      count = below ? count - half - 1 : half;
+    }
+    return first;
+  };
+  counts[place.row] = static_cast<Count>(lower_bound(place.row + 1) - lower_bound(place.row));
 }
 
 // Every thread walks over the rows of one block of sorted rows, for its own columns. Place: the block among all.
@@ -171,6 +215,32 @@ void with_sum_types(int chunk, Storage type, const Call& call) {
     call(TensorTypes<VectorTensor<BFloat16, 8>, VectorTensor<float, 8>>{});
   } else {
     call(TensorTypes<VectorTensor<Half, 8>, VectorTensor<float, 8>>{});
+  }
+}
+
+// x: `rows` rows of `columns`, `stride` elements from row to row.
+inline void finite_code_keys(
+    Stream stream, const Buffer& x, int64_t stride, int64_t columns, const int64_t* indices, int64_t rows,
+    int32_t num_codes, int32_t* keys) {
+  const RowStrides in{stride, 1, 0};
+  const RowLayout<1> layout{rows, columns, 1, {in}};
+  const int chunk = vector_chunk<1>(layout, {x});
+  with_tensor_type(chunk, x.type, [&](auto type) {
+    using Input = typename decltype(type)::type;
+    using Acc = typename Input::Acc;
+    const RowPlan plan = plan_rows<Acc>(rows, 1, columns, chunk ? Input::kChunk : 4, false, 0, shared_limit());
+    launch(plan, stream, finite_code_keys_kernel<Input, int32_t>, indices, num_codes, Input(x, in), keys);
+  });
+}
+
+// counts: [num_codes] in the compute type.
+inline void code_counts(
+    Stream stream, const int32_t* codes, int64_t rows, int32_t num_codes, Storage compute, void* counts) {
+  const RowPlan plan = plan_rows<float>(num_codes, 1, 1, 1, false, 0, 0);
+  if (compute == Storage::float64) {
+    launch(plan, stream, code_counts_kernel<double>, codes, rows, static_cast<double*>(counts));
+  } else {
+    launch(plan, stream, code_counts_kernel<float>, codes, rows, static_cast<float*>(counts));
   }
 }
 

@@ -21,11 +21,11 @@ inline Tensor new_gathered(const Tensor& codebook, const Tensor& indices) {
 }
 
 // [num_codes, D] beside x [N, D].
-inline Tensor new_sums(const Tensor& x, const Tensor& indices, int64_t num_codes) {
-  STD_TORCH_CHECK(x.dim() == 2, "code_sums: expected x of two dimensions");
+inline Tensor new_sums(const char* op, const Tensor& x, const Tensor& indices, int64_t num_codes) {
+  STD_TORCH_CHECK(x.dim() == 2, op, ": expected x of two dimensions");
   check_indices(indices, x);
-  STD_TORCH_CHECK(indices.dim() == 1 && indices.size(0) == x.size(0), "code_sums: expected one index a row");
-  STD_TORCH_CHECK(num_codes >= 0 && num_codes < INT32_MAX, "code_sums: expected num_codes in [0, 2^31 - 1)");
+  STD_TORCH_CHECK(indices.dim() == 1 && indices.size(0) == x.size(0), op, ": expected one index a row");
+  STD_TORCH_CHECK(num_codes >= 0 && num_codes < INT32_MAX, op, ": expected num_codes in [0, 2^31 - 1)");
   return torch::stable::new_zeros(x, {num_codes, x.size(1)}, compute_type(x.scalar_type()));
 }
 

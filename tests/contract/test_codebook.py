@@ -149,6 +149,7 @@ def test_raw_ops_check_what_they_read() -> None:
         (lambda: ops.code_sums.cpp(x, indices.float(), 2), "int64 indices"),
         (lambda: ops.code_sums.cpp(x, indices, 1 << 31), "num_codes in"),
         (lambda: ops.code_sums.cpp(x, indices, -1), "num_codes in"),
+        (lambda: ops.code_statistics.cpp(x, indices[:3], 2), "code_statistics: expected one index a row"),
     ):
         with pytest.raises(RuntimeError, match=message):
             call()

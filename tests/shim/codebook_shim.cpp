@@ -1,4 +1,4 @@
-// The CUDA kernels of gathering and summing codes as a CPU library for ctypes.
+// The CUDA kernels of gathering, summing and counting codes as a CPU library for ctypes.
 #include "codebook/kernels.cuh"
 
 using namespace dvae;
@@ -16,6 +16,15 @@ int shim_gathers_vectors(void* codebook, int storage, int64_t stride, int64_t co
 
 void shim_code_keys(const int64_t* indices, int64_t rows, int32_t num_codes, int32_t* keys) {
   code_keys({}, indices, rows, num_codes, keys);
+}
+
+void shim_finite_code_keys(void* x, int storage, int64_t stride, int64_t columns, const int64_t* indices, int64_t rows,
+                           int32_t num_codes, int32_t* keys) {
+  finite_code_keys({}, {x, static_cast<Storage>(storage)}, stride, columns, indices, rows, num_codes, keys);
+}
+
+void shim_code_counts(const int32_t* codes, int64_t rows, int32_t num_codes, int storage, void* counts) {
+  code_counts({}, codes, rows, num_codes, static_cast<Storage>(storage), counts);
 }
 
 int64_t shim_scratch_count(int64_t rows) { return scratch_count(rows); }

@@ -1,4 +1,4 @@
-"""The CUDA kernels of gather_codes and code_sums, compiled by g++ through the host shim."""
+"""The CUDA kernels of gather_codes, code_sums and code_statistics, compiled by g++ through the host shim."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from torch import Tensor
 
 from contract.harness import Case, assert_keeps_the_contract
 from contract.ops.codebook import ROOM, spread
-from dvae_kernels import _backend, _rng
-from dvae_kernels.ops.codebook import code_sums
+from contract.test_code_statistics import rows_and_indices
+from dvae_kernels import _backend, _rng, code_statistics
+from dvae_kernels.ops.codebook import code_sums, reference
 
 POINTER, INT64 = ctypes.c_void_p, ctypes.c_int64
 FENCE = 12345.0
@@ -41,6 +42,10 @@ class Shim:
         library.shim_gather_codes.argtypes = (POINTER, ctypes.c_int, *[INT64] * 3, POINTER, INT64, POINTER)
         library.shim_gathers_vectors.argtypes = (POINTER, ctypes.c_int, INT64, INT64)
         library.shim_code_keys.argtypes = (POINTER, INT64, ctypes.c_int32, POINTER)
+        library.shim_finite_code_keys.argtypes = (
+            POINTER, ctypes.c_int, INT64, INT64, POINTER, INT64, ctypes.c_int32, POINTER,
+        )  # fmt: skip
+        library.shim_code_counts.argtypes = (POINTER, INT64, ctypes.c_int32, ctypes.c_int, POINTER)
         library.shim_scratch_count.argtypes, library.shim_scratch_count.restype = (INT64,), INT64
         library.shim_code_sums.argtypes = (
             POINTER, ctypes.c_int, INT64, INT64, POINTER, POINTER, INT64, ctypes.c_int32, *[POINTER] * 3,
@@ -63,16 +68,36 @@ class Shim:
         return bool(self.library.shim_gathers_vectors(*args))
 
     def code_sums(self, x: Tensor, indices: Tensor, num_codes: int) -> Tensor:
+        if not x.numel() or not num_codes:
+            return torch.zeros(num_codes, x.shape[1], dtype=_rng.compute_dtype(x.dtype))
+        indices = indices.contiguous()
+        keys, memory = fenced(len(x), dtype=torch.int32)
+        self.library.shim_code_keys(indices.data_ptr(), len(x), num_codes, keys.data_ptr())
+        assert_unbroken(memory)
+        return self.sums_of_sorted(with_unit_columns(x), keys, num_codes)[0]
+
+    def code_statistics(self, x: Tensor, indices: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:
+        rows, columns = x.shape
+        if not x.numel() or not num_codes:  # without columns: cuda.cu takes the keys of code_sums
+            return reference.code_statistics(x, indices, num_codes)
+        x, indices = with_unit_columns(x), indices.contiguous()
+        keys, memory = fenced(rows, dtype=torch.int32)
+        self.library.shim_finite_code_keys(
+            x.data_ptr(), STORAGE[x.dtype], x.stride(0), columns, indices.data_ptr(), rows, num_codes, keys.data_ptr()
+        )
+        assert_unbroken(memory)
+        sums, codes = self.sums_of_sorted(x, keys, num_codes)
+        counts, memory = fenced(num_codes, dtype=sums.dtype)
+        self.library.shim_code_counts(codes.data_ptr(), rows, num_codes, STORAGE[sums.dtype], counts.data_ptr())
+        assert_unbroken(memory)
+        return counts.clone(), sums
+
+    def sums_of_sorted(self, x: Tensor, keys: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:
+        """The sums of the rows by key, and the keys in ascending order."""
         rows, columns = x.shape
         compute = _rng.compute_dtype(x.dtype)
         sums, memory = fenced(num_codes, columns, dtype=compute)
         sums.zero_()
-        if not x.numel() or not num_codes:
-            return sums.clone()
-        x = x if columns == 1 or x.stride(1) == 1 else x.contiguous()
-        indices = indices.contiguous()
-        keys, keys_memory = fenced(rows, dtype=torch.int32)
-        self.library.shim_code_keys(indices.data_ptr(), rows, num_codes, keys.data_ptr())
         codes, order = keys.sort(stable=True)
         scratch = self.library.shim_scratch_count(rows)
         partial, partial_memory = fenced(scratch, columns, dtype=compute)
@@ -81,15 +106,20 @@ class Shim:
             x.data_ptr(), STORAGE[x.dtype], x.stride(0), columns, order.data_ptr(), codes.data_ptr(), rows, num_codes,
             sums.data_ptr(), partial.data_ptr(), partial_codes.data_ptr(),
         )  # fmt: skip
-        for touched in (memory, keys_memory, partial_memory, codes_memory):
+        for touched in (memory, partial_memory, codes_memory):
             assert_unbroken(touched)
-        return sums.clone()
+        return sums.clone(), codes
+
+
+def with_unit_columns(x: Tensor) -> Tensor:
+    return x if x.shape[1] == 1 or x.stride(1) == 1 else x.contiguous()
 
 
 @pytest.fixture(scope="module")
 def shim() -> Iterator[Shim]:
     shim = Shim(compile_shim("codebook"))
-    with cuda_overloads({"gather_codes": shim.gather_codes, "code_sums": shim.code_sums}):
+    names = ("gather_codes", "code_sums", "code_statistics")
+    with cuda_overloads({name: getattr(shim, name) for name in names}):
         yield shim
 
 
@@ -108,6 +138,18 @@ def test_sums_have_the_bits_of_the_cpu(shim: Shim, kind: str, dtype: torch.dtype
     x = torch.randn(rows, columns, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
     indices = spread(rows, 7, kind)
     assert torch.equal(shim.code_sums(x, indices, 7), code_sums(x, indices, 7, "cpp"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("shape", [(300, 3, 7), (2300, 16, 7), (70, 1100, 300)], ids=str)
+def test_statistics_have_the_bits_of_the_cpu(shim: Shim, shape: tuple[int, int, int], dtype: torch.dtype) -> None:
+    if reason := _backend.why_not("cpp", "cpu"):
+        pytest.skip(reason)
+    rows, columns, codes = shape
+    for kind in ("one", "outside"):
+        x, indices = rows_and_indices(rows, columns, codes, kind, dtype)
+        ours, cpu = (code_statistics(x, indices, codes, backend=backend) for backend in ("cuda", "cpp"))
+        assert torch.equal(ours.counts, cpu.counts) and torch.equal(ours.sums, cpu.sums)
 
 
 def test_special_indices(shim: Shim) -> None:

@@ -1,5 +1,5 @@
-"""Rows of a codebook by index, and sums of rows by index: each is the other's derivative."""
+"""Rows of a codebook by index, sums and numbers of rows by index, and the update of a codebook by them."""
 
-from dvae_kernels.ops.codebook.op import code_sums, gather_codes
+from dvae_kernels.ops.codebook.op import CodeStatistics, code_statistics, code_sums, ema_update_, gather_codes
 
-__all__ = ["code_sums", "gather_codes"]
+__all__ = ["CodeStatistics", "code_statistics", "code_sums", "ema_update_", "gather_codes"]

@@ -1,13 +1,15 @@
-"""Schemas and autograd of gathering and summing codes. The two are each other's derivative, to any order."""
+"""Gathering and summing codes, which are each other's derivative to any order; statistics of codes and their update."""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+import sys
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from dvae_kernels import _autograd
+from dvae_kernels import _autograd, _backend, _validate
 from dvae_kernels._library import define_op
 from dvae_kernels._rng import compute_dtype
 from dvae_kernels.ops.codebook import reference
@@ -21,6 +23,11 @@ def _gather_fake(codebook: Tensor, indices: Tensor) -> Tensor:
 
 def _sums_fake(x: Tensor, indices: Tensor, num_codes: int) -> Tensor:
     return x.new_empty((num_codes, x.shape[1]), dtype=compute_dtype(x.dtype))
+
+
+def _statistics_fake(x: Tensor, indices: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:
+    sums = _sums_fake(x, indices, num_codes)
+    return sums.new_empty((num_codes,)), sums
 
 
 # Rows of the codebook [K, D] by indices [...]: [..., D]. Index -1 gives zeros, any other outside [0, K) NaN.
@@ -37,6 +44,15 @@ CODE_SUMS = define_op(
     triton=f"{_TRITON}:code_sums",
     fake=_sums_fake,
 )
+# The same sums without the rows that are not finite, beside the number of rows: [num_codes], [num_codes, D].
+CODE_STATISTICS = define_op(
+    "code_statistics(Tensor x, Tensor indices, SymInt num_codes) -> (Tensor counts, Tensor sums)",
+    reference=reference.code_statistics,
+    triton=f"{_TRITON}:code_statistics",
+    fake=_statistics_fake,
+)
+# A cluster of less weight is empty: sums beside it may be subnormal numbers, whose means would be wrong.
+_LEAST_SIZE = 2.0**-100
 
 
 def gather_codes(codebook: Tensor, indices: Tensor, backend: str) -> Tensor:
@@ -110,3 +126,212 @@ class CodeSumsFunction(torch.autograd.Function):
         twice = _autograd.differentiated_twice()
         rows = gather_codes(*args, ctx.backend) if twice else GATHER_CODES[ctx.backend](*args)
         return rows, None, None, None
+
+
+class CodeStatistics(NamedTuple):
+    """What an update of a codebook needs of a batch; parts of a batch on several devices add up."""
+
+    counts: Tensor
+    sums: Tensor
+
+
+def code_statistics(
+    x: Tensor,
+    indices: Tensor,
+    num_codes: int,
+    *,
+    mask: Tensor | None = None,
+    heads: int | None = None,
+    backend: str | None = None,
+) -> CodeStatistics:
+    """How many rows of x have each index, and their sum: the statistics of k-means and of moving averages.
+
+    Nothing of size rows x codes exists, and the result is the same to the bit for any number of threads: no atomics,
+    one order of additions. Its cost does not depend on how the rows are spread over the codes.
+
+    Args:
+        x: [..., D], or [..., H, D] with heads; float32, float64, bfloat16 or float16; any strides, copied only where
+            its rows do not lie at one distance or its columns are apart.
+        indices: int64, the shape of x without D. Rows whose index lies outside [0, num_codes) take no part.
+        num_codes: the number of codes K, of each head.
+        mask: bool, broadcastable to the shape of the indices without heads; rows where it is False take no part.
+        heads: the number of codebooks H, each with indices and statistics of its own.
+        backend: "cpp", "triton", "cuda" or "reference" instead of the automatic choice.
+
+    Returns:
+        CodeStatistics(counts, sums): [K] and [K, D], or [H, K] and [H, K, D] with heads, in float32 (float64 for
+        float64). Not differentiable. Rows with NaN or an infinite value take no part; codes without rows have zeros,
+        and so have all where x is empty. Sums are in the order of the page of this op, in every kernel (the reference
+        has torch's).
+
+    Raises:
+        TypeError: for an x that is not floating-point, indices that are not int64, a mask that is not bool, and for
+            arguments of a wrong type.
+        ValueError: for indices or a mask of another shape or on another device, an x whose last dimensions do not hold
+            the heads, num_codes or heads below 1 or 2^31 - 1 codes or more in all, an unknown backend.
+        BackendUnavailable: for a named backend that cannot run here, with the reasons.
+
+    Source: van den Oord, Vinyals, Kavukcuoglu, "Neural Discrete Representation Learning", NeurIPS 2017
+    (arXiv:1711.00937), appendix A.1: n_i and the sums of z_ij of equations 6 to 8.
+
+    Example:
+        >>> x = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [torch.nan, 0.0]])
+        >>> code_statistics(x, torch.tensor([2, 0, 2, 0]), num_codes=3)
+        CodeStatistics(counts=tensor([1., 0., 2.]), sums=tensor([[3., 4.],
+                [0., 0.],
+                [6., 8.]]))
+    """
+    op = "code_statistics"
+    _validate.floating(op, "x", x)
+    _positive(op, "num_codes", num_codes)
+    if heads is not None:
+        _positive(op, "heads", heads)
+    total = num_codes * (heads or 1)
+    if total >= (1 << 31) - 1:
+        raise ValueError(f"{op}: expected less than 2^31 - 1 codes, got {total}")
+    if x.dim() < 1 or (heads is not None and (x.dim() < 2 or x.shape[-2] != heads)):
+        expected = "(..., D)" if heads is None else f"(..., {heads}, D)"
+        raise ValueError(f"{op}: expected x of shape {expected}, got {tuple(x.shape)}")
+    if not isinstance(indices, Tensor):
+        raise TypeError(f"{op}: expected indices to be a Tensor, got {_validate.type_name(indices)}")
+    _validate.alike(op, "indices", indices, x.device, torch.int64)
+    if indices.shape != x.shape[:-1]:
+        raise ValueError(f"{op}: expected indices of shape {tuple(x.shape[:-1])}, got {tuple(indices.shape)}")
+    if mask is not None:
+        if not isinstance(mask, Tensor):
+            raise TypeError(f"{op}: expected mask to be a Tensor, got {_validate.type_name(mask)}")
+        _validate.alike(op, "mask", mask, x.device, torch.bool)
+        _validate.broadcastable(op, "mask", mask, indices.shape if heads is None else indices.shape[:-1])
+    backend = _backend.resolve(op, backend, x.device.type)
+
+    if mask is not None:
+        indices = indices.where(mask if heads is None else mask.unsqueeze(-1), -1)
+    if heads is not None:
+        first = torch.arange(heads, device=x.device) * num_codes
+        indices = torch.where((indices >= 0) & (indices < num_codes), indices + first, -1)
+    counts, sums = CODE_STATISTICS[backend](x.detach().flatten(0, -2), indices.flatten(), total)
+    if heads is None:
+        return CodeStatistics(counts, sums)
+    return CodeStatistics(counts.unflatten(0, (heads, num_codes)), sums.unflatten(0, (heads, num_codes)))
+
+
+def _positive(op: str, name: str, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{op}: expected {name} to be an int, got {_validate.type_name(value)}")
+    if value < 1:
+        raise ValueError(f"{op}: expected {name} >= 1, got {value}")
+
+
+def ema_update_(
+    codebook: Tensor,
+    cluster_size: Tensor,
+    code_sum: Tensor,
+    counts: Tensor,
+    sums: Tensor,
+    *,
+    decay: float = 0.99,
+    laplace: float = 0.0,
+    steps: int | Tensor | None = None,
+) -> None:
+    """Moves a codebook towards the means of the rows that chose its codes, by exponential moving averages, in place.
+
+        N <- decay N + (1 - decay) n        m <- decay m + (1 - decay) s        code <- m / N
+
+    with the counts n and sums s of a batch, as :func:`code_statistics` gives them. Between the two, parts of a batch
+    on several devices are added up (all_reduce).
+
+    Plain torch, on every device: it can be compiled and captured in a CUDA graph. Autograd does not see it, but for the
+    tensors' version counters, and a codebook that requires gradients may be given. All values are computed before the
+    first is written.
+
+    Args:
+        codebook: [K, D], or [H, K, D] with heads; any float dtype. Rewritten.
+        cluster_size: the moving averages N of the counts, [K] or [H, K]; float32 or float64, which is what the update
+            is computed in. Updated.
+        code_sum: the moving averages m of the sums, the shape of the codebook, in the dtype of cluster_size. Updated.
+        counts: n, in the shape and dtype of cluster_size.
+        sums: s, in the shape and dtype of code_sum.
+        decay: in [0, 1]. 0 takes the means of this batch, 1 leaves both averages as they are.
+        laplace: eps >= 0 of Laplace smoothing, in counts: divides by (N + eps) / (sum N + K eps) sum N, the sum over
+            the codes of a head, instead of N. It moves codes of small clusters towards 0.
+        steps: the number t >= 1 of updates, this one included, where both averages began as zeros. Smoothing is then of
+            the averages without that bias, N / (1 - decay^t) and m / (1 - decay^t). An int, or an int64 tensor of one
+            element (whose value is not looked at), which compiled and captured graphs follow. It makes no difference
+            without laplace, since the bias cancels in m / N.
+
+    Returns:
+        None. A code whose cluster is empty, or has less weight than 2^-100, stays what it is, and is updated again when
+        rows choose it. Statistics of code_statistics hold no value that is not finite, unless a sum of finite rows is
+        beyond the largest number.
+
+    Raises:
+        TypeError: for tensors that are not floating-point or of another dtype than said above, and for arguments of a
+            wrong type.
+        ValueError: for tensors of other shapes, on several devices, or whose elements share memory where they are
+            written, decay outside [0, 1], laplace that is negative or not finite, an int steps below 1.
+        Nothing is changed when an error is raised.
+
+    Source: van den Oord, Vinyals, Kavukcuoglu, NeurIPS 2017 (arXiv:1711.00937), equations 6 to 8; smoothing and bias
+    as in Sonnet v2's VectorQuantizerEMA.
+
+    Example:
+        >>> codebook, size, total = torch.zeros(3, 2), torch.zeros(3), torch.zeros(3, 2)
+        >>> x = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+        >>> ema_update_(codebook, size, total, *code_statistics(x, torch.tensor([2, 0, 2]), num_codes=3))
+        >>> codebook
+        tensor([[3., 4.],
+                [0., 0.],
+                [3., 4.]])
+    """
+    op = "ema_update_"
+    _validate.floating(op, "codebook", codebook)
+    if codebook.dim() not in (2, 3):
+        raise ValueError(f"{op}: expected a codebook of shape (K, D) or (H, K, D), got {tuple(codebook.shape)}")
+    tensors = {"cluster_size": cluster_size, "code_sum": code_sum, "counts": counts, "sums": sums}
+    for name, tensor in tensors.items():
+        _validate.floating(op, name, tensor)
+        dtypes = (torch.float32, torch.float64) if name == "cluster_size" else (cluster_size.dtype,)
+        _validate.alike(op, name, tensor, codebook.device, *dtypes)
+        shape = codebook.shape[:-1] if name in ("cluster_size", "counts") else codebook.shape
+        if tensor.shape != shape:
+            raise ValueError(f"{op}: expected {name} of shape {tuple(shape)}, got {tuple(tensor.shape)}")
+    for name, tensor in {"codebook": codebook, "cluster_size": cluster_size, "code_sum": code_sum}.items():
+        if any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape)):
+            raise ValueError(f"{op}: expected {name} whose elements do not share memory, got strides {tensor.stride()}")
+    _in_range(op, "decay", decay, 1.0, "in [0, 1]")
+    _in_range(op, "laplace", laplace, sys.float_info.max, ">= 0 and finite")
+    if isinstance(steps, Tensor):
+        _validate.alike(op, "steps", steps, codebook.device, torch.int64)
+        if steps.numel() != 1:
+            raise ValueError(f"{op}: expected steps with one element, got shape {tuple(steps.shape)}")
+    elif steps is not None:
+        _positive(op, "steps", steps)
+
+    with torch.no_grad():
+        size = decay * cluster_size + (1 - decay) * counts
+        total = decay * code_sum + (1 - decay) * sums
+        divisor = size
+        if laplace > 0:
+            # the bias 1 - decay^t of both averages, moved to eps
+            eps = laplace * _bias(decay, steps, size.dtype)
+            everything = size.sum(-1, keepdim=True)
+            divisor = (size + eps) / (everything + size.shape[-1] * eps) * everything
+        codes = torch.where((size >= _LEAST_SIZE).unsqueeze(-1), total / divisor.unsqueeze(-1), codebook)
+        cluster_size.copy_(size)
+        code_sum.copy_(total)
+        codebook.copy_(codes)
+
+
+def _bias(decay: float, steps: int | Tensor | None, dtype: torch.dtype) -> float | Tensor:
+    """1 - decay^steps: of a moving average that began as zero."""
+    log_decay = math.log(decay) if decay > 0 else -math.inf
+    if isinstance(steps, Tensor):
+        return -torch.expm1(steps.to(dtype) * log_decay)
+    return 1.0 if steps is None else -math.expm1(steps * log_decay)
+
+
+def _in_range(op: str, name: str, value: Any, most: float, expected: str) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"{op}: expected {name} to be a float, got {_validate.type_name(value)}")
+    if not 0 <= value <= most:
+        raise ValueError(f"{op}: expected {name} {expected}, got {value}")

@@ -1,4 +1,4 @@
-"""Gathering and summing codes in plain torch: the definition that every backend is tested against."""
+"""Gathering, summing and counting codes in plain torch: the definition that every backend is tested against."""
 
 from __future__ import annotations
 
@@ -23,3 +23,11 @@ def code_sums(x: Tensor, indices: Tensor, num_codes: int) -> Tensor:
     index = torch.where((indices >= 0) & (indices < num_codes), indices, num_codes)
     sums = x.new_zeros((num_codes + 1, x.shape[1]), dtype=compute_dtype(x.dtype))
     return sums.index_add(0, index, x.to(sums.dtype))[:num_codes]
+
+
+def code_statistics(x: Tensor, indices: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:
+    """(number of rows, their sum) of each code, over the rows that are finite and have an index in [0, num_codes)."""
+    takes_part = (indices >= 0) & (indices < num_codes) & x.isfinite().all(1)
+    index = indices.where(takes_part, num_codes)
+    counts = index.new_zeros((num_codes + 1,)).index_add(0, index, torch.ones_like(index))[:num_codes]
+    return counts.to(compute_dtype(x.dtype)), code_sums(x.where(takes_part[:, None], 0), index, num_codes)

@@ -1,4 +1,4 @@
-"""Gathering and summing codes in Triton.
+"""Gathering, summing and counting codes in Triton.
 
 Sums: the rows are sorted by code and cut into blocks of BLOCK_ROWS; a row of a tile walks over one block
 and writes a sum at the end of every run of one code. See the README for the levels that join the blocks.
@@ -58,6 +58,24 @@ def _code_keys_kernel(index_ptr, key_ptr, rows, K, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     index = tl.load(index_ptr + row, mask=row < rows, other=0)
     tl.store(key_ptr + row, tl.where((index >= 0) & (index < K), index, K).to(tl.int32), mask=row < rows)
+
+
+@triton.jit
+def _finite_code_keys_kernel(
+    x_ptr, index_ptr, key_ptr, rows, K, D, stride,
+    ROWS: tl.constexpr, BLOCK_D: tl.constexpr, TILES: tl.constexpr,
+):  # fmt: skip
+    """The same, with K for rows of x that are not finite as well."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    index = tl.load(index_ptr + row, mask=row < rows, other=-1)
+    inside = (index >= 0) & (index < K)
+    doubt = tl.zeros([ROWS, BLOCK_D], tl.int1)
+    for start in range(0, TILES * BLOCK_D, BLOCK_D):
+        col = start + tl.arange(0, BLOCK_D)[None, :]
+        x = tl.load(x_ptr + row[:, None] * stride + col, mask=inside[:, None] & (col < D), other=0.0)
+        doubt |= x - x != 0
+    finite = tl.max(doubt.to(tl.int32), 1) == 0
+    tl.store(key_ptr + row, tl.where(inside & finite, index, K).to(tl.int32), mask=row < rows)
 
 
 @triton.jit
@@ -123,8 +141,7 @@ def gather_codes(codebook: Tensor, indices: Tensor) -> Tensor:
     out = codebook.new_empty((*indices.shape, columns))
     if out.numel() == 0:
         return out
-    if codebook.stride(1) != 1:
-        codebook = codebook.contiguous()
+    codebook = _with_unit_columns(codebook)
     tile = _tile(columns, codebook.itemsize, 4)
     launch(
         _gather_codes_kernel, triton.cdiv(indices.numel(), tile.rows), codebook, indices.contiguous(), out,
@@ -139,13 +156,42 @@ def code_sums(x: Tensor, indices: Tensor, num_codes: int) -> Tensor:
     sums = x.new_zeros((num_codes, columns), dtype=compute_dtype(x.dtype))
     if x.numel() == 0 or num_codes == 0:
         return sums
-    if columns > 1 and x.stride(1) != 1:
-        x = x.contiguous()
     keys = x.new_empty((rows,), dtype=torch.int32)
     programs = triton.cdiv(rows, _KEY_TILE)
     launch(_code_keys_kernel, programs, indices.contiguous(), keys, rows, num_codes, BLOCK=_KEY_TILE, num_warps=4)
-    positions: Tensor | None  # of the sorted rows; partial rows are sorted already
-    codes, positions = keys.sort(stable=True)
+    codes, order = keys.sort(stable=True)
+    _add_rows(_with_unit_columns(x), codes, order, sums)
+    return sums
+
+
+def code_statistics(x: Tensor, indices: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:
+    rows, columns = x.shape
+    sums = x.new_zeros((num_codes, columns), dtype=compute_dtype(x.dtype))
+    if rows == 0 or num_codes == 0:
+        return sums.new_zeros((num_codes,)), sums
+    x = _with_unit_columns(x)
+    keys = x.new_empty((rows,), dtype=torch.int32)
+    tile = _tile(max(columns, 1), x.itemsize, 4)
+    launch(
+        _finite_code_keys_kernel, triton.cdiv(rows, tile.rows), x, indices.contiguous(), keys, rows, num_codes, columns,
+        x.stride(0), ROWS=tile.rows, BLOCK_D=tile.block_d, TILES=tile.tiles, num_warps=_WARPS,
+    )  # fmt: skip
+    codes, order = keys.sort(stable=True)
+    starts = torch.searchsorted(codes, torch.arange(num_codes + 1, dtype=torch.int32, device=x.device))
+    if columns:
+        _add_rows(x, codes, order, sums)
+    return starts.diff().to(sums.dtype), sums
+
+
+def _with_unit_columns(x: Tensor) -> Tensor:
+    return x if x.shape[1] <= 1 or x.stride(1) == 1 else x.contiguous()
+
+
+def _add_rows(x: Tensor, codes: Tensor, order: Tensor, sums: Tensor) -> None:
+    """Adds the rows of x to the sums of their codes. codes: ascending, K where a row takes no part; order: of the rows
+    that have them."""
+    num_codes, columns = sums.shape
+    positions: Tensor | None = order  # partial rows are sorted already
     while True:
         rows, blocks = len(codes), triton.cdiv(len(codes), BLOCK_ROWS)
         partial_codes, partials = codes.new_empty((2 * blocks,)), sums.new_empty((2 * blocks, columns))
@@ -157,5 +203,5 @@ def code_sums(x: Tensor, indices: Tensor, num_codes: int) -> Tensor:
             BLOCK_D=tile.block_d, TILES=tile.tiles, num_warps=_WARPS,
         )  # fmt: skip
         if blocks == 1:
-            return sums
+            return
         x, codes, positions = partials, partial_codes, None

@@ -1,4 +1,4 @@
-"""The cases of gather_codes and code_sums."""
+"""The cases of gather_codes and code_sums, and raw calls of code_statistics, which has no gradient."""
 
 from __future__ import annotations
 
@@ -111,6 +111,7 @@ def _raw_calls(logits: Tensor, key: Tensor) -> list[RawCall]:
         ("gather_codes", (matrix, torch.zeros_like(matrix[:2, :2], dtype=torch.int64))),
         ("code_sums", (matrix, indices, 7)),
         ("code_sums", (matrix[:1].expand(matrix.shape), indices - 1, 7)),
+        ("code_statistics", (matrix, indices, 7)),
     ]
 
 

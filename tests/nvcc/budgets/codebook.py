@@ -1,11 +1,11 @@
-"""The CUDA kernels of gather_codes and code_sums."""
+"""The CUDA kernels of gather_codes, code_sums and code_statistics."""
 
 from rooms import Gates, Loop, wide_accesses
 from sass import Kernel
 
 
 def _role(loop: Loop) -> str | None:
-    """walk: over the rows of a block, adding up runs. copy: the words of a row."""
+    """walk: over the rows of a block, or the columns of a row, adding up. copy: the words of a row."""
     if not wide_accesses(loop, "LDG"):
         return None
     return "walk" if any(i.base == "FADD" for i in loop) else "copy"
@@ -26,6 +26,17 @@ KERNELS = {
         columns=_columns,
     ),
     "code_keys": Gates(registers=16, vector=0, strided=1),
+    "finite_code_keys": Gates(
+        registers=32,
+        loops={"walk": {"total": 4.75, "mufu": 0, "wide": 0.25, "convert": 0, "memory": 0.25}},
+        vector=3,
+        narrow_loads=1,  # the index
+        narrow_stores=1,
+        wide_stores=False,
+        role=_role,
+        columns=_columns,
+    ),
+    "code_counts": Gates(registers=24, vector=0, strided=2),
     "code_sums": Gates(
         registers=96,
         # with the end of a run, which most rows skip
