@@ -5,7 +5,6 @@
 #include "common/intrinsics.h"
 
 #include <cmath>
-#include <numeric>
 #include <vector>
 
 #include "common/parallel.h"
@@ -34,8 +33,8 @@ class CodesOfHead {
         norms_(allocate<double>(count)),
         centre_(allocate<float>(padded_columns(columns))),
         peaks_(allocate<float>(count)) {
-    codes = {values,         count,         columns,      cosine,      weights_.get(),
-             lengths_.get(), centre_.get(), norms_.get(), peaks_.get()};
+    codes = {values, count, columns, cosine, weights_.get(), lengths_.get(), centre_.get(), 0, norms_.get(),
+             peaks_.get()};
     std::fill(codes.weights + count, codes.weights + padded_, kNaN<double>);
     const auto weigh = DVAE_DISPATCH(weigh_codes), measure = DVAE_DISPATCH(measure_codes);
     parallel_over_codes(count, columns, [&](int64_t begin, int64_t end) { weigh(codes, begin, end); });
@@ -50,9 +49,7 @@ class CodesOfHead {
   double largest_length() const { return codes.cosine ? 1 : std::sqrt(longest_); }
   double largest_norm() const { return std::sqrt(*std::max_element(codes.norms, codes.norms + codes.count)) * (1 + 1e-9); }
   float largest_value() const { return *std::max_element(codes.peaks, codes.peaks + codes.count); }
-  double centre_norm() const {
-    return std::sqrt(std::inner_product(codes.centre, codes.centre + codes.columns, codes.centre, 0.0)) * (1 + 1e-6);
-  }
+  double centre_norm() const { return std::sqrt(centre_square_) * (1 + 1e-9); }
 
   Codes codes;
 
@@ -70,12 +67,15 @@ class CodesOfHead {
       ++taken;
     }
     for (std::size_t d = 0; d < sum.size(); ++d) {
-      codes.centre[d] = static_cast<float>(sum[d] / static_cast<double>(std::max<int64_t>(taken, 1)));
+      const auto mean = static_cast<float>(sum[d] / static_cast<double>(std::max<int64_t>(taken, 1)));
+      codes.centre[d] = mean;
+      centre_square_ += double{mean} * mean;
     }
+    codes.half_centre = codes.cosine ? 0 : centre_square_ / 2;
   }
 
   int64_t padded_;
-  double longest_ = 0;
+  double longest_ = 0, centre_square_ = 0;
   Allocation<double> weights_, lengths_, norms_;
   Allocation<float> centre_, peaks_;
 };

@@ -30,6 +30,7 @@ struct Codes {
   double* weights;  // as code_weight gives them, then NaN up to a whole tile
   double* lengths;  // |c|^2 in order
   float* centre;    // m, [padded columns]
+  double half_centre;  // |m|^2 / 2, 0 for cosine: scores of what is centred are larger by this less x.m
   double* norms;    // |c - m|^2, c normalised for cosine; 0 for what cannot be chosen
   float* peaks;     // the largest absolute value in it
 };

@@ -285,14 +285,15 @@ class NearestSearch {
     scale_ = packed_.scale;
     bounds_ = packed_.bounds;
     arithmetic_ = kFloatPass;
+    unit_ = double{scale_} * scale_;
     if constexpr (integers) {
       // bytes hold values, pairs of shorts are summed up: their norm is what must fit
       const auto columns = static_cast<float>(codes_.columns);
       const float finest = Pass::kPass == CodePass::bytes ? peak / 127 : peak * std::sqrt(columns) / 32700;
       const auto coarsest = static_cast<float>(packed_.scale * (packed_.largest_start * 0x1p-29));
       scale_ = std::max({finest, coarsest, 0x1p-100f});
-      const double unit = double{scale_} * packed_.scale;
-      bounds_.half_error += unit + 0x1p-22 * bounds_.half;
+      unit_ = double{scale_} * packed_.scale;
+      bounds_.half_error += unit_ + 0x1p-22 * bounds_.half;
       arithmetic_ = {0, 0};
       start_factor_ = packed_.scale / scale_;
     }
@@ -312,7 +313,7 @@ class NearestSearch {
     const double norm = scale * (std::sqrt(packed.square) * slack + 0x1p-60 * codes_.columns);
     const double error = scale * std::sqrt(packed.error) * slack + (integers ? 0x1p-21 : 0x1p-23) * norm;
     const double margin = 2 * score_error<double>(bounds_, arithmetic_, codes_.columns, norm, error) /
-                          (integers ? scale * packed_.scale : 1);
+                          (integers ? unit_ : 1);
     constexpr double limit = integers ? 0x1p29 : 0x1p100;
     row.open = !(margin < limit);
     row.margin = static_cast<Lane>(integers ? std::ceil(margin) : margin * (1 + 0x1p-20));
@@ -398,10 +399,11 @@ class NearestSearch {
     Row& row = rows_[r];
     const int64_t to = number(i);
     args_.open[i] = row.open && row.finite;
-    const int64_t blocks = args_.open[i] ? packed_.tiles * Sums::lanes : row.candidates;
-    rescored_rows_ += blocks > 1;
-    rescored_blocks_ += blocks;
-    if (args_.open[i]) return;
+    rescored_rows_ += args_.open[i] || row.candidates > 1;
+    if (args_.open[i]) {
+      rescored_blocks_ += packed_.tiles * Sums::lanes;
+      return;
+    }
     int64_t nearest = -1;
     double score = kNaN<double>;
     if (row.finite) nearest = choose(r, &score);
@@ -411,27 +413,35 @@ class NearestSearch {
 
   int64_t choose(int64_t r, double* score) {
     const Row& row = rows_[r];
-    const Candidate* found = candidates_.get() + r * kMostCandidates;
+    Candidate* const found = candidates_.get() + r * kMostCandidates;
     const auto* values = static_cast<const Scalar*>(codes_.values.data);
     const int64_t columns = codes_.columns;
     const auto code_of = [&](int c, int v) { return int64_t{found[c].code} + v * Sums::lanes; };
     double* x = exact_x_.get();
     std::copy(row.x, row.x + columns, x);
     const double length = std::sqrt(quick_dot(x, x, columns)), norm = args_.largest_length;
+    const double slack = 0x1p-50 * (columns + 8) * (length * norm + norm * norm);
+    // from the best score on, a candidate has a chance only if its score could be that high
+    std::sort(found, found + row.candidates, [](const Candidate& a, const Candidate& b) { return a.score > b.score; });
+    const double shift = exact ? 0 : codes_.half_centre - quick_dot(x, codes_.centre, columns);
     double quick[kMostCandidates][kCodeVectors], most = kMinusInfinity<double>;
-    for (int c = 0; c < row.candidates; ++c) {
+    int scored = 0;
+    for (; scored < row.candidates; ++scored) {
+      if ((found[scored].score + row.margin * 0.5) * unit_ < most + shift - slack) break;
       for (int v = 0; v < kCodeVectors; ++v) {
-        const int64_t k = code_of(c, v);
-        quick[c][v] = k < codes_.count
-                          ? code_score(quick_dot(x, values + k * columns, columns), codes_.weights[k], codes_.cosine)
-                          : kNaN<double>;
-        if (quick[c][v] > most) most = quick[c][v];
+        const int64_t k = code_of(scored, v);
+        double& score_of = quick[scored][v];
+        score_of = k < codes_.count
+                       ? code_score(quick_dot(x, values + k * columns, columns), codes_.weights[k], codes_.cosine)
+                       : kNaN<double>;
+        if (score_of > most) most = score_of;
       }
     }
-    const double limit = most - 0x1p-50 * (columns + 8) * (length * norm + norm * norm);
+    rescored_blocks_ += scored;
+    const double limit = most - slack;
     int64_t nearest = -1;
     int close = 0;
-    for (int c = 0; c < row.candidates; ++c) {
+    for (int c = 0; c < scored; ++c) {
       for (int v = 0; v < kCodeVectors; ++v) {
         if (!(quick[c][v] >= limit)) continue;
         ++close;
@@ -440,7 +450,7 @@ class NearestSearch {
     }
     if (close == 1 && !args_.scores) return nearest;
     nearest = -1;
-    for (int c = 0; c < row.candidates; ++c) {
+    for (int c = 0; c < scored; ++c) {
       for (int v = 0; v < kCodeVectors; ++v) {
         if (!(quick[c][v] >= limit)) continue;
         const int64_t k = code_of(c, v);
@@ -470,6 +480,7 @@ class NearestSearch {
   CodeBounds<double> bounds_{};
   PassArithmetic arithmetic_{};
   float scale_ = 1, start_factor_ = 1;
+  double unit_ = 1;  // of the scores of the pass
 };
 
 template <class Pass, class Scalar>
