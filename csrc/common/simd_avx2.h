@@ -52,7 +52,8 @@ inline F32 min(F32 a, F32 b) { return _mm256_min_ps(a.v, b.v); }
 inline F32 max(F32 a, F32 b) { return _mm256_max_ps(a.v, b.v); }
 inline Mask operator>(F32 a, F32 b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_GT_OQ)}; }
 inline Mask operator==(F32 a, F32 b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_EQ_OQ)}; }
-inline int first_lane(Mask m) { return __builtin_ctz(_mm256_movemask_ps(m.v)); }
+inline uint32_t lane_bits(Mask m) { return static_cast<uint32_t>(_mm256_movemask_ps(m.v)); }
+inline int first_lane(Mask m) { return __builtin_ctz(lane_bits(m)); }
 inline Mask either_nan(F32 a, F32 b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_UNORD_Q)}; }
 inline Mask is_nan(F32 a) { return {_mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q)}; }
 inline F32 select(Mask m, F32 yes, F32 no) { return _mm256_blendv_ps(no.v, yes.v, m.v); }

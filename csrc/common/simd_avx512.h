@@ -51,6 +51,7 @@ inline F32 min(F32 a, F32 b) { return _mm512_min_ps(a.v, b.v); }
 inline F32 max(F32 a, F32 b) { return _mm512_max_ps(a.v, b.v); }
 inline Mask operator>(F32 a, F32 b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ)}; }
 inline Mask operator==(F32 a, F32 b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ)}; }
+inline uint32_t lane_bits(Mask m) { return m.v; }
 inline int first_lane(Mask m) { return __builtin_ctz(m.v); }
 inline Mask either_nan(F32 a, F32 b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_UNORD_Q)}; }
 inline Mask is_nan(F32 a) { return {_mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q)}; }

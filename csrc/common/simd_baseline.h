@@ -51,8 +51,9 @@ inline F32 fma_exact(F32 a, F32 b, F32 c) {  // rounded once, where a second rou
 }
 inline Mask operator>(F32 a, F32 b) { return {a.v > b.v}; }
 inline Mask operator==(F32 a, F32 b) { return {a.v == b.v}; }
+inline uint32_t lane_bits(Mask m) { return (m.v[0] & 1) | (m.v[1] & 2) | (m.v[2] & 4) | (m.v[3] & 8); }
 // The lowest lane that is set; there is one.
-inline int first_lane(Mask m) { return m.v[0] ? 0 : m.v[1] ? 1 : m.v[2] ? 2 : 3; }
+inline int first_lane(Mask m) { return __builtin_ctz(lane_bits(m)); }
 inline Mask either_nan(F32 a, F32 b) { return {(a.v != a.v) | (b.v != b.v)}; }
 inline Mask is_nan(F32 a) { return {a.v != a.v}; }
 inline F32 select(Mask m, F32 yes, F32 no) { return m.v ? yes.v : no.v; }

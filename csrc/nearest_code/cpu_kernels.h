@@ -160,6 +160,7 @@ class NearestSearch {
   };
   struct Row {
     const Scalar* x;
+    double length;      // at least |x|
     Lane best, margin;  // what is left of the best score after twice the error has a chance
     int candidates;
     bool finite, open;
@@ -175,7 +176,6 @@ class NearestSearch {
         stride_(chunk_ * Sums::lanes + Sums::lanes),
         x_(allocate<Scalar>(args.tile_rows * padded_)),
         line_(allocate<float>(padded_)),
-        exact_x_(allocate<double>(padded_)),
         words_(allocate<Word>(args.tile_rows * packed_.units)),
         maxima_(allocate<Lane>(args.tile_rows * stride_)),
         starts_(allocate<int32_t>(integers ? chunk_ * packed_.tile : 0)),
@@ -234,7 +234,7 @@ class NearestSearch {
         rest = rest + (value - value);
       }
       const bool finite = reduce_add(rest) == 0;
-      rows_[r] = {x, lowest(), 0, 0, finite, !finite};
+      rows_[r] = {x, 0, lowest(), 0, 0, finite, !finite};
     }
   }
 
@@ -257,6 +257,7 @@ class NearestSearch {
     if constexpr (exact) {
       for (int64_t r = 0; r < count; ++r) {
         for (int64_t d = 0; d < packed_.units; ++d) words_of(r)[d * kRowGroup] = rows_[r].open ? 0 : rows_[r].x[d];
+        rows_[r].length = std::sqrt(quick_dot(rows_[r].x, rows_[r].x, codes_.columns));
       }
     } else {
       float peak = 0;  // of the tile
@@ -316,6 +317,7 @@ class NearestSearch {
                           (integers ? unit_ : 1);
     constexpr double limit = integers ? 0x1p29 : 0x1p100;
     row.open = !(margin < limit);
+    row.length = (norm + bounds_.row_centre) * (integers ? 1 : double{scale_});
     row.margin = static_cast<Lane>(integers ? std::ceil(margin) : margin * (1 + 0x1p-20));
   }
 
@@ -381,13 +383,12 @@ class NearestSearch {
     if (!(most > limit)) return;
     for (int64_t t = 0; t < tiles; ++t) {
       const Lane* lanes = maxima + t * Sums::lanes;
-      if (!any_above(Sums::load(lanes), limit)) continue;
-      for (int l = 0; l < Sums::lanes; ++l) {
-        if (!(lanes[l] > limit)) continue;
+      for (uint32_t above = lanes_above(Sums::load(lanes), limit); above != 0; above &= above - 1) {
         if (row.candidates == kMostCandidates) {
           row.open = !exact;  // what an exact pass drops is equal to the best one and has a higher index
           return;
         }
+        const int l = __builtin_ctz(above);
         found[row.candidates++] = {lanes[l], static_cast<int32_t>((chunk + t) * packed_.tile + l)};
       }
     }
@@ -417,24 +418,24 @@ class NearestSearch {
     const auto* values = static_cast<const Scalar*>(codes_.values.data);
     const int64_t columns = codes_.columns;
     const auto code_of = [&](int c, int v) { return int64_t{found[c].code} + v * Sums::lanes; };
-    double* x = exact_x_.get();
-    std::copy(row.x, row.x + columns, x);
-    const double length = std::sqrt(quick_dot(x, x, columns)), norm = args_.largest_length;
-    const double slack = 0x1p-50 * (columns + 8) * (length * norm + norm * norm);
+    const double norm = args_.largest_length, slack = 0x1p-50 * (columns + 8) * (row.length * norm + norm * norm);
     // from the best score on, a candidate has a chance only if its score could be that high
-    std::sort(found, found + row.candidates, [](const Candidate& a, const Candidate& b) { return a.score > b.score; });
-    const double shift = exact ? 0 : codes_.half_centre - quick_dot(x, codes_.centre, columns);
+    double floor = 0;  // of what the pass counts from
+    if (!exact && row.candidates > 1) {
+      std::sort(found, found + row.candidates, [](const Candidate& a, const Candidate& b) { return a.score > b.score; });
+      floor = codes_.half_centre - quick_dot(row.x, codes_.centre, columns) - slack;
+    }
     double quick[kMostCandidates][kCodeVectors], most = kMinusInfinity<double>;
     int scored = 0;
     for (; scored < row.candidates; ++scored) {
-      if ((found[scored].score + row.margin * 0.5) * unit_ < most + shift - slack) break;
+      if (!exact && (found[scored].score + row.margin * 0.5) * unit_ < most + floor) break;
+      const Scalar* code[kCodeVectors];
+      for (int v = 0; v < kCodeVectors; ++v) code[v] = values + std::min(code_of(scored, v), codes_.count - 1) * columns;
+      quick_dots(row.x, code, columns, quick[scored]);
       for (int v = 0; v < kCodeVectors; ++v) {
-        const int64_t k = code_of(scored, v);
-        double& score_of = quick[scored][v];
-        score_of = k < codes_.count
-                       ? code_score(quick_dot(x, values + k * columns, columns), codes_.weights[k], codes_.cosine)
-                       : kNaN<double>;
-        if (score_of > most) most = score_of;
+        double& now = quick[scored][v];
+        now = code_score(now, codes_.weights[code_of(scored, v)], codes_.cosine);
+        if (now > most) most = now;
       }
     }
     rescored_blocks_ += scored;
@@ -455,7 +456,7 @@ class NearestSearch {
         if (!(quick[c][v] >= limit)) continue;
         const int64_t k = code_of(c, v);
         const double now = code_score(
-            ordered_dot(x, 1, values + k * columns, 1, columns), codes_.weights[k], codes_.cosine);
+            ordered_dot(row.x, 1, values + k * columns, 1, columns), codes_.weights[k], codes_.cosine);
         if (!is_better(now, k, *score, nearest)) continue;
         *score = now;
         nearest = k;
@@ -470,7 +471,6 @@ class NearestSearch {
   int64_t padded_, chunk_, stride_;
   Allocation<Scalar> x_;      // [tile rows, padded columns]
   Allocation<float> line_;    // [padded columns]
-  Allocation<double> exact_x_;
   Allocation<Word> words_;    // [tile rows / kRowGroup, units, kRowGroup]
   Allocation<Lane> maxima_;   // [tile rows, stride]
   Allocation<int32_t> starts_;

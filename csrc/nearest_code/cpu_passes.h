@@ -38,12 +38,13 @@ inline double reduce_max(Doubles a) {
   for (int i = 1; i < Doubles::lanes; ++i) most = std::max(most, a.v[i]);
   return most;
 }
-inline bool any_above(Doubles a, double below) {
-  bool any = false;
-  for (int i = 0; i < Doubles::lanes; ++i) any |= a.v[i] > below;
-  return any;
+// The lanes that are larger, as bits.
+inline uint32_t lanes_above(Doubles a, double below) {
+  uint32_t bits = 0;
+  for (int i = 0; i < Doubles::lanes; ++i) bits |= (a.v[i] > below) << i;
+  return bits;
 }
-inline bool any_above(F32 a, float below) { return (a > F32(below)).any(); }
+inline uint32_t lanes_above(F32 a, float below) { return lane_bits(a > F32(below)); }
 
 // sum of a_d b_d in any order
 template <class A, class B>
@@ -57,6 +58,23 @@ double quick_dot(const A* a, const B* b, int64_t columns) {
   double sum = reduce_add(even + odd);
   for (; d < columns; ++d) sum += static_cast<double>(a[d]) * b[d];
   return sum;
+}
+
+// Those of one row and the codes of one lane.
+template <class T>
+void quick_dots(const T* x, const T* const (&codes)[kCodeVectors], int64_t columns, double* to) {
+  Doubles sums[kCodeVectors];
+  for (Doubles& sum : sums) sum = Doubles(0.0);
+  int64_t d = 0;
+  for (; d + Doubles::lanes <= columns; d += Doubles::lanes) {
+    const Doubles row = Doubles::load(x + d);
+#pragma GCC unroll 4
+    for (int v = 0; v < kCodeVectors; ++v) sums[v] = fma(row, Doubles::load(codes[v] + d), sums[v]);
+  }
+  for (int v = 0; v < kCodeVectors; ++v) {
+    to[v] = reduce_add(sums[v]);
+    for (int64_t i = d; i < columns; ++i) to[v] += static_cast<double>(x[i]) * codes[v][i];
+  }
 }
 
 // Where the scores of a tile of codes end: the definition's last step is taken by the pass that is exact.
@@ -119,7 +137,7 @@ struct I32 {
 };
 inline I32 max(I32 a, I32 b) { return {_mm512_max_epi32(a.v, b.v)}; }
 inline int32_t reduce_max(I32 a) { return _mm512_reduce_max_epi32(a.v); }
-inline bool any_above(I32 a, int32_t below) { return _mm512_cmpgt_epi32_mask(a.v, _mm512_set1_epi32(below)) != 0; }
+inline uint32_t lanes_above(I32 a, int32_t below) { return _mm512_cmpgt_epi32_mask(a.v, _mm512_set1_epi32(below)); }
 
 // Values rounded to integers. The dot products are instructions of AVX512_VNNI, which the flags of this target leave
 // out, and whose intrinsics GCC 12 spills.
