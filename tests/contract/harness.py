@@ -59,7 +59,7 @@ class Op:
     call: Callable[..., Tensor]
     draws: bool = True  # False: it has no noise, and no arguments for it
     step: bool = False  # the output is a step function of the inputs, whose gradient is an estimator's
-    # an estimator whose gradient holds constant what depends on the inputs: it is checked as a function of its cotangent
+    # the gradient holds constant what depends on the inputs: it is checked as a function of the cotangent alone
     held: bool = False
     noise_grad: bool = True  # the gradient depends on the noise, given a cotangent that does not
 

@@ -118,8 +118,8 @@ def _quantize(
 
 @_autograd.quick_apply
 class VectorQuantizeFunction(torch.autograd.Function):
-    """_quantize with the estimator's gradient to x, and those of the losses. Forward-mode differentiation is not defined
-    and raises.
+    """_quantize with the estimator's gradient to x, and those of the losses. Forward-mode differentiation is not
+    defined and raises.
 
     The last output is zero for every code that was used: through it second derivatives reach the codebook, which is not
     saved.

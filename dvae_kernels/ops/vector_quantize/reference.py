@@ -79,9 +79,7 @@ def rotated_gradient(grad: Tensor, x: Tensor, codes: Tensor) -> Tensor:
     return torch.where(exists, rotated, grad)
 
 
-def sample_codes(
-    x: Tensor, codebook: Tensor, key: Tensor, cosine: bool, temperature: float, row_offset: int
-) -> Tensor:
+def sample_codes(x: Tensor, codebook: Tensor, key: Tensor, cosine: bool, temperature: float, row_offset: int) -> Tensor:
     """Indices [H, N] of codes drawn with p(k) ~ exp(2 s(k) / temperature), s as nearest_code's, for x [H, N, D] and the
     codebook [H, K, D]."""
     logits = code_logits(x, *scoring_codes(codebook, cosine, compute_dtype(x.dtype)), temperature)

@@ -84,16 +84,8 @@ def _inputs(shape: tuple[int, ...]) -> Inputs:
     return {"x": _random(*shape), "codebook": _random(5, shape[-1], seed=1)}
 
 
-def _inputs_with_heads(shape: tuple[int, ...]) -> Inputs:
-    return {"x": _random(*shape), "codebook": _random(shape[-2], 5, shape[-1], seed=1)}
-
-
 def _call(inputs: Inputs, backend: str) -> Tensor:
-    return _quantize(inputs, backend)
-
-
-def _draw(inputs: Inputs, backend: str, **noise: Any) -> Tensor:
-    return _quantize(inputs, backend, gradient="rotation", temperature=100.0, **noise)
+    return _quantize(inputs, backend, gradient="rotation")
 
 
 def _raw_calls(logits: Tensor, key: Tensor) -> list[RawCall]:
@@ -132,10 +124,7 @@ def _weight_errors(name: str) -> dict[str, tuple[dict[str, Any], type[Exception]
 ROOM = Room(
     "vector_quantize",
     _cases(),
-    [
-        Op("vector_quantize rotation drawn heads", _inputs_with_heads, _draw, held=True),
-        Op("vector_quantize", _inputs, _call, draws=False, held=True),
-    ],
+    [Op("vector_quantize rotation", _inputs, _call, draws=False, held=True)],
     reference,
     _raw_calls,
     [
