@@ -44,7 +44,9 @@ QUICK = [(8, 32), (3, 70)]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """The shapes of the run; a module may have a LARGE, a REUSED or an ODD of its own."""
+    """The shapes of the run; a module may have a LARGE, a REUSED or an ODD of its own, or sizes of another kind."""
+    if "shape" not in metafunc.fixturenames:
+        return
     large, reused, odd = (getattr(metafunc.module, name, globals()[name]) for name in ("LARGE", "REUSED", "ODD"))
     if metafunc.config.getoption("--quick"):
         shapes = QUICK
