@@ -59,19 +59,23 @@ class _Plan(NamedTuple):
         return _TILE_CODES // (run * lanes * pair), run, lanes, pair
 
 
-def _plan(columns: int, shared: int) -> _Plan:
-    """`shared`: bytes of shared memory that a program can have.
+class _Gpu(NamedTuple):
+    shared: int = 232448  # bytes that a program can have
+    arch: int = 90
 
-    Blocks: a maximum is written and read, and the codes of a block are read for every row: about sqrt(2K / D) codes.
-    """
+
+def _plan(columns: int, gpu: _Gpu) -> _Plan:
+    """Blocks: a maximum is written and read, and the codes of a block are read for every row: about sqrt(2K / D)."""
     block = 64 if columns <= 16 else 32 if columns <= 64 else 16
     depth = triton.next_power_of_2(max(columns, 16))
+    # Blackwell's threads get whole rows of a product, and every |c|^2/2 beside them
+    warps = 8 if gpu.arch // 10 == 10 else 4
     if depth <= 64:
-        return _Plan(block, depth, 1, 4, 3)
+        return _Plan(block, depth, 1, warps, 3)
     # rows are kept while two tiles of codes come in
-    if depth <= 256 and 3 * _TILE_CODES * depth * 2 + 4096 <= shared:
-        return _Plan(block, depth, 1, 8 if depth == 256 else 4, 2)
-    return _Plan(block, 64, triton.cdiv(columns, 64), 4, 3)
+    if depth <= 256 and 3 * _TILE_CODES * depth * 2 + 4096 <= gpu.shared:
+        return _Plan(block, depth, 1, 8 if depth == 256 else warps, 2)
+    return _Plan(block, 64, triton.cdiv(columns, 64), 4 if gpu.arch // 10 == 9 else 8, 3)
 
 
 @triton.jit
@@ -449,12 +453,14 @@ def _lines(codebook: Tensor, block: int) -> Tensor:
 
 
 @lru_cache
-def _shared_memory(device: torch.device) -> int:
-    """Bytes that a program can have; an H100's where there is no GPU."""
+def _gpu(device: torch.device) -> _Gpu:
+    """That of `device`; an H100 where there is none."""
     if device.type != "cuda":
-        return 232448
+        return _Gpu()
     index = torch.cuda.current_device() if device.index is None else device.index
-    return int(triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"])
+    properties = triton.runtime.driver.active.utils.get_device_properties(index)
+    major, minor = torch.cuda.get_device_capability(index)
+    return _Gpu(properties["max_shared_mem"], 10 * major + minor)
 
 
 def nearest_code(
@@ -462,7 +468,7 @@ def nearest_code(
 ) -> tuple[Tensor, Tensor, Tensor]:
     heads, rows, columns = x.shape
     codes = codebook.shape[1]
-    plan = _plan(columns, _shared_memory(x.device))
+    plan = _plan(columns, _gpu(x.device))
     compute = compute_dtype(torch.promote_types(x.dtype, codebook.dtype))
     index = x.new_empty((heads, rows), dtype=torch.int64)
     score = x.new_empty((heads, rows) if with_score else (0,), dtype=compute)
