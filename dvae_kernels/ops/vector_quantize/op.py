@@ -292,8 +292,9 @@ def vector_quantize(
         heads, metric == "cosine", temperature, row_offset, commitment_weight, codebook_weight, gradient == "rotation",
         backend,
     )  # fmt: skip
-    flat_x, flat_codes = x.reshape(rows, columns), codebook.reshape(-1, columns)
-    if _autograd.needs_function(x, codebook if codebook_weight else None):
+    flat_x = x.reshape(rows, columns)
+    flat_codes = (codebook if codebook_weight else codebook.detach()).reshape(-1, columns)
+    if _autograd.needs_function(flat_x, flat_codes):
         quantized, indices, losses, _, _ = VectorQuantizeFunction.apply(flat_x, flat_codes, real, noise_key, options)
     else:
         quantized, indices, losses, _ = _quantize(flat_x, flat_codes, real, noise_key, options)
