@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from conftest import Target
-from dvae_kernels import categorical_kl, gumbel_softmax, gumbel_softmax_embed
+from dvae_kernels import categorical_kl, gumbel_softmax, gumbel_softmax_embed, vector_quantize
 
 ROWS, K = 256, 4096
 TENSOR = ROWS * K * 4  # bytes
@@ -116,6 +116,43 @@ def test_an_embedding_allocates_no_product_of_rows_and_categories(hard: bool) ->
     assert final == 0
     assert samples + tensor <= peak <= samples + tensor + small
     assert peak_and_final(allocations(lambda: run(product)))[0] > samples + 2 * tensor
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0], ids=["nearest", "drawn"])
+def test_quantizing_allocates_no_product_of_rows_and_codes(temperature: float) -> None:
+    """Kept for backward: the rows of x, which exist, and the quantized ones; with a half-precision x, the codes too.
+    Backward makes dx, and a gradient of each row's code where the codebook learns."""
+    target = Target("cpp", "cpu")
+    if reason := target.why_not():
+        pytest.skip(f"{target}: {reason}")
+    rows, k, width = 8192, 2048, 32
+    tensor, small = rows * width * 4, 24 * rows
+    for dtype, kept, learning in ((torch.float32, 1.0, 0.0), (torch.float32, 1.0, 1.0), (torch.bfloat16, 1.5, 0.0)):
+        x = torch.randn(rows, width).to(dtype).requires_grad_()
+        codebook = torch.randn(k, width, requires_grad=bool(learning))
+        leaves = (x, codebook) if learning else (x,)
+        results: list[tuple[Tensor, Tensor]] = []
+
+        def forward() -> tuple[Tensor, Tensor]:
+            quantized, _, loss = vector_quantize(
+                x,
+                codebook,
+                codebook_weight=learning,
+                temperature=temperature,
+                backend="cpp",  # noqa: B023
+            )
+            return quantized, loss
+
+        def run() -> None:
+            torch.autograd.grad(forward(), leaves, (x, torch.ones(())))  # noqa: B023
+
+        run()
+        _, left = peak_and_final(allocations(lambda: results.append(forward())))  # noqa: B023
+        peak, final = peak_and_final(allocations(run))
+        assert final == 0
+        assert kept * tensor <= left <= kept * tensor + 16 * rows
+        # dx, what the codes' gradients and their sums by code take, and a block of scores in three forms
+        assert peak <= (kept + 1 + 1.75 * learning) * tensor + small + (3 << 21) * (temperature > 0)
 
 
 @pytest.mark.gpu

@@ -18,6 +18,7 @@ ROWS = torch.zeros(2)
 # Arguments by name; a call is a tuple of them, in which names stand for good ones.
 GOOD: dict[str, Any] = {
     "key": KEY, "tau": None, "dim": 1, "index": INDEX, "grad": X, "noise": X, "beta": None, "kind": "power",
+    "codes": X, "indices": INDEX, "row_codes": X, "row_grads": X, "losses": ROWS,
 }  # fmt: skip
 CALLS: dict[str, tuple[Any, ...]] = {
     "gumbel_argmax": (X, "key", "dim", 0),
@@ -39,6 +40,8 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "smoothing_bwd": ("grad", X, "noise", None, "beta", 2.0, "kind", 0, True, True),
     "smoothing_log_prob_fwd": (X, X, "beta", 2.0, "kind"),
     "smoothing_log_prob_bwd": ("grad", X, X, "beta", 2.0, "kind", True),
+    "vector_quantize_fwd": (X, "codes", "indices", True),
+    "vector_quantize_bwd": ("row_grads", "losses", X, "row_codes", "indices", 0.25, 1.0, True, True),
 }
 BAD: list[tuple[str, Any, str]] = [
     ("key", KEY[:1], "a key of two int64 words"),
@@ -56,6 +59,15 @@ BAD: list[tuple[str, Any, str]] = [
     ("beta", X[:1], "beta of the shape of the logits, in the compute type"),
     ("beta", torch.ones((), dtype=torch.half), "expected beta in the compute type"),
     ("kind", "powers", "unknown kind"),
+    ("codes", X[:, :2], "codes as wide as x"),
+    ("codes", X.double(), "both float64 or neither"),
+    ("indices", INDEX[:1], "one index a row"),
+    ("indices", INDEX.int(), "expected int64 indices"),
+    ("row_codes", X[:1], "one code a row"),
+    ("row_grads", X[:1], "grad of the shape of x"),
+    ("row_grads", X.half(), "tensors of one dtype"),
+    ("losses", ROWS.double(), "one value in the compute type for each row"),
+    ("losses", ROWS[:1], "one value in the compute type for each row"),
 ]
 CASES = [
     pytest.param(name, argument, bad, message, id=f"{name}-{argument}{number}")
