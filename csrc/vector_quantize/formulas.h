@@ -1,5 +1,6 @@
 // The rotation trick, written once for scalars (CUDA) and SIMD vectors (CPU): F is either, Lane<F> a number.
-// Without include guard: kernels.cuh includes it in namespace dvae, cpu_kernels.h once per target.
+// Without include guard: kernels.cuh includes it in namespace dvae, cpu_kernels.h once per target. Numbers take the
+// words of common/scalar_math.h: on the device a root and a division that round correctly are routines.
 
 // The rotation that takes the direction of a row x to that of its code c, by s = x / |x| + c / |c| half-way between.
 // There is none where a squared norm comes near the ends of float32, or where the two are opposite, to 2^-16 of a
@@ -10,8 +11,8 @@ class Rotation {
   using Scalar = Lane<F>;
 
   DVAE_INLINE Rotation(Scalar square_x, Scalar square_code)
-      : inverse_x_(1 / std::sqrt(square_x)),
-        inverse_code_(1 / std::sqrt(square_code)),
+      : inverse_x_(dvae::reciprocal(dvae::square_root(square_x))),
+        inverse_code_(dvae::reciprocal(dvae::square_root(square_code))),
         norms_(is_square(square_x) && is_square(square_code)) {}
 
   DVAE_INLINE F half_way(F x, F code) const { return x * F(inverse_x_) + code * F(inverse_code_); }
@@ -19,8 +20,8 @@ class Rotation {
   // From |s|^2, s . g and c . g, of the gradient g to the quantized row.
   DVAE_INLINE void prepare(Scalar square, Scalar half_way_grad, Scalar code_grad) {
     if (!norms_ || !(square > Scalar(0x1p-32))) return;
-    stretch_ = inverse_x_ / inverse_code_;
-    half_way_ = -2 * stretch_ * half_way_grad / square;
+    stretch_ = dvae::quotient(inverse_x_, inverse_code_);
+    half_way_ = dvae::quotient(-2 * stretch_ * half_way_grad, square);
     x_ = 2 * stretch_ * inverse_x_ * (inverse_code_ * code_grad);
   }
   // |c| / |x| (g - 2 s (s . g) / |s|^2 + 2 x / |x| (c / |c| . g))

@@ -81,6 +81,22 @@ def compile_shim(room: str, device_errors: bool = False) -> ctypes.CDLL:
     return ctypes.CDLL(str(target))
 
 
+FENCE = 12345
+
+
+def fenced(count: int, dtype: torch.dtype) -> Tensor:
+    """Memory of NaN (integers: -77) between fences, 16-byte aligned: its elements [32:-32]."""
+    memory = torch.full((count + 64,), FENCE, dtype=dtype)
+    memory[32:-32] = torch.nan if dtype.is_floating_point else -77
+    return memory
+
+
+def assert_unbroken(*memories: Tensor) -> None:
+    for memory in memories:
+        fence = torch.tensor(FENCE, dtype=memory.dtype)
+        assert (memory[:32] == fence).all() and (memory[-32:] == fence).all(), "written outside"
+
+
 class RowShim:
     """A compiled shim whose functions take a Call; a room's subclass gives them the signatures of its raw ops."""
 

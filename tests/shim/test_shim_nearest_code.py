@@ -8,20 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from loader import H100_SHARED, STORAGE, compile_shim
+from loader import H100_SHARED, STORAGE, assert_unbroken, compile_shim, fenced
 from torch import Tensor
 
 from dvae_kernels.ops.nearest_code import reference
 
 POINTER = ctypes.c_void_p
-FENCE = 12345
-
-
-def fenced(count: int, dtype: torch.dtype) -> Tensor:
-    """Memory of NaN (integers: -77) between fences, 16-byte aligned."""
-    memory = torch.full((count + 64,), FENCE, dtype=dtype)
-    memory[32:-32] = torch.nan if dtype.is_floating_point else -77
-    return memory
 
 
 class Shim:
@@ -49,8 +41,7 @@ class Shim:
             (ctypes.c_int64 * 6)(*x.stride(), *codebook.stride()),
             sizes, cosine, (POINTER * 3)(*pointers[:3]), *pointers[3:], shared_limit,
         )  # fmt: skip
-        for memory in (*scratch, *outputs):
-            assert (memory[:32] == FENCE).all() and (memory[-32:] == FENCE).all(), "written outside"
+        assert_unbroken(*scratch, *outputs)
         indices, scores, rescored = (t[32:-32] for t in outputs)
         return indices.view(x.shape[:2]), scores.view(x.shape[:2]), rescored
 
@@ -91,7 +82,7 @@ def test_gaussian(shim: Shim, shape: tuple[int, int, int, int], cosine: bool) ->
         assert rescored[0] <= 0.02 * heads * rows and rescored[1] <= 1.1 * heads * rows  # the bound is not idle
     # rows of another layout, and of a shared memory in which not all columns stay
     strided = torch.empty(rows, columns, heads).permute(2, 0, 1).copy_(x)
-    assert_nearest(shim, strided, codebook, cosine, shared_limit=64 << 10)
+    assert torch.equal(assert_nearest(shim, strided, codebook, cosine, shared_limit=64 << 10), rescored)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
