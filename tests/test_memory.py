@@ -187,8 +187,14 @@ def test_process_peak_memory() -> None:
         pytest.skip(f"{target}: {reason}")
     script = """
         import resource, torch
-        from dvae_kernels import categorical_kl, gumbel_softmax, gumbel_softmax_embed
+        from dvae_kernels import gumbel_softmax, nearest_code
         key = torch.tensor([1, 2])
+        torch.set_num_threads(2)
+        x, codes = torch.randn(16384, 8), torch.randn(8192, 8)
+        nearest_code(x[:64], codes, backend="cpp")
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        nearest_code(x, codes, backend="cpp")
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
         def step(rows, k):
             logits = torch.zeros(rows, k, requires_grad=True)
@@ -198,7 +204,6 @@ def test_process_peak_memory() -> None:
             torch.autograd.grad(y, logits, grad)
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
 
-        torch.set_num_threads(2)
         step(8, 8192)
         logits = torch.zeros(4096, 8192)
         logits.add_(1)
@@ -207,7 +212,8 @@ def test_process_peak_memory() -> None:
     """
     result = run_script(script)
     assert result.returncode == 0, result.stderr
-    extra = int(result.stdout) * 1024
+    search, extra = (int(line) * 1024 for line in result.stdout.split())
+    assert search <= 16384 * 8192 * 4 / 16, "something of the size of all distances"
     tensor = 4096 * 8192 * 4  # 128 MiB
     # torch.zeros leaves the pages of `logits` and `grad` unwritten; output and gradient are written
     assert extra <= 2.1 * tensor
@@ -215,7 +221,7 @@ def test_process_peak_memory() -> None:
 
 HEAP_CHECKED = """
     import ctypes, itertools, sys, torch
-    from dvae_kernels import categorical_kl, gumbel_softmax, gumbel_softmax_embed
+    from dvae_kernels import gumbel_softmax, nearest_code
 
     key = torch.tensor([1, 2])
     if sys.argv[1:] == ["overrun"]:
@@ -231,6 +237,8 @@ HEAP_CHECKED = """
             tau = torch.tensor(0.5, requires_grad=True)
             y = gumbel_softmax(logits, tau, hard, dim=dim, key=key, backend="cpp")
             y.sum().backward()
+        for d in (1, 2, 5, 16, 33):
+            nearest_code(torch.randn(7, d).to(dtype), torch.randn(k, d).to(dtype), return_score=True, backend="cpp")
 """
 
 

@@ -19,6 +19,7 @@ ROWS = torch.zeros(2)
 GOOD: dict[str, Any] = {
     "key": KEY, "tau": None, "dim": 1, "index": INDEX, "grad": X, "noise": X, "beta": None, "kind": "power",
     "codes": X, "indices": INDEX, "row_codes": X, "row_grads": X, "losses": ROWS,
+    "book": X[None], "precision": "exact",
 }  # fmt: skip
 CALLS: dict[str, tuple[Any, ...]] = {
     "gumbel_argmax": (X, "key", "dim", 0),
@@ -42,6 +43,7 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "smoothing_log_prob_bwd": ("grad", X, X, "beta", 2.0, "kind", True),
     "vector_quantize_fwd": (X, "codes", "indices", True),
     "vector_quantize_bwd": ("row_grads", "losses", X, "row_codes", "indices", 0.25, 1.0, True, True),
+    "nearest_code": (X[None], "book", False, "precision", True),
 }
 BAD: list[tuple[str, Any, str]] = [
     ("key", KEY[:1], "a key of two int64 words"),
@@ -68,6 +70,12 @@ BAD: list[tuple[str, Any, str]] = [
     ("row_grads", X.half(), "tensors of one dtype"),
     ("losses", ROWS.double(), "one value in the compute type for each row"),
     ("losses", ROWS[:1], "one value in the compute type for each row"),
+    ("book", X, "x and codebook of three dimensions"),
+    ("book", X[None, :, :4], "x and codebook with the same heads and columns"),
+    ("book", X[None].expand(2, -1, -1), "x and codebook with the same heads and columns"),
+    ("book", X[None, :0], "a codebook that is not empty"),
+    ("book", X[None].double(), "x and codebook both float64 or neither"),
+    ("precision", "int4", "unknown precision int4"),
 ]
 CASES = [
     pytest.param(name, argument, bad, message, id=f"{name}-{argument}{number}")
