@@ -450,8 +450,9 @@ void nearest_code(Stream stream, NearestArgs<Acc> args) {
     const int64_t product = held * kNearestPitch + 2 * (1 + args.chunk) * kNearestTile;
     return std::max<size_t>(product * sizeof(float), kNearestTile * kNearestSide * sizeof(KeptBlocks));
   };
-  // all columns of the rows stay where two blocks fit on a multiprocessor
-  args.held = static_cast<int32_t>(shared(sizes.padded()) <= shared_limit() / 2 ? sizes.padded() : args.chunk);
+  // all columns of the rows stay where two blocks, with 1 KB each for the driver, fit on a multiprocessor
+  const size_t limit = shared_limit() / 2 - 1024;
+  args.held = static_cast<int32_t>(shared(sizes.padded()) <= limit ? sizes.padded() : args.chunk);
   launch(plan_blocks(sizes.heads * args.row_tiles, kNearestThreads, shared(args.held)), stream,
          nearest_code_kernel<Acc>, args);
 }

@@ -11,6 +11,7 @@ import torch
 from loader import H100_SHARED, STORAGE, assert_unbroken, compile_shim, fenced
 from torch import Tensor
 
+from contract.ops.nearest_code import DATA, data
 from dvae_kernels.ops.nearest_code import reference
 
 POINTER = ctypes.c_void_p
@@ -95,27 +96,28 @@ def test_types(shim: Shim, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("cosine", [False, True], ids=["l2", "cosine"])
-def test_hard_data(shim: Shim, cosine: bool) -> None:
-    base, rows = normal(1, 150, 6).float(), normal(1, 70, 6, seed=1).float()
-    # every code three times, so that each row has several best blocks, also of one thread; near ties that float32
-    # cannot tell apart; all codes equal
-    repeated = base.repeat(1, 3, 1)
-    assert assert_nearest(shim, rows, repeated, cosine)[0] == 70
-    near = torch.cat([base, base * (1 + 1e-7), base * (1 - 1e-7)], 1)
-    assert assert_nearest(shim, rows, near, cosine)[0] > 30
-    assert_nearest(shim, rows, base[:, :1].repeat(1, 300, 1), cosine)
-    # a small spread far from zero still certifies
-    rescored = assert_nearest(shim, 50 + 0.01 * rows, 50 + 0.01 * base, cosine)
-    assert cosine or rescored[0] <= 2
+@pytest.mark.parametrize("kind", DATA)
+def test_data(shim: Shim, kind: str, cosine: bool) -> None:
+    for n, k, d in ((70, 300, 13), (30, 129, 3)):
+        x, codebook = data(kind, n, k, d)
+        rescored = assert_nearest(shim, x[None], codebook[None], cosine)
+        if d > 3 and kind in ("gaussian", "clustered", *(["offset"] if not cosine else [])):
+            assert rescored[0] <= 2, "the bound is too wide"
+        if kind == "duplicated":
+            assert rescored[0] > n // 2
+
+
+@pytest.mark.parametrize("cosine", [False, True], ids=["l2", "cosine"])
+def test_scales(shim: Shim, cosine: bool) -> None:
+    """The bound is as tight for numbers of any size."""
+    rows, codes = (x[None] for x in data("gaussian", 70, 300, 13))
     for scale in (1e-30, 1e-18, 1e18, 1e30):
-        rescored = assert_nearest(shim, rows * scale, base * scale, cosine)
-        assert rescored[0] <= 2, scale
-    assert_nearest(shim, rows * 1e25, base * 1e-25, cosine)
-    assert_nearest(shim, rows * 1e-25, base * 1e25, cosine)
-    if cosine:
-        assert_nearest(shim, rows, torch.cat([base * 0, -base.abs()], 1), True)
-    badly_scaled = torch.tensor([1e-20, 1e-3, 1, 1e3, 1e12, 1e18])
-    assert_nearest(shim, rows * badly_scaled, base * badly_scaled, cosine)
+        assert assert_nearest(shim, rows * scale, codes * scale, cosine)[0] <= 2, scale
+    assert_nearest(shim, rows * 1e25, codes * 1e-25, cosine)
+    assert_nearest(shim, rows * 1e-25, codes * 1e25, cosine)
+    # all codes equal, and of zeros
+    assert_nearest(shim, rows, codes[:, :1].repeat(1, 300, 1), cosine)
+    assert_nearest(shim, rows, torch.cat([codes * 0, -codes.abs()], 1), cosine)
 
 
 @pytest.mark.parametrize("cosine", [False, True], ids=["l2", "cosine"])
