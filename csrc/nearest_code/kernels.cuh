@@ -11,11 +11,16 @@
 namespace dvae {
 
 constexpr int kNearestThreads = 256, kNearestSide = 16;  // of a block, and of these as many for rows as for codes
-constexpr int kNearestTile = 128;                        // rows and codes of a block's product
-constexpr int kNearestPitch = kNearestTile + 4;          // of a column of rows, which is written across
+constexpr int kNearestTile = 128;                        // codes of a block's product
 constexpr int kNearestChunk = 32;                        // columns of a tile of codes in shared memory
-constexpr int kPerThread = kNearestTile / kNearestSide;  // rows, and codes
+constexpr int kPerThread = kNearestTile / kNearestSide;  // codes, which are a block of them
 constexpr int kRowLanes = kPerThread;                    // threads that score a block of codes by the definition
+// Rows of a thread; the few where blocks of the many would leave multiprocessors idle.
+constexpr int kManyRows = 8, kFewRows = 2;
+template <int kRows>
+constexpr int kRowTile = kNearestSide * kRows;  // rows of a block
+template <int kRows>
+constexpr int kRowPitch = kRowTile<kRows> + 4;  // of a column of them, which is written across
 constexpr int64_t kCentreSample = 64;                    // codes whose mean is the centre
 
 // [heads, rows, columns] of any strides; Acc = float reads every type but double.
@@ -217,13 +222,24 @@ __device__ void wait_for_copies() {
 #endif
 }
 
-__device__ inline void load_four(const float* source, float* to) {
-  const Bits128 bits = *reinterpret_cast<const Bits128*>(source);
-  memcpy(to, &bits, sizeof(bits));
+// A thread's rows or codes lie in runs of up to four neighbours, one run for each thread side by side.
+template <int N>
+constexpr int kRun = N < 4 ? N : 4;
+template <int N>
+__device__ int place_in_tile(int thread, int i) {
+  return i / kRun<N> * (kNearestSide * kRun<N>) + thread * kRun<N> + i % kRun<N>;
 }
 
-// Where a thread's j-th row or code lies in a tile: four neighbours, and four half a tile further.
-__device__ inline int place_in_tile(int thread, int j) { return j / 4 * (kNearestTile / 2) + thread * 4 + j % 4; }
+// A thread's N values of a column; `source` is where its first run begins.
+template <int N>
+__device__ void load_runs(const float* source, float (&to)[N]) {
+  using Word = std::conditional_t<kRun<N> == 4, Bits128, Bits64>;
+#pragma unroll
+  for (int i = 0; i < N; i += kRun<N>) {
+    const Word bits = *reinterpret_cast<const Word*>(source + i * kNearestSide);
+    memcpy(to + i, &bits, sizeof(bits));
+  }
+}
 
 // What a thread knows of a row.
 struct KeptBlocks {
@@ -242,34 +258,35 @@ struct RowNorm {
   int64_t infinite;  // elements that are not finite
 };
 
-template <class Acc>
+template <class Acc, int kRows>
 __global__ void __launch_bounds__(kNearestThreads, sizeof(Acc) == 4 ? 2 : 1)
     nearest_code_kernel(RowPlan, NearestArgs<Acc> args) {
+  constexpr int kTile = kRowTile<kRows>, kPitch = kRowPitch<kRows>;
   DVAE_SHARED_MEMORY(memory);
   const NearestSizes& sizes = args.sizes;
   const int thread = static_cast<int>(threadIdx.x), tx = thread % kNearestSide, ty = thread / kNearestSide;
-  const int64_t head = blockIdx.x / args.row_tiles, first_row = blockIdx.x % args.row_tiles * kNearestTile;
+  const int64_t head = blockIdx.x / args.row_tiles, first_row = blockIdx.x % args.row_tiles * kTile;
   const int64_t columns = sizes.columns;
   const int32_t tiles = static_cast<int32_t>(sizes.tiles()), padded = static_cast<int32_t>(sizes.padded());
   const int32_t chunk = args.chunk;
   const int32_t chunks = (padded + chunk - 1) / chunk;
   const Acc* const centre = args.centres + head * columns;
   const Acc scale = static_cast<Acc>(args.scales[2 * head]);
-  float* const rows = reinterpret_cast<float*>(memory);                // [held columns, kNearestPitch]
-  float* const codes = rows + int64_t{args.held} * kNearestPitch;      // two of [1 + chunk, kNearestTile]
+  float* const rows = reinterpret_cast<float*>(memory);                // [held columns, kPitch]
+  float* const codes = rows + int64_t{args.held} * kPitch;      // two of [1 + chunk, kNearestTile]
   const int32_t buffer = (1 + chunk) * kNearestTile;
 
   // x - m at the scale of the codes
   const auto centred = [&](Acc x, int64_t d) { return args.cosine ? x : (x - centre[d]) * scale; };
   const auto load_rows = [&](int32_t begin, int32_t count) {
 #pragma unroll 1
-    for (int32_t i = thread; i < count * kNearestTile; i += kNearestThreads) {
+    for (int32_t i = thread; i < count * kTile; i += kNearestThreads) {
       const int32_t r = i / count, d = i % count;
       Acc x = 0;
       if (first_row + r < args.x.rows && begin + d < columns) {
         x = centred(args.x.row(head, first_row + r).at(begin + d), begin + d);
       }
-      rows[d * kNearestPitch + r] = static_cast<float>(x);
+      rows[d * kPitch + r] = static_cast<float>(x);
     }
   };
   const auto width = [&](int32_t part) { return padded - part * chunk < chunk ? padded - part * chunk : chunk; };
@@ -280,10 +297,10 @@ __global__ void __launch_bounds__(kNearestThreads, sizeof(Acc) == 4 ? 2 : 1)
     for (int32_t i = thread * 4; i < end; i += kNearestThreads * 4) copy_to_shared(to + i, from + i);
   };
 
-  KeptBlocks kept[kPerThread];
+  KeptBlocks kept[kRows];
 #pragma unroll
   for (KeptBlocks& k : kept) k = {kMinusInfinity<float>, kMinusInfinity<float>, 0};
-  float sums[kPerThread][kPerThread];
+  float sums[kRows][kPerThread];
 
   start_copies(0, 0, codes);
   end_of_copies();
@@ -298,13 +315,12 @@ __global__ void __launch_bounds__(kNearestThreads, sizeof(Acc) == 4 ? 2 : 1)
     wait_for_copies<1>();
     __syncthreads();
 
-    const float* x = rows + (args.held < padded ? 0 : part * chunk * kNearestPitch) + ty * 4;
-    const float* c = codes + current * buffer + tx * 4;
+    const float* x = rows + (args.held < padded ? 0 : part * chunk * kPitch) + ty * kRun<kRows>;
+    const float* c = codes + current * buffer + tx * kRun<kPerThread>;
     const float* const end = c + width(part) * kNearestTile;
     if (part == 0) {
       float h[kPerThread];
-      load_four(c, h);
-      load_four(c + kNearestTile / 2, h + 4);
+      load_runs(c, h);
 #pragma unroll
       for (auto& row : sums) {
 #pragma unroll
@@ -314,15 +330,13 @@ __global__ void __launch_bounds__(kNearestThreads, sizeof(Acc) == 4 ? 2 : 1)
 #pragma unroll 1
     while (c < end) {
 #pragma unroll
-      for (int d = 0; d < 4; ++d, x += kNearestPitch) {
-        float a[kPerThread], b[kPerThread];
+      for (int d = 0; d < 4; ++d, x += kPitch) {
+        float a[kRows], b[kPerThread];
         c += kNearestTile;
-        load_four(x, a);
-        load_four(x + kNearestTile / 2, a + 4);
-        load_four(c, b);
-        load_four(c + kNearestTile / 2, b + 4);
+        load_runs(x, a);
+        load_runs(c, b);
 #pragma unroll
-        for (int i = 0; i < kPerThread; ++i) {
+        for (int i = 0; i < kRows; ++i) {
 #pragma unroll
           for (int j = 0; j < kPerThread; ++j) sums[i][j] = fmaf(a[i], b[j], sums[i][j]);
         }
@@ -330,7 +344,7 @@ __global__ void __launch_bounds__(kNearestThreads, sizeof(Acc) == 4 ? 2 : 1)
     }
     if (next_part == 0) {
 #pragma unroll
-      for (int i = 0; i < kPerThread; ++i) {
+      for (int i = 0; i < kRows; ++i) {
         float most = sums[i][0];
 #pragma unroll
         for (int j = 1; j < kPerThread; ++j) most = fmaxf(most, sums[i][j]);
@@ -349,7 +363,7 @@ __global__ void __launch_bounds__(kNearestThreads, sizeof(Acc) == 4 ? 2 : 1)
   // What is kept goes where the tiles were; from now on groups of threads take a row each.
   KeptBlocks* const all_kept = reinterpret_cast<KeptBlocks*>(memory);
 #pragma unroll
-  for (int i = 0; i < kPerThread; ++i) all_kept[place_in_tile(ty, i) * kNearestSide + tx] = kept[i];
+  for (int i = 0; i < kRows; ++i) all_kept[place_in_tile<kRows>(ty, i) * kNearestSide + tx] = kept[i];
   __syncthreads();
   const int lane = thread % kRowLanes;
   const auto merge_lanes = [](auto& state, const auto& merge) {
@@ -362,7 +376,7 @@ __global__ void __launch_bounds__(kNearestThreads, sizeof(Acc) == 4 ? 2 : 1)
   const CodeBounds<float> bounds = float_bounds(largest, args.scales[2 * head + 1], columns, args.cosine);
   unsigned long long open_rows = 0, scored_blocks = 0;
 #pragma unroll 1
-  for (int slot = thread / kRowLanes; slot < kNearestTile; slot += kNearestThreads / kRowLanes) {
+  for (int slot = thread / kRowLanes; slot < kTile; slot += kNearestThreads / kRowLanes) {
     const bool exists = first_row + slot < args.x.rows;
     const int64_t row = exists ? first_row + slot : 0;
     const StridedRow<Acc> x = args.x.row(head, row);
@@ -391,8 +405,8 @@ __global__ void __launch_bounds__(kNearestThreads, sizeof(Acc) == 4 ? 2 : 1)
         const int64_t end = all ? tiles : one ? t + 1 : t;
 #pragma unroll 1
         for (; t < end; ++t) {
-          const int64_t code = t * kNearestTile + place_in_tile(i, lane);
-          blocks += t * kNearestTile + place_in_tile(i, 0) < sizes.codes;
+          const int64_t code = t * kNearestTile + place_in_tile<kPerThread>(i, lane);
+          blocks += t * kNearestTile + place_in_tile<kPerThread>(i, 0) < sizes.codes;
           if (code >= sizes.codes) continue;
           double dot = 0;
           x.typed([&](const auto* xs) {
@@ -435,26 +449,47 @@ inline RowPlan plan_blocks(int64_t blocks, int threads, size_t shared_bytes) {
   return plan;
 }
 
+inline int multiprocessors() {
+#ifdef __CUDACC__
+  int device, count;
+  check_cuda(cudaGetDevice(&device));
+  check_cuda(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
+  return count;
+#else
+  return 2;
+#endif
+}
+
+template <int kRows, class Acc>
+void nearest_code_of_rows(Stream stream, NearestArgs<Acc> args) {
+  const int64_t padded = args.sizes.padded();
+  args.row_tiles = divide_up(args.x.rows, kRowTile<kRows>);
+  args.chunk = static_cast<int32_t>(std::min<int64_t>(padded, kNearestChunk));
+  const auto shared = [&](int64_t held) {
+    const int64_t product = held * kRowPitch<kRows> + 2 * (1 + args.chunk) * kNearestTile;
+    return std::max<size_t>(product * sizeof(float), kRowTile<kRows> * kNearestSide * sizeof(KeptBlocks));
+  };
+  // all columns of the rows stay where two blocks, with 1 KB each for the driver, fit on a multiprocessor
+  const size_t limit = shared_limit() / 2 - 1024;
+  args.held = static_cast<int32_t>(shared(padded) <= limit ? padded : args.chunk);
+  launch(plan_blocks(args.sizes.heads * args.row_tiles, kNearestThreads, shared(args.held)), stream,
+         nearest_code_kernel<Acc, kRows>, args);
+}
+
 // Everything of args is set but row_tiles, chunk and held; neither heads, rows, codes nor columns are zero.
 template <class Acc>
-void nearest_code(Stream stream, NearestArgs<Acc> args) {
+void nearest_code(Stream stream, const NearestArgs<Acc>& args) {
   const NearestSizes& sizes = args.sizes;
   constexpr size_t warps = kNearestThreads / kWarp;
   launch(plan_rows<float>(sizes.heads * sizes.codes, 1, 1, 1, false, 0, 0), stream, code_weights_kernel<Acc>, args);
   launch(plan_blocks(sizes.heads, kNearestThreads, warps * sizeof(Spread)), stream, centre_codes_kernel<Acc>, args);
   launch(plan_blocks(sizes.heads * sizes.tiles(), kNearestTile, warps * sizeof(double)), stream,
          code_tiles_kernel<Acc>, args);
-  args.row_tiles = divide_up(args.x.rows, kNearestTile);
-  args.chunk = static_cast<int32_t>(std::min<int64_t>(sizes.padded(), kNearestChunk));
-  const auto shared = [&](int64_t held) {
-    const int64_t product = held * kNearestPitch + 2 * (1 + args.chunk) * kNearestTile;
-    return std::max<size_t>(product * sizeof(float), kNearestTile * kNearestSide * sizeof(KeptBlocks));
-  };
-  // all columns of the rows stay where two blocks, with 1 KB each for the driver, fit on a multiprocessor
-  const size_t limit = shared_limit() / 2 - 1024;
-  args.held = static_cast<int32_t>(shared(sizes.padded()) <= limit ? sizes.padded() : args.chunk);
-  launch(plan_blocks(sizes.heads * args.row_tiles, kNearestThreads, shared(args.held)), stream,
-         nearest_code_kernel<Acc>, args);
+  if (sizes.heads * divide_up(args.x.rows, kRowTile<kManyRows>) >= multiprocessors()) {
+    nearest_code_of_rows<kManyRows>(stream, args);
+  } else {
+    nearest_code_of_rows<kFewRows>(stream, args);
+  }
 }
 
 }  // namespace dvae
