@@ -21,7 +21,7 @@ SHAPES = [(67, 777, 1), (131, 1030, 3), (131, 1030, 8), (41, 777, 16), (35, 517,
           (13, 131, 2048)]  # fmt: skip
 # and whether in cosine
 SEARCHES = [(shape, cosine) for shape in SHAPES for cosine in (False, True)]
-FEW = [((18, 131, 3), False), ((9, 70, 16), True), ((9, 140, 64), False)]  # for the interpreter
+FEW = [((18, 131, 3), False), ((9, 70, 18), True)]  # for the interpreter
 MIXED = ((torch.bfloat16, torch.bfloat16), (torch.float16, torch.float16), (torch.bfloat16, torch.float32),
          (torch.float32, torch.float16))  # fmt: skip
 
@@ -185,7 +185,7 @@ def test_the_share_that_was_rescored(target: Target) -> None:
     """Near its code a row has one candidate block; where every code is there twice, far apart, always two."""
     if target.backend == "reference":
         pytest.skip("nothing is scored twice")
-    n, k = (16, 512) if target.interpreted else (256, 2048)
+    n, k = (8, 256) if target.interpreted else (256, 2048)
     x, codes = (values.to(target.device) for values in data("clustered", n, k, 32))
     options: dict[str, Any] = {"return_rescored": True, "backend": target.backend}
     _, near = nearest_code(x, codes, **options)
