@@ -15,6 +15,7 @@ from conftest import TARGETS, Target, params, ready
 from contract.harness import LAYOUTS, lay_out, storage_bytes
 from contract.ops.nearest_code import DATA, data, definition, expected, scores
 from dvae_kernels import nearest_code
+from dvae_kernels.ops.nearest_code import reference
 
 # (N, K, D), with fewer than 2^15 scores where there are many columns: torch does not call its threads for those
 SHAPES = [(67, 777, 1), (131, 1030, 3), (131, 1030, 8), (41, 777, 16), (35, 517, 48), (41, 777, 64), (35, 260, 256),
@@ -91,6 +92,12 @@ def test_float64_in_any_order(target: Target, kind: str) -> None:
         own, best, size = of_chosen(x, codes, cosine, indices)
         assert (own >= best - 4e-16 * (shape[2] + 8) * size).all()
         assert ((score - own).abs() <= 4e-16 * (shape[2] + 8) * size).all()
+
+
+def test_the_reference_joins_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reference, "_BLOCK", 100)
+    for kind in ("duplicated", "lattice"):
+        check(Target("reference", "cpu"), *data(kind, 41, 777, 16), False, kind)
 
 
 def of_chosen(x: Tensor, codes: Tensor, cosine: bool, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
