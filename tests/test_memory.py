@@ -119,40 +119,41 @@ def test_an_embedding_allocates_no_product_of_rows_and_categories(hard: bool) ->
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0], ids=["nearest", "drawn"])
-def test_quantizing_allocates_no_product_of_rows_and_codes(temperature: float) -> None:
-    """Kept for backward: the rows of x, which exist, and the quantized ones; with a half-precision x, the codes too.
-    Backward makes dx, and a gradient of each row's code where the codebook learns."""
+@pytest.mark.parametrize(
+    ("dtype", "kept", "learning"),
+    [(torch.float32, 1.0, False), (torch.float32, 1.0, True), (torch.bfloat16, 1.5, False)],
+    ids=["float32", "learning", "bfloat16"],
+)
+def test_quantizing_allocates_no_product_of_rows_and_codes(
+    dtype: torch.dtype, kept: float, learning: bool, temperature: float
+) -> None:
+    """Kept for backward: the rows of x, which exist, and the quantized ones; where these have another dtype than the
+    codebook, the codes too (`kept`, in rows of float32). Backward makes dx and, where the codebook learns, a gradient
+    to the code of each row."""
     target = Target("cpp", "cpu")
     if reason := target.why_not():
         pytest.skip(f"{target}: {reason}")
     rows, k, width = 8192, 2048, 32
     tensor, small = rows * width * 4, 24 * rows
-    for dtype, kept, learning in ((torch.float32, 1.0, 0.0), (torch.float32, 1.0, 1.0), (torch.bfloat16, 1.5, 0.0)):
-        x = torch.randn(rows, width).to(dtype).requires_grad_()
-        codebook = torch.randn(k, width, requires_grad=bool(learning))
-        leaves = (x, codebook) if learning else (x,)
-        results: list[tuple[Tensor, Tensor]] = []
+    x, codebook = torch.randn(rows, width).to(dtype).requires_grad_(), torch.randn(k, width, requires_grad=learning)
+    leaves = (x, codebook) if learning else (x,)
+    results: list[tuple[Tensor, Tensor]] = []
 
-        def forward() -> tuple[Tensor, Tensor]:
-            quantized, _, loss = vector_quantize(
-                x,
-                codebook,
-                codebook_weight=learning,
-                temperature=temperature,
-                backend="cpp",  # noqa: B023
-            )
-            return quantized, loss
+    def forward() -> tuple[Tensor, Tensor]:
+        options = {"codebook_weight": float(learning), "temperature": temperature}
+        quantized, _, loss = vector_quantize(x, codebook, **options, backend="cpp")  # type: ignore[arg-type]
+        return quantized, loss
 
-        def run() -> None:
-            torch.autograd.grad(forward(), leaves, (x, torch.ones(())))  # noqa: B023
+    def run() -> None:
+        torch.autograd.grad(forward(), leaves, (x, torch.ones(())))
 
-        run()
-        _, left = peak_and_final(allocations(lambda: results.append(forward())))  # noqa: B023
-        peak, final = peak_and_final(allocations(run))
-        assert final == 0
-        assert kept * tensor <= left <= kept * tensor + 16 * rows
-        # dx, what the codes' gradients and their sums by code take, and a block of scores in three forms
-        assert peak <= (kept + 1 + 1.75 * learning) * tensor + small + (3 << 21) * (temperature > 0)
+    run()
+    _, left = peak_and_final(allocations(lambda: results.append(forward())))
+    peak, final = peak_and_final(allocations(run))
+    assert final == 0
+    assert kept * tensor <= left <= kept * tensor + 16 * rows
+    # dx, the codes' gradients with their sums by code, and a block of scores
+    assert peak <= (kept + 1 + 1.75 * learning) * tensor + small + (1 << 22) * (temperature > 0)
 
 
 @pytest.mark.gpu

@@ -13,8 +13,7 @@ from dvae_kernels._rng import compute_dtype
 from dvae_kernels.ops.gumbel_softmax.schemas import ARGMAX
 from dvae_kernels.ops.vector_quantize.reference import code_logits, scoring_codes
 
-# Scores of a block: 2 MiB of float32 on a CPU, and as much again while they are scaled. On a GPU each block costs some
-# launches.
+# Scores of a block: 2 MiB of float32 on a CPU. On a GPU each block costs some launches.
 _BLOCK = {"cpu": 1 << 19, "cuda": 1 << 23}
 
 

@@ -111,4 +111,4 @@ def code_logits(x: Tensor, codes: Tensor, offsets: Tensor, centre: Tensor, tempe
         scores = torch.baddbmm(offsets, x.to(codes.dtype) - centre, codes.transpose(1, 2))
     # the best is 0, so that no temperature overflows
     scale = min(2 / temperature, torch.finfo(scores.dtype).max)
-    return ((scores - scores.amax(2, keepdim=True)) * scale).permute(1, 2, 0)
+    return scores.sub_(scores.amax(2, keepdim=True)).mul_(scale).permute(1, 2, 0)
