@@ -8,23 +8,44 @@
 template <class F>
 class QuantizeRows {
  public:
-  QuantizeRows(const Buffer& rows, int64_t stride, int64_t columns)
-      : tensor_(rows, {stride, 1, 0}, columns, 1), exist_(rows.data != nullptr) {}
+  using Scalar = typename F::Scalar;
 
-  bool exist() const { return exist_; }
-  const typename F::Scalar* read(int64_t row) {
-    tensor_.open(row, 0, 1, true);
-    return tensor_.row(0);
+  QuantizeRows(const Buffer& rows, int64_t stride, int64_t columns) : rows_(rows), stride_(stride), columns_(columns) {
+    if (rows.type != storage_of<Scalar>) buffer_.reset(allocate<Scalar>(columns));
   }
-  typename F::Scalar* begin(int64_t row) {
-    tensor_.open(row, 0, 1, false);
-    return tensor_.row(0);
+
+  bool exist() const { return rows_.data != nullptr; }
+  // The row to read.
+  const Scalar* at(int64_t row) const {
+    if (!buffer_) return in_place(row);
+    convert(row, [&](auto* from) {
+      load_tile<F, std::remove_pointer_t<decltype(from)>>(from, kRow, 1, columns_, buffer_.get(), columns_);
+    });
+    return buffer_.get();
   }
-  void end() { tensor_.close(1); }
+  // Where to write the row, which is put in its place at the end.
+  Scalar* begin(int64_t row) const { return buffer_ ? buffer_.get() : in_place(row); }
+  void end(int64_t row) const {
+    if (!buffer_) return;
+    convert(row, [&](auto* to) {
+      store_tile<F, std::remove_pointer_t<decltype(to)>>(buffer_.get(), columns_, 1, columns_, to, kRow);
+    });
+  }
 
  private:
-  RowTensor<F> tensor_;
-  bool exist_;
+  static constexpr RowStrides kRow{0, 1, 0};
+
+  Scalar* in_place(int64_t row) const { return static_cast<Scalar*>(rows_.data) + row * stride_; }
+  template <class Run>
+  void convert(int64_t row, const Run& run) const {
+    with_storage<Scalar>(rows_.type, [&](auto storage) {
+      run(static_cast<decltype(storage)*>(rows_.data) + row * stride_);
+    });
+  }
+
+  Buffer rows_;
+  int64_t stride_, columns_;
+  Allocation<Scalar> buffer_;
 };
 
 template <class F>
@@ -40,9 +61,20 @@ void store_lanes(F value, typename F::Scalar* p, int count) {
 
 // Writes one row: value(column, count) for its columns.
 template <class F, class Value>
-void write_quantize_row(QuantizeRows<F>& rows, int64_t row, int64_t columns, const Value& value) {
-  RowWriter<F>(rows.begin(row), false).put(0, columns, value);
-  rows.end();
+void write_quantize_row(const QuantizeRows<F>& rows, int64_t row, int64_t columns, const Value& value) {
+  auto* const to = rows.begin(row);
+  for_vectors<F>(0, columns, [&](int64_t j, auto count) { store_lanes<F>(value(j, count), to + j, count); });
+  rows.end(row);
+}
+
+template <class F>
+bool is_finite_row(const typename F::Scalar* row, int64_t columns) {
+  F nothing(0);
+  for_vectors<F>(0, columns, [&](int64_t j, auto count) {
+    const F x = load_lanes<F>(row + j, count);
+    nothing = nothing + (x - x);
+  });
+  return reduce_add(nothing) == 0;
 }
 
 // Asks for the code of a row some rows ahead.
@@ -74,19 +106,18 @@ void quantize_rows(const QuantizeArgs& args, int64_t begin, int64_t end) {
       fill(row, index == kMasked ? Scalar(0) : kNaN<Scalar>);
       continue;
     }
-    const Scalar *from = x.read(row), *code = codebook.read(index);
-    Scalar* to = quantized.begin(row);
-    const auto [error, finite] = sums_by_runs<F, 2>(columns, [&](int64_t j, auto count, F* sums) {
-      const F value = load_lanes<F>(from + j, count), c = load_lanes<F>(code + j, count), difference = value - c;
+    const Scalar *from = x.at(row), *code = codebook.at(index);
+    Scalar* const to = quantized.begin(row);
+    const auto [error] = sums_by_runs<F, 1>(columns, [=](int64_t j, auto count, F* sums) {
+      const F c = load_lanes<F>(code + j, count), difference = load_lanes<F>(from + j, count) - c;
       store_lanes<F>(c, to + j, count);
       sums[0] = fma(difference, difference, sums[0]);
-      sums[1] = sums[1] + (value - value);
     });
-    if (finite != finite) {
+    if (!(error <= kLargest<double>) && !is_finite_row<F>(from, columns)) {
       fill(row, kNaN<Scalar>);
       continue;
     }
-    quantized.end();
+    quantized.end(row);
     if (codes.exist()) {
       write_quantize_row<F>(codes, row, columns, [=](int64_t j, auto count) { return load_lanes<F>(code + j, count); });
     }
@@ -121,36 +152,41 @@ template <class F>
 void quantize_backward_rows(const QuantizeBackwardArgs& args, int64_t begin, int64_t end) {
   using Scalar = typename F::Scalar;
   const int64_t columns = args.columns;
-  QuantizeRows<F> grads(args.grad, args.grad_stride, columns), x(args.x, args.x_stride, columns);
-  QuantizeRows<F> codes(args.codes, args.codes_stride, columns);
-  QuantizeRows<F> dx(args.dx, columns, columns), dcodes(args.dcodes, columns, columns);
+  const QuantizeRows<F> grads(args.grad, args.grad_stride, columns), x(args.x, args.x_stride, columns);
+  const QuantizeRows<F> codes(args.codes, args.codes_stride, columns);
+  const QuantizeRows<F> dx(args.dx, columns, columns), dcodes(args.dcodes, columns, columns);
   const auto* grad_losses = static_cast<const Scalar*>(args.grad_losses.data);
   const bool commits = grad_losses != nullptr && args.commitment_weight != 0;
   for (int64_t row = begin; row < end; ++row) {
-    const auto zero = [](int64_t, auto) { return F(0); };
     if (args.indices[row] == kMasked) {
+      const auto zero = [](int64_t, auto) { return F(0); };
       write_quantize_row<F>(dx, row, columns, zero);
       if (dcodes.exist()) write_quantize_row<F>(dcodes, row, columns, zero);
       continue;
     }
-    const Scalar *value = x.read(row), *code = codes.read(row), *g = grads.exist() ? grads.read(row) : nullptr;
+    const Scalar *value = x.at(row), *code = codes.at(row), *g = grads.exist() ? grads.at(row) : nullptr;
     const Scalar loss = grad_losses == nullptr ? 0 : 2 * grad_losses[row];
     const F slope(static_cast<Scalar>(args.commitment_weight) * loss);
-    // what reaches the row through its quantized value, and what its loss adds
-    const auto sum = [=](F grad, int64_t j, auto count) {
-      if (!commits) return grad;
-      return grad + slope * (load_lanes<F>(value + j, count) - load_lanes<F>(code + j, count));
+    const auto grad = [=](int64_t j, auto count) { return load_lanes<F>(g + j, count); };
+    const auto of_loss = [=](int64_t j, auto count) {
+      return slope * (load_lanes<F>(value + j, count) - load_lanes<F>(code + j, count));
     };
-    const auto rotation = args.rotation && g != nullptr ? rotation_of<F>(value, code, g, columns) : Rotation<F>(0, 0);
-    if (rotation.exists()) {
-      write_quantize_row<F>(dx, row, columns, [=](int64_t j, auto count) {
-        const F from = load_lanes<F>(value + j, count);
-        const F s = rotation.half_way(from, load_lanes<F>(code + j, count));
-        return sum(rotation.gradient(load_lanes<F>(g + j, count), s, from), j, count);
-      });
+    // writes what reaches the row through its quantized value, and what its loss adds
+    const auto write = [&](const auto& through) {
+      if (!commits) return write_quantize_row<F>(dx, row, columns, through);
+      write_quantize_row<F>(
+          dx, row, columns, [&](int64_t j, auto count) { return through(j, count) + of_loss(j, count); });
+    };
+    if (g == nullptr) {
+      write([](int64_t, auto) { return F(0); });
+    } else if (!args.rotation) {
+      write(grad);
+    } else if (const auto rotation = rotation_of<F>(value, code, g, columns); !rotation.exists()) {
+      write(grad);
     } else {
-      write_quantize_row<F>(dx, row, columns, [=](int64_t j, auto count) {
-        return sum(g == nullptr ? F(0) : load_lanes<F>(g + j, count), j, count);
+      write([&](int64_t j, auto count) {
+        const F from = load_lanes<F>(value + j, count);
+        return rotation.gradient(grad(j, count), rotation.half_way(from, load_lanes<F>(code + j, count)), from);
       });
     }
     if (!dcodes.exist()) continue;

@@ -84,6 +84,7 @@ class _Options(NamedTuple):
     """Of a call, what is not a tensor."""
 
     heads: int
+    reduction: str
     cosine: bool
     temperature: float
     row_offset: int
@@ -94,26 +95,42 @@ class _Options(NamedTuple):
 
 
 def _quantize(
-    x: Tensor, codebook: Tensor, real: Tensor | None, key: Tensor | None, options: _Options
+    x: Tensor, codebook: Tensor, real: Tensor | None, elements: Tensor | int, key: Tensor | None, options: _Options
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(quantized [N H, D], indices [N H] into the codebook [H K, D], the rows' losses, codes in the codebook's dtype
-    where that is another) of x [N H, D], without the rows that are not `real` [N H]."""
+    """(quantized [N H, D], indices [N H] into the codebook [H K, D], the reduced loss, codes in the codebook's dtype
+    where that is another) of x [N H, D], without the rows that are not `real` [N H]; a mean is over `elements`."""
     heads, backend = options.heads, options.backend
     rows, num_codes = x.shape[0] // heads, codebook.shape[0] // heads
-    by_head = x.unflatten(0, (rows, heads)).transpose(0, 1)
-    books = codebook.unflatten(0, (heads, num_codes))
+    by_head, books = x[None], codebook[None]
+    if heads > 1:
+        by_head = x.unflatten(0, (rows, heads)).transpose(0, 1)
+        books = codebook.unflatten(0, (heads, num_codes))
     if key is None:
         index, _, _ = NEAREST_CODE[backend](by_head, books, options.cosine, "exact", False)
     else:
         index = _SAMPLE[backend](by_head, books, key, options.cosine, options.temperature, options.row_offset)
-    index = index.t()
     if heads > 1:
-        index = index + torch.arange(0, heads * num_codes, num_codes, device=x.device)
-    index = index.reshape(-1)
+        index = index + torch.arange(0, heads * num_codes, num_codes, device=x.device)[:, None]
+    index = index.t().reshape(-1)
     if real is not None:
         index = index.where(real, reference.MASKED)
     quantized, codes, errors = _FWD[backend](x, codebook, index, x.dtype != codebook.dtype)
-    return quantized, index, errors * (options.commitment_weight + options.codebook_weight), codes
+    loss = errors * (options.commitment_weight + options.codebook_weight)
+    if options.reduction != "none":
+        loss = _total(loss)
+    if options.reduction == "mean":
+        loss = loss / elements
+    return quantized, index, loss, codes
+
+
+def _total(rows: Tensor) -> Tensor:
+    """The sum. torch shares out a long one among threads, but never the columns of a matrix: the same bits for any
+    number of threads."""
+    if not torch.compiler.is_compiling() and rows.shape[0] < 32768:  # not shared out either
+        return rows.sum()
+    for _ in range(2):
+        rows = torch.nn.functional.pad(rows, (0, -rows.shape[0] % 2048)).unflatten(0, (-1, 2048)).sum(1)
+    return rows.sum()
 
 
 @_autograd.quick_apply
@@ -128,27 +145,35 @@ class VectorQuantizeFunction(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, codebook: Tensor, real: Tensor | None, key: Tensor | None,
+    def forward(x: Tensor, codebook: Tensor, real: Tensor | None, elements: Tensor | int, key: Tensor | None,
                 options: _Options) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
         rows = x.shape[0] if options.codebook_weight else 0
         used = codebook.new_zeros(()).expand(rows, codebook.shape[1])
-        return *_quantize(x, codebook, real, key, options), used
+        return *_quantize(x, codebook, real, elements, key, options), used
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        x, codebook, _, _, ctx.options = inputs
+        x, codebook, _, elements, _, ctx.options = inputs
         quantized, indices, _, codes, used = output
         ctx.num_codes, ctx.codebook_dtype = codebook.shape[0], codebook.dtype
+        ctx.elements = None if isinstance(elements, Tensor) else elements
         ctx.mark_non_differentiable(indices, codes)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, quantized if x.dtype == codebook.dtype else codes, indices, used)
+        ctx.save_for_backward(
+            x, quantized if x.dtype == codebook.dtype else codes, indices, used,
+            elements if isinstance(elements, Tensor) else None,
+        )  # fmt: skip
 
     @staticmethod
     def backward(
         ctx: Any, grad: Tensor | None, _: Any, grad_losses: Tensor | None, __: Any, grad_used: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        x, codes, indices, used = ctx.saved_tensors
+        x, codes, indices, used, elements = ctx.saved_tensors
         options = ctx.options
+        if grad_losses is not None and options.reduction == "mean":
+            grad_losses = grad_losses / (ctx.elements if elements is None else elements)
+        if grad_losses is not None and options.reduction != "none":
+            grad_losses = grad_losses.expand(x.shape[0])
         learns = bool(ctx.needs_input_grad[1] and options.codebook_weight)
         args = (options.commitment_weight, options.codebook_weight, options.rotation, learns)
         twice = _autograd.differentiated_twice()
@@ -162,19 +187,11 @@ class VectorQuantizeFunction(torch.autograd.Function):
             dcodes = dcodes if grad_used is None else dcodes + grad_used
             sums = code_sums if twice else _code_sums
             dcodebook = sums(dcodes, indices, ctx.num_codes, options.backend).to(ctx.codebook_dtype)
-        return dx if ctx.needs_input_grad[0] else None, dcodebook, None, None, None
+        return dx if ctx.needs_input_grad[0] else None, dcodebook, None, None, None, None
 
 
 def _code_sums(rows: Tensor, indices: Tensor, num_codes: int, backend: str) -> Tensor:
     return CODE_SUMS[backend](rows, indices, num_codes)
-
-
-def _total(rows: Tensor) -> Tensor:
-    """The sum. torch shares out a long one among threads, but never the columns of a matrix: the same bits for any
-    number of threads."""
-    for _ in range(2):
-        rows = torch.nn.functional.pad(rows, (0, -rows.shape[0] % 2048)).unflatten(0, (-1, 2048)).sum(1)
-    return rows.sum()
 
 
 def vector_quantize(
@@ -284,27 +301,27 @@ def vector_quantize(
     backend = _backend.resolve(op, backend, x.device.type)
 
     noise_key = _rng.make_key(x.device, key, seed, generator) if temperature else None
-    real = None
+    real: Tensor | None = None
+    elements: Tensor | int = max(rows * columns, 1)
     if mask is not None:
-        mask = mask.expand(lead)
-        real = mask.expand(heads, *lead).movedim(0, -1).reshape(rows)
+        real = mask.expand(lead)
+        if codebook.dim() == 3:
+            real = real[..., None].expand(shape)
+        real = real.reshape(rows)
+        elements = real.sum().clamp(min=1) * columns
     options = _Options(
-        heads, metric == "cosine", temperature, row_offset, commitment_weight, codebook_weight, gradient == "rotation",
-        backend,
+        heads, reduction, metric == "cosine", temperature, row_offset, commitment_weight, codebook_weight,
+        gradient == "rotation", backend,
     )  # fmt: skip
     flat_x = x.reshape(rows, columns)
     flat_codes = (codebook if codebook_weight else codebook.detach()).reshape(-1, columns)
     if _autograd.needs_function(flat_x, flat_codes):
-        quantized, indices, losses, _, _ = VectorQuantizeFunction.apply(flat_x, flat_codes, real, noise_key, options)
+        quantized, indices, loss, _, _ = VectorQuantizeFunction.apply(
+            flat_x, flat_codes, real, elements, noise_key, options
+        )
     else:
-        quantized, indices, losses, _ = _quantize(flat_x, flat_codes, real, noise_key, options)
+        quantized, indices, loss, _ = _quantize(flat_x, flat_codes, real, elements, noise_key, options)
     indices = indices.view(shape)
     if heads > 1:
         indices = indices.where(indices < 0, indices % codebook.shape[1])
-    if reduction == "none":
-        return VectorQuantized(quantized.view(x.shape), indices, losses.view(shape))
-    loss = _total(losses)
-    if reduction == "mean":
-        count = max(rows, 1) if real is None else real.sum().clamp(min=1)
-        loss = loss / (count * columns)
-    return VectorQuantized(quantized.view(x.shape), indices, loss)
+    return VectorQuantized(quantized.view(x.shape), indices, loss.view(shape) if reduction == "none" else loss)
