@@ -30,6 +30,12 @@ def logits_on(target: Target, *shape: int) -> Tensor:
     return values.to(target.device).requires_grad_()
 
 
+def skip_what_another_backend_shows(target: Target) -> None:
+    """Graphs hold an op as a name: which kernels run behind it changes nothing in them."""
+    if target.interpreted:
+        pytest.skip("the same graph as with cpp, and slow to run in the interpreter")
+
+
 def run(function: Callable[[Inputs], Tensor], op: Op, target: Target, shape: tuple[int, ...]) -> list[Tensor]:
     """The output and the gradients of all inputs."""
     leaves = {name: x.to(target.device, torch.float32).requires_grad_() for name, x in op.inputs(shape).items()}
@@ -61,6 +67,7 @@ def caller(op: Op, target: Target, source: str = "seed") -> Callable[[Inputs], T
 
 @ops
 def test_compiled_equals_eager(kernel: Target, op: Op) -> None:
+    skip_what_another_backend_shows(kernel)
     call = caller(op, kernel, "key")
     compare(torch.compile(call, fullgraph=True, backend=QUICK), call, op, kernel, (4, 9), (4, 9, 3))
 
@@ -74,6 +81,7 @@ def test_the_reference_compiles(op: Op) -> None:
 
 @ops
 def test_other_shapes_do_not_recompile(kernel: Target, op: Op) -> None:
+    skip_what_another_backend_shows(kernel)
     graphs = 0
 
     def count(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> object:
@@ -92,6 +100,7 @@ def test_other_shapes_do_not_recompile(kernel: Target, op: Op) -> None:
 @pytest.mark.parametrize("backend", [QUICK, "inductor"])
 def test_options_may_change_from_call_to_call(kernel: Target, backend: str) -> None:
     """`seed=step` is the obvious use: no crash, and not a graph for every seed."""
+    skip_what_another_backend_shows(kernel)
     logits = logits_on(kernel, 4, 9).detach()
 
     def sample(seed: int, tau: float, row_offset: int) -> Tensor:
@@ -104,6 +113,7 @@ def test_options_may_change_from_call_to_call(kernel: Target, backend: str) -> N
 
 @pytest.mark.parametrize("op", [op for op in OPS if op.draws], ids=str)
 def test_two_calls_in_one_training_graph_draw_different_noise(kernel: Target, op: Op) -> None:
+    skip_what_another_backend_shows(kernel)
     @torch.compile(fullgraph=True, backend=QUICK)
     def two(inputs: Inputs) -> tuple[Tensor, Tensor]:
         return op.call(inputs, kernel.backend), op.call(inputs, kernel.backend)
@@ -122,6 +132,7 @@ def test_two_calls_in_one_training_graph_draw_different_noise(kernel: Target, op
 
 
 def test_the_backward_of_a_compiled_sample_is_its_own(kernel: Target) -> None:
+    skip_what_another_backend_shows(kernel)
     @torch.compile(fullgraph=True, backend=QUICK)
     def sample(logits: Tensor) -> Tensor:
         return gumbel_softmax(logits, backend=kernel.backend)
@@ -137,6 +148,7 @@ def test_the_backward_of_a_compiled_sample_is_its_own(kernel: Target) -> None:
 @pytest.mark.parametrize("room", [room for room in ROOMS if room.ops], ids=str)
 def test_inductor(kernel: Target, room: Room) -> None:
     """The real compiler, once a room: forward, backward and fresh noise."""
+    skip_what_another_backend_shows(kernel)
     op = room.ops[-1]
     call = caller(op, kernel)
     compare(torch.compile(call, fullgraph=True), call, op, kernel, (6, 20))
@@ -151,8 +163,7 @@ def test_inductor(kernel: Target, room: Room) -> None:
     assert not torch.equal(first, second)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-@pytest.mark.parametrize("layout", ["contiguous", "transposed"])
+@pytest.mark.parametrize(("layout", "dtype"), [("contiguous", torch.float16), ("transposed", torch.float32)], ids=str)
 @pytest.mark.parametrize("room", ROOMS, ids=str)
 def test_opcheck(kernel: Target, room: Room, dtype: torch.dtype, layout: str) -> None:
     """Schemas, fakes (strides included) and dispatch of the raw ops, whose gradients are the Function's."""
@@ -160,4 +171,7 @@ def test_opcheck(kernel: Target, room: Room, dtype: torch.dtype, layout: str) ->
     if layout == "transposed":
         logits = logits.transpose(0, 2)
     for name, args in room.raw_calls(logits, torch.tensor([1, 2], device=kernel.device)):
-        torch.library.opcheck(getattr(getattr(torch.ops.dvae_kernels, name), kernel.backend), args)
+        overload = getattr(getattr(torch.ops.dvae_kernels, name), kernel.backend)
+        # the other checks are of schema and fake alone, which all backends share
+        checks = {"test_utils": ("test_schema", "test_faketensor")} if kernel.interpreted else {}
+        torch.library.opcheck(overload, args, **checks)

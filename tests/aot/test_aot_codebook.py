@@ -29,8 +29,8 @@ _BUDGETS = {
     ("finite_code_keys", False): Budget(32, 0, 3.5, 1.1, 0, None, None),
     ("code_keys", True): Budget(11, 0, 0.4, 0.4, 0, None, None),
     ("code_keys", False): Budget(11, 0, 0.4, 0.4, 0, None, None),
-    ("code_sums", True): Budget(105, 0, 22.5, 4.8, 0, None, None),
-    ("code_sums", False): Budget(236, 0, 49, 11, 0, None, None),
+    ("code_sums", True): Budget(113, 0, 18.5, 3.5, 0, None, None),
+    ("code_sums", False): Budget(196, 0, 38, 7.5, 0, None, None),
 }
 _CEILINGS = {
     "gather_codes": Ceiling(40, 0),

@@ -66,10 +66,14 @@ def test_sums_are_the_same_bits_everywhere(target: Target, kind: str, dtype: tor
     """Sums in the order that the README gives, written here as plain additions."""
     if target.backend == "reference":
         pytest.skip("plain torch has its own order")
+    if target.interpreted and dtype != torch.float32 and kind != "outside":
+        pytest.skip("slow in the interpreter, whose order is seen in float32")
     rows, columns, codes = 2500, 20, 7
     x, indices = random_rows(rows, columns, dtype=dtype), spread(rows, codes, kind)
     sums = code_sums(x.to(target.device), indices.to(target.device), codes, target.backend).cpu()
     assert torch.equal(sums, sums_by_definition(x, indices, codes))
+    if target.interpreted:
+        return  # one program after the other
     again = code_sums(x.to(target.device), indices.to(target.device), codes, target.backend).cpu()
     assert torch.equal(sums, again)
 

@@ -119,8 +119,8 @@ def _code_sums_kernel(
     front_ptr = partial_ptr + 2 * block * D
     code = first
     total = tl.zeros([ROWS, BLOCK_D], ACC)
-    for i in range(0, LENGTH, 4):
-        # four rows on their way at a time
+    i = 0
+    while i < tl.minimum(rows, LENGTH):  # four rows on their way at a time; the last level has few
         at = begin + i
         code0, x0 = _load_row(x_ptr, order_ptr, code_ptr, at, end, col, stride, K, D, ACC)
         code1, x1 = _load_row(x_ptr, order_ptr, code_ptr, at + 1, end, col, stride, K, D, ACC)
@@ -130,6 +130,7 @@ def _code_sums_kernel(
         total, code, open = _add_row(total, code, open, code1, x1, sums_ptr, front_ptr, col, K, D)
         total, code, open = _add_row(total, code, open, code2, x2, sums_ptr, front_ptr, col, K, D)
         total, code, open = _add_row(total, code, open, code3, x3, sums_ptr, front_ptr, col, K, D)
+        i += 4
     target = tl.where(open, front_ptr, tl.where(continues, front_ptr + D, sums_ptr + code.to(tl.int64) * D))
     tl.store(target + col, total, mask=(code < K) & (col < D))
     # one run through the whole block: its sum stands in front, nothing is left for the back
