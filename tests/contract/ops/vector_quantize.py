@@ -94,7 +94,7 @@ def _raw_calls(logits: Tensor, key: Tensor) -> list[RawCall]:
         matrix = matrix[..., 0]
     rows, dtype, compute = matrix, matrix.dtype, _rng.compute_dtype(matrix.dtype)
     indices, losses = torch.zeros_like(rows[:, 0], dtype=torch.int64), torch.ones_like(rows[:, 0], dtype=compute)
-    books = torch.ones_like(rows[:1, None])
+    books = rows.new_ones((1, 1, rows.shape[1]))
     fwd, bwd = "vector_quantize_fwd", "vector_quantize_bwd"
     return [
         (fwd, (rows, rows[:2], indices, False)),
