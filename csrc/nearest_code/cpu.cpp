@@ -82,11 +82,11 @@ class CodesOfHead {
 
 CodePass first_pass(const Codes& codes) {
   if (codes.values.type == Storage::float64) return CodePass::doubles;
-  // Bytes take half the time of shorts, but leave more candidates where few columns tell codes apart; sums of more of
-  // them than `most` could overflow.
-  constexpr int64_t fewest = 16, most = 16384;
-  if (active_target != CpuTarget::avx512_vnni || codes.columns > most) return CodePass::floats;
-  return codes.columns < fewest ? CodePass::shorts : CodePass::bytes;
+  if (active_target != CpuTarget::avx512_vnni) return CodePass::floats;
+  // Bytes take half the time of shorts, but leave more candidates: they pay where neither few columns tell the codes
+  // apart nor the errors of very many add up.
+  constexpr int64_t fewest = 16, most = 384;
+  return codes.columns >= fewest && codes.columns <= most ? CodePass::bytes : CodePass::shorts;
 }
 
 // The codes of one head as a pass takes them, with their memory.
