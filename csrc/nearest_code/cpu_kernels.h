@@ -1,114 +1,7 @@
-// The passes of nearest_code over the SIMD layer. Included once per target by for_each_target.h.
+// The search for nearest codes over the SIMD layer. Included once per target by for_each_target.h.
 
 #include "nearest_code/cpu_passes.h"
-
-// --- Codes
-
-// c - m of one code, c normalised for cosine, in zeros up to whole vectors; zeros for what cannot be chosen.
-inline void centred_code(const Codes& codes, int64_t k, float* to) {
-  const int64_t columns = codes.columns;
-  const float* code = static_cast<const float*>(codes.values.data) + k * columns;
-  const double weight = codes.weights[k];
-  std::fill(to, to + padded_columns(columns), 0.0f);
-  if (weight != weight) return;
-  if (codes.cosine) {
-    for (int64_t d = 0; d < columns; ++d) to[d] = static_cast<float>(code[d] * weight) - codes.centre[d];
-  } else {
-    for (int64_t d = 0; d < columns; ++d) to[d] = code[d] - codes.centre[d];
-  }
-}
-
-// lengths and weights of codes [begin, end), four at a time: each sum is a chain of additions.
-template <class Scalar>
-void weigh(const Codes& codes, int64_t begin, int64_t end) {
-  const auto* values = static_cast<const Scalar*>(codes.values.data);
-  for (int64_t k = begin; k < end; k += 4) {
-    const Scalar* code[4];
-    for (int i = 0; i < 4; ++i) code[i] = values + std::min(k + i, end - 1) * codes.columns;
-    double length[4] = {}, rest[4] = {};  // rest: NaN where a value is not finite
-    for (int64_t d = 0; d < codes.columns; ++d) {
-      for (int i = 0; i < 4; ++i) {
-        const double c = code[i][d];
-        length[i] += c * c;
-        rest[i] += c - c;
-      }
-    }
-    for (int i = 0; i < 4 && k + i < end; ++i) {
-      codes.lengths[k + i] = length[i];
-      codes.weights[k + i] = code_weight(length[i], rest[i] == 0, codes.cosine);
-    }
-  }
-}
-
-inline void weigh_codes(const Codes& codes, int64_t begin, int64_t end) {
-  codes.values.type == Storage::float64 ? weigh<double>(codes, begin, end) : weigh<float>(codes, begin, end);
-}
-
-inline void measure_codes(const Codes& codes, int64_t begin, int64_t end) {
-  const int64_t padded = padded_columns(codes.columns);
-  const Allocation<float> line(allocate<float>(padded));
-  for (int64_t k = begin; k < end; ++k) {
-    centred_code(codes, k, line.get());
-    F32 peak(0.0f);
-    for (int64_t d = 0; d < padded; d += F32::lanes) {
-      const F32 c = F32::load(line.get() + d);
-      peak = max(peak, max(c, F32(0.0f) - c));
-    }
-    codes.peaks[k] = reduce_max(peak);
-    codes.norms[k] = quick_dot(line.get(), line.get(), padded);
-  }
-}
-
-template <class Pass>
-void pack_as(const Codes& codes, const PackedCodes& packed, int64_t begin, int64_t end) {
-  const Allocation<float> line(allocate<float>(padded_columns(codes.columns)));
-  const float inverse = 1 / packed.scale;
-  for (int64_t k = begin * packed.tile; k < end * packed.tile; ++k) {
-    const int64_t tile = k / packed.tile, place = k % packed.tile;
-    auto* words = static_cast<typename Pass::Word*>(packed.words) + tile * packed.units * packed.tile + place;
-    const bool chosen = k < codes.count && codes.weights[k] == codes.weights[k];
-    if (chosen) {
-      centred_code(codes, k, line.get());
-      const Packed code = Pass::pack(line.get(), codes.columns, inverse, 0, words, packed.tile);
-      packed.sums[k] = code.sum;
-      packed.errors[k] = code.error;
-      const double scale = packed.scale;
-      packed.starts[k] = codes.cosine ? 0.0f : static_cast<float>(-codes.norms[k] / 2 / scale / scale);
-    } else {
-      for (int64_t u = 0; u < packed.units; ++u) words[u * packed.tile] = 0;
-      packed.sums[k] = 0;
-      packed.errors[k] = 0;
-      packed.starts[k] = kMinusInfinity<float>;
-    }
-  }
-}
-
-template <class Scalar>
-void pack_doubles(const Codes& codes, const PackedCodes& packed, int64_t begin, int64_t end) {
-  const auto* values = static_cast<const Scalar*>(codes.values.data);
-  for (int64_t k = begin * packed.tile; k < end * packed.tile; ++k) {
-    auto* words = static_cast<double*>(packed.words) + k / packed.tile * packed.units * packed.tile + k % packed.tile;
-    for (int64_t d = 0; d < codes.columns; ++d) {
-      words[d * packed.tile] = k < codes.count ? static_cast<double>(values[k * codes.columns + d]) : 0;
-    }
-  }
-}
-
-// Tiles [begin, end).
-inline void pack_codes(const Codes& codes, const PackedCodes& packed, int64_t begin, int64_t end) {
-  switch (packed.pass) {
-#if DVAE_SIMD_AVX512
-    case CodePass::bytes: return pack_as<BytePass>(codes, packed, begin, end);
-    case CodePass::shorts: return pack_as<ShortPass>(codes, packed, begin, end);
-#endif
-    case CodePass::doubles:
-      return codes.values.type == Storage::float64 ? pack_doubles<double>(codes, packed, begin, end)
-                                                   : pack_doubles<float>(codes, packed, begin, end);
-    default: return pack_as<FloatPass>(codes, packed, begin, end);
-  }
-}
-
-// --- Rows
+#include "nearest_code/cpu_codes.h"
 
 // One group of rows against one tile of codes: for each row, the largest score of the codes in every lane.
 template <class Pass, class Start>
@@ -361,6 +254,7 @@ class NearestSearch {
     }
   }
 
+  // Adds the candidates of a chunk of codes to those of a row.
   void collect(int64_t r, int64_t chunk, int64_t tiles) {
     Row& row = rows_[r];
     Candidate* const found = candidates_.get() + r * kMostCandidates;
@@ -394,8 +288,6 @@ class NearestSearch {
     }
   }
 
-  // The nearest of the candidates' codes. Few are left after scores in any order, of which only ties and the like need
-  // the definition's order.
   void decide(int64_t r, int64_t i) {
     Row& row = rows_[r];
     const int64_t to = number(i);
@@ -412,6 +304,8 @@ class NearestSearch {
     if (args_.scores) static_cast<Scalar*>(args_.scores)[to] = static_cast<Scalar>(score);
   }
 
+  // The nearest of the candidates' codes, or -1. Scores in any order leave one, or ties and the like, which need the
+  // definition's order.
   int64_t choose(int64_t r, double* score) {
     const Row& row = rows_[r];
     Candidate* const found = candidates_.get() + r * kMostCandidates;
@@ -439,28 +333,22 @@ class NearestSearch {
       }
     }
     rescored_blocks_ += scored;
-    const double limit = most - slack;
-    int64_t nearest = -1;
-    int close = 0;
+    int64_t close[kMostCandidates * kCodeVectors];
+    int count = 0;
     for (int c = 0; c < scored; ++c) {
       for (int v = 0; v < kCodeVectors; ++v) {
-        if (!(quick[c][v] >= limit)) continue;
-        ++close;
-        nearest = code_of(c, v);
+        if (quick[c][v] >= most - slack) close[count++] = code_of(c, v);
       }
     }
-    if (close == 1 && !args_.scores) return nearest;
-    nearest = -1;
-    for (int c = 0; c < scored; ++c) {
-      for (int v = 0; v < kCodeVectors; ++v) {
-        if (!(quick[c][v] >= limit)) continue;
-        const int64_t k = code_of(c, v);
-        const double now = code_score(
-            ordered_dot(row.x, 1, values + k * columns, 1, columns), codes_.weights[k], codes_.cosine);
-        if (!is_better(now, k, *score, nearest)) continue;
-        *score = now;
-        nearest = k;
-      }
+    if (count == 1 && !args_.scores) return close[0];
+    int64_t nearest = -1;
+    for (int i = 0; i < count; ++i) {
+      const int64_t k = close[i];
+      const double dot = ordered_dot(row.x, 1, values + k * columns, 1, columns);
+      const double now = code_score(dot, codes_.weights[k], codes_.cosine);
+      if (!is_better(now, k, *score, nearest)) continue;
+      *score = now;
+      nearest = k;
     }
     return nearest;
   }
