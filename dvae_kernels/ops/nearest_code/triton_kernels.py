@@ -133,6 +133,7 @@ def _measure_codes_kernel(
     out = head.to(tl.int64) * codes + code
     if COSINE:
         weight = tl.where(square == 0, 0.0, 1.0 / tl.sqrt(tl.where(square == 0, 1.0, square)))
+        weight = tl.where(square < float("inf"), weight, float("nan"))  # of a code that is never chosen
         tl.store(weight_ptr + out, weight, mask=code < codes)
     else:
         tl.store(half_square_ptr + out, square * 0.5, mask=code < codes)
@@ -221,8 +222,8 @@ def _pack_codes_kernel(
 
 @triton.jit
 def _half_rows_kernel(
-    x_ptr, centre_ptr, reach_ptr, limits_ptr, half_ptr, factor_ptr, slack_ptr, begin, rows, padded, D,
-    head_stride, stride, accumulation, definition,
+    x_ptr, centre_ptr, reach_ptr, limits_ptr, half_ptr, factor_ptr, slack_ptr, single_ptr, begin, rows, padded, D,
+    head_stride, stride, accumulation, definition, float32_sums,
     CERTIFIED: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
     """Rows begin to begin + rows of x, centred (not for the cosine), scaled and rounded; f; and the slack 2B: inf where
@@ -269,14 +270,13 @@ def _half_rows_kernel(
     tl.store(factor_ptr + out, factor, mask=row < rows)
     slack = tl.zeros([ROWS], tl.float32)
     if CERTIFIED:
-        limits_ptr += head * 4
-        code = tl.load(limits_ptr)
-        code_plain = tl.load(limits_ptr + 3)
+        code = tl.load(limits_ptr + head * 4)
+        code_plain = tl.load(limits_ptr + head * 4 + 3)
         norm = tl.sqrt(square)
         loss = tl.sqrt(error) + norm * 1.1920929e-07
-        slack = loss * code + norm * tl.load(limits_ptr + 1)
+        slack = loss * code + norm * tl.load(limits_ptr + head * 4 + 1)
         slack += (norm + loss) * code * accumulation
-        slack += factor * tl.load(limits_ptr + 2) * 4.7683716e-07
+        slack += factor * tl.load(limits_ptr + head * 4 + 2) * 4.7683716e-07
         own = tl.sqrt(plain) * code_plain
         if centre_ptr is not None:
             own += factor * code_plain * code_plain
@@ -284,6 +284,12 @@ def _half_rows_kernel(
         slack *= 2.02  # two, and what float32 lost in these sums
     slack = tl.where(known & (slack < float("inf")), slack, float("inf"))
     tl.store(slack_ptr + out, tl.where(finite, slack, float("nan")), mask=row < rows)
+    # what sums of float32 may be wrong, twice, of x and codes as they are
+    code_half = code_exponent >> 1
+    norm = tl.sqrt(plain) * _power(-(exponent >> 1)) * _power((exponent >> 1) - exponent)
+    code_norm = tl.load(limits_ptr + head * 4 + 3) * _power(-code_half) * _power(code_half - code_exponent)
+    own = norm * code_norm + (code_norm * code_norm if centre_ptr is not None else 0.0)
+    tl.store(single_ptr + out, own * float32_sums + 1e-24, mask=row < rows)
 
 
 @triton.jit
@@ -326,83 +332,128 @@ def _block_maxima_kernel(
 
 
 @triton.jit
-def _decide_kernel(
-    x_ptr, lines_ptr, weight_ptr, half_square_ptr, maxima_ptr, slack_ptr, index_ptr, score_ptr, rescored_ptr,
-    begin, rows, padded, kept, all_rows, codes, blocks, D, head_stride, stride,
-    BLOCK: tl.constexpr, ROWS: tl.constexpr, BLOCKS: tl.constexpr,
+def _products(x_ptr, line_ptr, D, BLOCK: tl.constexpr, ACC: tl.constexpr):
+    """x . c of a row and a block, the sum over d in order."""
+    total = tl.zeros([BLOCK], ACC)
+    for d in range(0, _end(D // 8 * 8), 8):
+        # eight loads on their way at a time
+        for i in tl.static_range(8):
+            total += tl.load(x_ptr + d + i).to(ACC) * tl.load(line_ptr + (d + i) * BLOCK).to(ACC)
+    for d in range(_end(D // 8 * 8), _end(D)):
+        total += tl.load(x_ptr + d).to(ACC) * tl.load(line_ptr + d * BLOCK).to(ACC)
+    return total
+
+
+@triton.jit
+def _scan(
+    x_ptr, lines_ptr, weight_ptr, half_square_ptr, maxima_ptr, threshold, codes, blocks, D,
+    BLOCK: tl.constexpr, BLOCKS: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """The nearest code by the definition among the blocks whose maximum is within the slack; all without maxima."""
-    head = tl.program_id(0) // tl.cdiv(rows, ROWS)
-    row = tl.program_id(0) % tl.cdiv(rows, ROWS) * ROWS + tl.arange(0, ROWS)
-    there = row < rows
-    x_ptr += head.to(tl.int64) * head_stride + (begin + row)[:, None].to(tl.int64) * stride
-    lane = tl.arange(0, BLOCK)[None, :]
-    lines_ptr += head.to(tl.int64) * blocks * BLOCK * D + lane
-    entry = head.to(tl.int64) * codes
-    number = tl.arange(0, BLOCKS)[None, :]
-    scratch = (head * padded + row).to(tl.int64)
-    live = there
-    threshold = tl.full([ROWS], float("-inf"), tl.float32)
-    if maxima_ptr is not None:
-        slack = tl.load(slack_ptr + scratch, mask=there, other=float("nan"))
-        live = slack == slack
-        maxima_ptr += scratch[:, None] * kept + number
-        best = threshold
-        for start in range(0, _end(blocks), BLOCKS):
-            mask = live[:, None] & (start + number < blocks)
-            best = tl.maximum(best, tl.max(tl.load(maxima_ptr + start, mask=mask, other=float("-inf")), 1))
-        threshold = best - slack
-
-    score = tl.full([ROWS, BLOCK], float("-inf"), tl.float64)
-    index = tl.zeros([ROWS, BLOCK], tl.int32)
-    taken = tl.zeros([ROWS], tl.int32)
+    """Of a row's open blocks, in ACC: each lane's best score, its code, its second best; how many blocks they are; and
+    whether a score of a code that can be chosen is beyond float32."""
+    lane = tl.arange(0, BLOCK)
+    number = tl.arange(0, BLOCKS)
+    best = tl.full([BLOCK], float("-inf"), ACC)
+    second = best
+    index = tl.zeros([BLOCK], tl.int32)
+    beyond = index
+    taken = tl.full([], 0, tl.int32)
     for start in range(0, _end(blocks), BLOCKS):
-        candidate = live[:, None] & (start + number < blocks)
+        candidate = start + number < blocks
         if maxima_ptr is not None:
-            maximum = tl.load(maxima_ptr + start, mask=candidate, other=float("-inf"))
-            candidate &= maximum >= threshold[:, None]
+            maximum = tl.load(maxima_ptr + start + number, mask=candidate, other=float("-inf"))
+            candidate &= maximum >= threshold
         left = tl.where(candidate, start + number, blocks)
-        block = tl.min(left, 1)
-        while tl.min(block, 0) < blocks:
-            open = block < blocks
-            # a row that has no block left looks at the first, and takes nothing from it
-            line = lines_ptr + tl.where(open, block, 0).to(tl.int64)[:, None] * (BLOCK * D)
-            total = tl.zeros([ROWS, BLOCK], tl.float64)
-            for d in range(0, _end(D), 8):
-                # eight loads on their way at a time
-                for i in tl.static_range(8):
-                    mask = open & (d + i < D)
-                    x = _wide(tl.load(x_ptr + d + i, mask=mask[:, None], other=0.0))
-                    c = _wide(tl.load(line + (d + i) * BLOCK, mask=mask[:, None], other=0.0))
-                    total += x * c
-            code = block[:, None] * BLOCK + lane
-            inside = open[:, None] & (code < codes)
+        block = tl.min(left, 0)
+        while block < blocks:
+            score = _products(x_ptr, lines_ptr + block.to(tl.int64) * (BLOCK * D) + lane, D, BLOCK, ACC)
+            code = block * BLOCK + lane
+            inside = code < codes
             if weight_ptr is not None:
-                total *= tl.load(weight_ptr + entry + code, mask=inside, other=0.0)
+                weight = tl.load(weight_ptr + code, mask=inside, other=0.0)
+                score *= weight.to(ACC)
+                # so that products below float32's range do not matter
+                beyond |= (inside & (weight > 1e10)).to(tl.int32)
+                inside &= weight == weight
             else:
-                total -= tl.load(half_square_ptr + entry + code, mask=inside, other=0.0)
+                half_square = tl.load(half_square_ptr + code, mask=inside, other=0.0)
+                score -= half_square.to(ACC)
+                inside &= half_square < float("inf")
+            finite = tl.abs(score) < float("inf")
+            beyond |= (inside & (finite == 0)).to(tl.int32)
             # blocks come in order: the first of equal scores stays
-            better = inside & (tl.abs(total) < float("inf")) & (total > score)
-            score = tl.where(better, total, score)
-            index = tl.where(better, code, index)
-            taken += open.to(tl.int32)
-            left = tl.where(left == block[:, None], blocks, left)
-            block = tl.min(left, 1)
+            score = tl.where(inside & finite, score, float("-inf"))
+            second = tl.maximum(second, tl.minimum(score, best))
+            index = tl.where(score > best, code, index)
+            best = tl.maximum(best, score)
+            taken += 1
+            left = tl.where(left == block, blocks, left)
+            block = tl.min(left, 0)
+    return best, index, second, taken, tl.max(beyond, 0)
 
-    best_score = tl.max(score, 1)
-    found = best_score > float("-inf")
-    winner = tl.min(tl.where(score == best_score[:, None], index, codes), 1)
+
+@triton.jit
+def _decide_kernel(
+    x_ptr, lines_ptr, weight_ptr, half_square_ptr, maxima_ptr, slack_ptr, single_ptr, index_ptr, score_ptr,
+    rescored_ptr, begin, rows, padded, kept, all_rows, codes, blocks, D, head_stride, stride,
+    BLOCK: tl.constexpr, BLOCKS: tl.constexpr,
+):  # fmt: skip
+    """A row's nearest code by the definition, among the blocks whose maximum is within the slack; all without maxima.
+
+    Float32 decides where the best is ahead of all others by more than what it can be wrong."""
+    head = tl.program_id(0) // rows
+    row = tl.program_id(0) % rows
+    x_ptr += head.to(tl.int64) * head_stride + (begin + row).to(tl.int64) * stride
+    lines_ptr += head.to(tl.int64) * blocks * BLOCK * D
+    if weight_ptr is not None:
+        weight_ptr += head.to(tl.int64) * codes
+    else:
+        half_square_ptr += head.to(tl.int64) * codes
+    open = tl.full([], 1, tl.int1)
+    threshold = tl.full([], float("-inf"), tl.float32)
+    scratch = head * padded + row
+    if maxima_ptr is not None:
+        slack = tl.load(slack_ptr + scratch)
+        open = slack == slack
+        number = tl.arange(0, BLOCKS)
+        maxima_ptr += scratch.to(tl.int64) * kept
+        largest = tl.full([BLOCKS], float("-inf"), tl.float32)
+        for start in range(0, _end(blocks), BLOCKS):
+            maximum = tl.load(maxima_ptr + start + number, mask=start + number < blocks, other=float("-inf"))
+            largest = tl.maximum(largest, maximum)
+        threshold = tl.max(largest, 0) - slack
+
+    winner = tl.full([], 0, tl.int32)
+    top = tl.full([], float("nan"), tl.float64)
+    taken = winner
+    if single_ptr is not None:  # noqa: SIM102
+        if open:
+            best, index, second, taken, beyond = _scan(
+                x_ptr, lines_ptr, weight_ptr, half_square_ptr, maxima_ptr, threshold, codes, blocks, D,
+                BLOCK, BLOCKS, tl.float32,
+            )  # fmt: skip
+            first = tl.max(best, 0)
+            enough = first - tl.load(single_ptr + scratch)
+            close = tl.sum((best >= enough).to(tl.int32) + (second >= enough).to(tl.int32), 0)
+            open = (close != 1) | (beyond != 0) | (first == float("-inf"))
+            winner = tl.min(tl.where(best == first, index, codes), 0)
+    if open:
+        wide_best, wide_index, _, taken, _ = _scan(
+            x_ptr, lines_ptr, weight_ptr, half_square_ptr, maxima_ptr, threshold, codes, blocks, D,
+            BLOCK, BLOCKS, tl.float64,
+        )  # fmt: skip
+        wide_first = tl.max(wide_best, 0)
+        found = wide_first > float("-inf")
+        winner = tl.where(found, tl.min(tl.where(wide_best == wide_first, wide_index, codes), 0), 0)
+        top = tl.where(found, wide_first, top)
     out = head.to(tl.int64) * all_rows + begin + row
-    tl.store(index_ptr + out, tl.where(found, winner, 0).to(tl.int64), mask=there)
+    tl.store(index_ptr + out, winner.to(tl.int64))
     if score_ptr is not None:
-        nothing = tl.full([ROWS], float("nan"), tl.float64)
-        tl.store(score_ptr + out, tl.where(found, best_score, nothing).to(score_ptr.dtype.element_ty), mask=there)
+        tl.store(score_ptr + out, top.to(score_ptr.dtype.element_ty))
     if maxima_ptr is not None:
         # the counts start from one block for every row
-        many = tl.sum((taken > 1).to(tl.int32), 0)
-        more = tl.sum(tl.where(there, taken - 1, 0), 0)
-        tl.atomic_add(rescored_ptr, many.to(tl.int64), mask=many != 0, sem="relaxed")
-        tl.atomic_add(rescored_ptr + 1, more.to(tl.int64), mask=more != 0, sem="relaxed")
+        tl.atomic_add(rescored_ptr, tl.full([], 1, tl.int64), mask=taken > 1, sem="relaxed")
+        tl.atomic_add(rescored_ptr + 1, (taken - 1).to(tl.int64), mask=taken != 1, sem="relaxed")
 
 
 class _Codes(NamedTuple):
@@ -487,17 +538,16 @@ def nearest_code(
     blocks = lines.shape[1]
     rescored[2] = heads * rows * blocks
 
-    def decide(maxima: Tensor | None, slack: Tensor | None, begin: int, count: int) -> None:
-        each = 64 if _INTERPRETED else 2  # the interpreter takes its time by program
+    def decide(maxima: Tensor | None, slack: Tensor | None, single: Tensor | None, begin: int, count: int) -> None:
         launch(
-            _decide_kernel, heads * triton.cdiv(count, each), x, lines, weight, half_square, maxima, slack, index,
-            score if with_score else None, rescored, begin, count, 0 if maxima is None else maxima.shape[1],
-            0 if maxima is None else maxima.shape[2], rows, codes, blocks, columns, x.stride(0), x.stride(1),
-            BLOCK=plan.block, ROWS=each, BLOCKS=min(128, triton.next_power_of_2(blocks)), num_warps=1,
+            _decide_kernel, heads * count, x, lines, weight, half_square, maxima, slack,
+            None if with_score else single, index, score if with_score else None, rescored,
+            begin, count, *((0, 0) if maxima is None else maxima.shape[1:]), rows, codes, blocks, columns,
+            x.stride(0), x.stride(1), BLOCK=plan.block, BLOCKS=min(512, triton.next_power_of_2(blocks)), num_warps=1,
         )  # fmt: skip
 
     if blocks == 1 or compute == torch.float64:
-        decide(None, None, 0, rows)
+        decide(None, None, None, 0, rows)
         return index, score, rescored
 
     rescored[1] = heads * rows
@@ -508,7 +558,7 @@ def nearest_code(
     row_tiles = triton.cdiv(min(chunk, rows), _TILE_ROWS)
     padded = row_tiles * _TILE_ROWS
     half = prepared.half.new_empty((heads, padded, width))
-    factor, slack = prepared.bias.new_empty((2, heads, padded)).unbind()
+    factor, slack, single = prepared.bias.new_empty((3, heads, padded)).unbind()
     maxima = prepared.bias.new_empty((heads, padded, kept))
     splits = min(code_tiles, triton.cdiv(_PROGRAMS, heads * row_tiles))
     tiles_each = triton.cdiv(code_tiles, splits)
@@ -520,8 +570,8 @@ def nearest_code(
         count = min(padded, rows - begin)
         launch(
             _half_rows_kernel, heads * triton.cdiv(count, each), x, None if cosine else prepared.centre,
-            prepared.reach, prepared.limits, half, factor, slack, begin, count, padded, columns, x.stride(0),
-            x.stride(1), 2.0**-22 * (columns + 10), 2.0**-52 * (columns + 4),
+            prepared.reach, prepared.limits, half, factor, slack, single, begin, count, padded, columns, x.stride(0),
+            x.stride(1), 2.0**-22 * (columns + 10), 2.0**-52 * (columns + 4), 1.02 * 2.0**-23 * (columns + 8),
             CERTIFIED=precision != "bf16", ROWS=each, BLOCK_D=block_d, TILES=width // block_d, num_warps=4,
         )  # fmt: skip
         launch(
@@ -530,5 +580,5 @@ def nearest_code(
             CODES=plan.block, ROWS=_TILE_ROWS, BLOCK_K=_TILE_CODES, DEPTH=plan.depth, WHOLE=plan.pieces == 1,
             PARTS=parts, RUN=run, LANES=lanes, PAIR=pair, STAGES=plan.stages, num_warps=plan.warps,
         )  # fmt: skip
-        decide(maxima, slack, begin, count)
+        decide(maxima, slack, single, begin, count)
     return index, score, rescored
