@@ -24,11 +24,11 @@ _CASES = [
     )
 ]  # fmt: skip
 _PREPARE = ("measure_codes", "reach", "pack_codes")  # once a call, and compiled for one case
-_REGISTERS = {"measure_codes": 64, "reach": 48, "pack_codes": 80, "half_rows": 80, "decide": 128}
+_REGISTERS = {"measure_codes": 64, "reach": 48, "pack_codes": 80, "half_rows": 80}
 # Of the whole product, prologue included, per score: two in the epilogue, and what brings the codes and takes the
 # maxima; an sm_100 peels the first turn of its loop.
 _PER_SCORE = {"d8": 4.6, "d64": 5.5, "d256": 10.6, "d512": 6.4}
-_HALF_ROWS = Budget(48, 0.5, 5, 0.8, 0, None, None)
+_HALF_ROWS = Budget(52, 0.5, 5, 0.9, 0, None, None)
 
 
 def launch_all(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
@@ -67,9 +67,9 @@ def test_machine_code(case: Case, compiled: dict[Case, Future[list[Binary]]]) ->
     check(binaries["half_rows"], case, _HALF_ROWS, Ceiling(80, 512))
     check_product(binaries["block_maxima"], case)
     decide = binaries["decide"]
-    # eight columns of the codes on their way; float64 only where it decides
-    assert decide.count("DFMA") == 8 * decide.per_thread, f"{case}: {decide.opcodes}"
-    assert decide.usage["SHARED"] <= 512
+    # within a warp, 32 of them on a multiprocessor; columns of the codes as they come, by eight and one by one
+    assert decide.usage["SHARED"] == 0 and decide.usage["REG"] <= 64, f"{case}: {decide.usage}"
+    assert 8 <= decide.count("DFMA") / max(1, decide.per_thread) <= 16, f"{case}: {decide.opcodes}"
 
 
 def check_product(binary: Binary, case: Case) -> None:
