@@ -114,6 +114,7 @@ def test_options_may_change_from_call_to_call(kernel: Target, backend: str) -> N
 @pytest.mark.parametrize("op", [op for op in OPS if op.draws], ids=str)
 def test_two_calls_in_one_training_graph_draw_different_noise(kernel: Target, op: Op) -> None:
     skip_what_another_backend_shows(kernel)
+
     @torch.compile(fullgraph=True, backend=QUICK)
     def two(inputs: Inputs) -> tuple[Tensor, Tensor]:
         return op.call(inputs, kernel.backend), op.call(inputs, kernel.backend)
@@ -133,6 +134,7 @@ def test_two_calls_in_one_training_graph_draw_different_noise(kernel: Target, op
 
 def test_the_backward_of_a_compiled_sample_is_its_own(kernel: Target) -> None:
     skip_what_another_backend_shows(kernel)
+
     @torch.compile(fullgraph=True, backend=QUICK)
     def sample(logits: Tensor) -> Tensor:
         return gumbel_softmax(logits, backend=kernel.backend)
