@@ -71,6 +71,8 @@ def test_it_is_the_plain_quantizer(backend: Target, gradient: str) -> None:
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_the_losses_slopes_are_numerical_ones(kernel: Target, reduction: str) -> None:
     """Of each loss to what it does not hold constant, to second order."""
+    if kernel.interpreted:
+        pytest.skip("slow; the contract has the same slopes")
     x, codebook = case_on(kernel, FP64)
     mask = torch.arange(6, device=kernel.device) != 2
 
@@ -83,7 +85,7 @@ def test_the_losses_slopes_are_numerical_ones(kernel: Target, reduction: str) ->
     fixed = codebook.detach()
     assert gradcheck(lambda x: loss(x, fixed, 0.3, 0.0), (x,))
     assert gradcheck(lambda codebook: loss(x.detach(), codebook, 0.0, 0.6), (codebook,))
-    if not (kernel.interpreted or reduction != "none"):
+    if reduction == "none":
         assert gradgradcheck(lambda x: loss(x, fixed, 0.3, 0.0), (x,))
         assert gradgradcheck(lambda codebook: loss(x.detach(), codebook, 0.0, 0.6), (codebook,))
 
@@ -117,6 +119,7 @@ def test_values_are_the_codes(backend: Target, dtype: torch.dtype) -> None:
         assert torch.equal(loss[:, :, head], alone.loss)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered")  # in the interpreter's numpy
 @pytest.mark.parametrize("gradient", GRADIENTS)
 def test_special_rows(backend: Target, gradient: str) -> None:
     """Zeros, opposite to the code, not finite, far from the norms that can be squared; padding, whatever it holds."""
