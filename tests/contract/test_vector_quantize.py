@@ -146,21 +146,31 @@ def test_special_rows(backend: Target, gradient: str) -> None:
     assert not dcodebook[1].any()
 
 
-@pytest.mark.parametrize("codes", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "codes"),
+    [(torch.float32, torch.float32), (torch.float32, torch.bfloat16), (torch.float16, torch.float32)],
+    ids=["alike", "narrow codes", "narrow x"],
+)
 @pytest.mark.parametrize("gradient", GRADIENTS)
-def test_the_codebook_may_move_before_backward(backend: Target, gradient: str, codes: torch.dtype) -> None:
+def test_the_codebook_may_move_before_backward(
+    backend: Target, gradient: str, dtype: torch.dtype, codes: torch.dtype
+) -> None:
+    """And its gradient is from the codes as they were, not as rows of x hold them."""
     grads = []
     for moves in (False, True):
-        x, codebook = case_on(backend)
-        codebook = codebook.detach().to(codes).requires_grad_()
-        quantized, _, loss = vector_quantize(
+        x, codebook = (v.detach() for v in case_on(backend))
+        x, codebook = x.to(dtype).requires_grad_(), codebook.to(codes).requires_grad_()
+        quantized, indices, loss = vector_quantize(
             x, codebook, codebook_weight=1.0, gradient=gradient, backend=backend.backend
         )
+        c = codebook.detach()[indices].float()
         if moves:
             with torch.no_grad():
                 codebook.mul_(-2)
         grads.append(torch.autograd.grad((quantized * x.detach()).sum() + loss, (x, codebook)))
     assert all(map(torch.equal, *grads))
+    expected = torch.zeros(4, 5, device=x.device).index_add(0, indices, 2 / 30 * (c - x.detach().float()))
+    torch.testing.assert_close(grads[0][1], expected.to(codes))
 
 
 def test_the_codebook_learns_from_its_loss_alone(backend: Target) -> None:
