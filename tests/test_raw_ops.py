@@ -75,6 +75,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("book", X[None].expand(2, -1, -1), "x and codebook with the same heads and columns"),
     ("book", X[None, :0], "a codebook that is not empty"),
     ("book", X[None].double(), "x and codebook both float64 or neither"),
+    ("book", X[None].long(), "a floating-point tensor"),
     ("precision", "int4", "unknown precision int4"),
 ]
 CASES = [

@@ -18,12 +18,12 @@ DVAE_HD double ordered_dot(const X* x, int64_t x_stride, const C* c, int64_t c_s
   return sum;
 }
 
-// What a code's norm does to its dot products: h of x.c - h, or w of x.c w. NaN where the code cannot be chosen, which
-// is so where it is not finite, or its h is not.
+// What a code's norm does to its dot products: h of x.c - h, or w of x.c w. NaN where the code cannot be chosen:
+// where it or its square is not finite.
 DVAE_HD inline double code_weight(double square, bool finite, bool cosine) {
-  if (!finite) return kNaN<double>;
+  if (!finite || !(square <= kLargest<double>)) return kNaN<double>;
   if (cosine) return square > 0 ? 1 / sqrt(square) : 0;
-  return square <= kLargest<double> ? square / 2 : kNaN<double>;
+  return square / 2;
 }
 
 DVAE_HD inline double code_score(double dot, double weight, bool cosine) {

@@ -23,8 +23,9 @@ inline NearestOutputs new_nearest_outputs(
   STD_TORCH_CHECK(codebook.size(1) < INT32_MAX, "nearest_code: expected fewer than 2^31 - 1 codes");
   check_same_device(codebook, x);
   const ScalarType compute = compute_type(x.scalar_type());
-  STD_TORCH_CHECK(
-      compute == compute_type(codebook.scalar_type()), "nearest_code: expected x and codebook both float64 or neither");
+  STD_TORCH_CHECK(  // buffer_of refuses what is not floating-point
+      (buffer_of(x).type == Storage::float64) == (buffer_of(codebook).type == Storage::float64),
+      "nearest_code: expected x and codebook both float64 or neither");
   STD_TORCH_CHECK(
       precision.text == "exact" || precision.text == "fp32" || precision.text == "bf16",
       "nearest_code: unknown precision ", precision.text);
