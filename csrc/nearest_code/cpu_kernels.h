@@ -56,7 +56,7 @@ class NearestSearch {
     double length;      // at least |x|
     Lane best, margin;  // what is left of the best score after twice the error has a chance
     int candidates;
-    bool finite, open;
+    bool open;  // not for this pass to decide
   };
 
  public:
@@ -67,10 +67,10 @@ class NearestSearch {
         padded_(padded_columns(codes_.columns)),
         chunk_(chunk_tiles()),
         stride_(chunk_ * Sums::lanes + Sums::lanes),
-        x_(allocate<Scalar>(args.tile_rows * padded_)),
-        line_(allocate<float>(padded_)),
+        x_(allocate<Scalar>(args.x.type == storage_of<Scalar> ? 0 : args.tile_rows * codes_.columns)),
+        centred_(allocate<float>(exact ? 0 : args.tile_rows * padded_)),
         words_(allocate<Word>(args.tile_rows * packed_.units)),
-        maxima_(allocate<Lane>(args.tile_rows * stride_)),
+        maxima_(allocate<Lane>(kRowGroup * stride_)),
         starts_(allocate<int32_t>(integers ? chunk_ * packed_.tile : 0)),
         candidates_(allocate<Candidate>(args.tile_rows * kMostCandidates)),
         rows_(allocate<Row>(args.tile_rows)) {}
@@ -87,48 +87,49 @@ class NearestSearch {
     pack(count);
     for (int64_t chunk = 0; chunk < packed_.tiles; chunk += chunk_) {
       const int64_t tiles = std::min(chunk_, packed_.tiles - chunk);
-      score(chunk, tiles, count);
-      for (int64_t r = 0; r < count; ++r) {
-        if (!rows_[r].open) collect(r, chunk, tiles);
+      if constexpr (integers) set_starts(chunk * packed_.tile, tiles * packed_.tile);
+      for (int64_t group = 0; group < count; group += kRowGroup) {
+        score(group, chunk, tiles);
+        for (int64_t r = group; r < std::min(group + kRowGroup, count); ++r) {
+          if (!rows_[r].open) collect(r, chunk, tiles);
+        }
       }
     }
     for (int64_t r = 0; r < count; ++r) decide(r, first + r);
   }
 
  private:
-  // Tiles of codes whose words stay in the second-level cache beside the maxima.
+  // Tiles of codes whose words stay in the second-level cache, and whose maxima for a group of rows in the first.
   int64_t chunk_tiles() const {
-    constexpr int64_t cache = 512 << 10;
-    const int64_t tile = packed_.units * packed_.tile * static_cast<int64_t>(sizeof(Word)) +
-                         args_.tile_rows * Sums::lanes * static_cast<int64_t>(sizeof(Lane));
-    return std::clamp<int64_t>(cache / tile, 1, packed_.tiles);
+    constexpr int64_t words = 384 << 10, maxima = 48 << 10;
+    const int64_t tile = packed_.units * packed_.tile * static_cast<int64_t>(sizeof(Word));
+    constexpr int64_t most = maxima / (kRowGroup * Sums::lanes * static_cast<int64_t>(sizeof(Lane)));
+    return std::min(std::clamp<int64_t>(words / tile, 1, most), packed_.tiles);
   }
 
   int64_t number(int64_t i) const { return args_.rows ? args_.rows[i] : i; }
 
-  template <class T>
-  void load_as(int64_t row, Scalar* to) const {
-    const T* from = static_cast<const T*>(args_.x.data) + row * args_.stride;
-    int64_t d = 0;
-    if constexpr (std::is_same_v<Scalar, float>) {
-      for (; d + F32::lanes <= codes_.columns; d += F32::lanes) F32::load(from + d).store(to + d);
-    }
-    for (; d < codes_.columns; ++d) to[d] = load_as_compute(from[d]);
-    std::fill(to + codes_.columns, to + padded_, Scalar(0));
+  // The row where it lies, or its copy in the compute dtype.
+  const Scalar* row_values(int64_t r, int64_t row) {
+    const Scalar* x = nullptr;
+    with_storage<Scalar>(args_.x.type, [&](auto storage) {
+      using T = decltype(storage);
+      const T* from = static_cast<const T*>(args_.x.data) + row * args_.stride;
+      if constexpr (std::is_same_v<T, Scalar>) {
+        x = from;
+      } else {
+        Scalar* const to = x_.get() + r * codes_.columns;
+        int64_t d = 0;
+        for (; d + F32::lanes <= codes_.columns; d += F32::lanes) F32::load(from + d).store(to + d);
+        for (; d < codes_.columns; ++d) to[d] = load_as_compute(from[d]);
+        x = to;
+      }
+    });
+    return x;
   }
 
   void load(int64_t first, int64_t count) {
-    for (int64_t r = 0; r < count; ++r) {
-      Scalar* x = x_.get() + r * padded_;
-      with_storage<Scalar>(args_.x.type, [&](auto storage) { load_as<decltype(storage)>(number(first + r), x); });
-      Doubles rest(0.0);
-      for (int64_t d = 0; d < padded_; d += Doubles::lanes) {
-        const Doubles value = Doubles::load(x + d);
-        rest = rest + (value - value);
-      }
-      const bool finite = reduce_add(rest) == 0;
-      rows_[r] = {x, 0, lowest(), 0, 0, finite, !finite};
-    }
+    for (int64_t r = 0; r < count; ++r) rows_[r] = {row_values(r, number(first + r)), 0, lowest(), 0, 0, false};
   }
 
   static constexpr Lane lowest() {
@@ -137,49 +138,78 @@ class NearestSearch {
   }
   Word* words_of(int64_t r) { return words_.get() + r / kRowGroup * packed_.units * kRowGroup + r % kRowGroup; }
 
-  void centre(const Scalar* x, float* line) const {
-    if constexpr (!exact) {
-      for (int64_t d = 0; d < padded_; d += F32::lanes) {
-        const F32 value = F32::load(x + d);
-        (codes_.cosine ? value : value - F32::load(codes_.centre + d)).store(line + d);
-      }
-    }
-  }
-
+  // Rows as words. What is not finite stays open, and so does what overflows without its centre.
   void pack(int64_t count) {
     if constexpr (exact) {
       for (int64_t r = 0; r < count; ++r) {
+        const double square = quick_dot(rows_[r].x, rows_[r].x, codes_.columns);
+        rows_[r].open = !is_finite(rows_[r].x);
+        rows_[r].length = std::sqrt(square);
         for (int64_t d = 0; d < packed_.units; ++d) words_of(r)[d * kRowGroup] = rows_[r].open ? 0 : rows_[r].x[d];
-        rows_[r].length = std::sqrt(quick_dot(rows_[r].x, rows_[r].x, codes_.columns));
       }
     } else {
-      float peak = 0;  // of the tile
-      for (int64_t r = 0; r < count; ++r) {
-        if (rows_[r].open) continue;
-        centre(rows_[r].x, line_.get());
-        F32 most(0.0f), rest(0.0f);
-        for (int64_t d = 0; d < padded_; d += F32::lanes) {
-          const F32 x = F32::load(line_.get() + d);
-          most = max(most, max(x, F32(0.0f) - x));
-          rest = rest + (x - x);
+      Peak tile;
+      for (int64_t r = 0; r < count; ++r) centre(r, &tile);
+      float peak = tile.value();
+      if (!(peak <= kLargest<float>)) {
+        peak = 0;
+        for (int64_t r = 0; r < count; ++r) {
+          Peak row;
+          centre(r, &row);
+          rows_[r].open = !(row.value() <= kLargest<float>);
+          if (!rows_[r].open) peak = std::max(peak, row.value());
         }
-        rows_[r].open = reduce_add(rest) != 0;  // x - m overflows
-        if (!rows_[r].open) peak = std::max(peak, reduce_max(most));
       }
       set_scale(peak);
       for (int64_t r = 0; r < count; ++r) pack_row(r);
     }
-    for (int64_t r = count; r % kRowGroup != 0; ++r) {
-      for (int64_t u = 0; u < packed_.units; ++u) words_of(r)[u * kRowGroup] = 0;
+    for (int64_t r = count; r % kRowGroup != 0; ++r) clear_words(r);
+  }
+
+  bool is_finite(const Scalar* x) const {
+    return std::all_of(x, x + codes_.columns, [](Scalar value) { return value - value == 0; });
+  }
+
+  void clear_words(int64_t r) {
+    for (int64_t u = 0; u < packed_.units; ++u) words_of(r)[u * kRowGroup] = 0;
+  }
+
+  // The largest absolute value, NaN where a value is not finite.
+  struct Peak {
+    F32 most, rest;
+    Peak() : most(0.0f), rest(0.0f) {}
+    void add(F32 x) {
+      most = max(most, max(x, F32(0.0f) - x));
+      rest = rest + (x - x);
+    }
+    float value() const { return reduce_max(most) + reduce_add(rest); }
+  };
+
+  // x - m, or x for cosine, in zeros up to whole vectors.
+  void centre(int64_t r, Peak* peak) {
+    const float* x = rows_[r].x;
+    float* const to = centred_.get() + r * padded_;
+    const auto centre_vector = [&](const float* from, int64_t d) {
+      const F32 value = codes_.cosine ? F32::load(from) : F32::load(from) - F32::load(codes_.centre + d);
+      value.store(to + d);
+      peak->add(value);
+    };
+    int64_t d = 0;
+    for (; d + F32::lanes <= codes_.columns; d += F32::lanes) centre_vector(x + d, d);
+    if (d < padded_) {
+      float tail[16] = {};
+      std::copy(x + d, x + codes_.columns, tail);
+      for (int64_t i = 0; d < padded_; i += F32::lanes, d += F32::lanes) centre_vector(tail + i, d);
     }
   }
 
   // The scale of the rows of this tile: of integers as fine as they and the sums' range allow.
   void set_scale(float peak) {
+    CodeBounds<double> bounds = packed_.bounds;
+    PassArithmetic arithmetic = kFloatPass;
     scale_ = packed_.scale;
-    bounds_ = packed_.bounds;
-    arithmetic_ = kFloatPass;
     unit_ = double{scale_} * scale_;
+    double bounded = 1;  // a row's packed value in the bounds' scale
     if constexpr (integers) {
       // bytes hold values, pairs of shorts are summed up: their norm is what must fit
       const auto columns = static_cast<float>(codes_.columns);
@@ -187,50 +217,52 @@ class NearestSearch {
       const auto coarsest = static_cast<float>(packed_.scale * (packed_.largest_start * 0x1p-29));
       scale_ = std::max({finest, coarsest, 0x1p-100f});
       unit_ = double{scale_} * packed_.scale;
-      bounds_.half_error += unit_ + 0x1p-22 * bounds_.half;
-      arithmetic_ = {0, 0};
+      bounds.half_error += unit_ + 0x1p-22 * bounds.half;
+      arithmetic = {0, 0};
+      bounded = scale_;
       start_factor_ = packed_.scale / scale_;
     }
+    // twice the error in the unit of the scores, which goes with the row's norm and with its own error
+    const double factor = 2 * (1 + 0x1p-20) / (integers ? unit_ : 1);
+    const ScoreError<double> error(bounds, arithmetic, codes_.columns);
+    margin_ = factor * error.constant;
+    margin_of_norm_ = factor * bounded * error.of_norm;
+    margin_of_error_ = factor * bounded * error.of_error;
+    true_norm_ = integers ? scale_ : double{scale_} * bounded;
+    row_centre_ = packed_.bounds.row_centre * (integers ? 1 : double{scale_});
   }
 
   void pack_row(int64_t r) {
     constexpr int shift = Pass::kPass == CodePass::bytes ? 128 : 0;
     Row& row = rows_[r];
-    if (row.open) {
-      for (int64_t u = 0; u < packed_.units; ++u) words_of(r)[u * kRowGroup] = 0;
-      return;
-    }
-    centre(row.x, line_.get());
-    const Packed packed = Pass::pack(line_.get(), codes_.columns, 1 / scale_, shift, words_of(r), kRowGroup);
-    // in double and with what the sums themselves round; in the scale of the bounds
-    const double scale = integers ? scale_ : 1, slack = 1 + 0x1p-22 * (codes_.columns + 16);
-    const double norm = scale * (std::sqrt(packed.square) * slack + 0x1p-60 * codes_.columns);
-    const double error = scale * std::sqrt(packed.error) * slack + (integers ? 0x1p-21 : 0x1p-23) * norm;
-    const double margin = 2 * score_error<double>(bounds_, arithmetic_, codes_.columns, norm, error) /
-                          (integers ? unit_ : 1);
+    if (row.open) return clear_words(r);
+    const Packed packed =
+        Pass::pack(centred_.get() + r * padded_, codes_.columns, 1 / scale_, shift, words_of(r), kRowGroup);
+    // with what the sums themselves round, and rounding to the centre and the scale
+    const float slack = 1 + 0x1p-21f * static_cast<float>(codes_.columns + 16);
+    const float norm = std::sqrt(packed.square) * slack + 0x1p-60f * static_cast<float>(codes_.columns);
+    const float error = std::sqrt(packed.error) * slack + (integers ? 0x1p-21f : 0x1p-23f) * norm;
+    const double margin = margin_ + margin_of_norm_ * norm + margin_of_error_ * error;
     constexpr double limit = integers ? 0x1p29 : 0x1p100;
     row.open = !(margin < limit);
-    row.length = (norm + bounds_.row_centre) * (integers ? 1 : double{scale_});
-    row.margin = static_cast<Lane>(integers ? std::ceil(margin) : margin * (1 + 0x1p-20));
+    row.length = norm * true_norm_ + row_centre_;
+    row.margin = static_cast<Lane>(integers ? margin + 1 : margin);
   }
 
-  void score(int64_t chunk, int64_t tiles, int64_t count) {
+  void score(int64_t group, int64_t chunk, int64_t tiles) {
     const int64_t first = chunk * packed_.tile;
-    if constexpr (integers) set_starts(first, tiles * packed_.tile);
     const Word* words = static_cast<const Word*>(packed_.words) + first * packed_.units;
-    for (int64_t r = 0; r < count; r += kRowGroup) {
-      for (int64_t t = 0; t < tiles; ++t) {
-        const int64_t code = t * packed_.tile;
-        const auto start = [&](int v) {
-          const int64_t k = code + v * Sums::lanes;
-          if constexpr (integers) return Sums::load(starts_.get() + k);
-          else if constexpr (exact) return Sums(0.0);
-          else return Sums::load(packed_.starts + first + k);
-        };
-        score_tile<Pass>(
-            words_of(r), words + code * packed_.units, packed_.units, start,
-            {codes_.weights + first + code, codes_.cosine}, maxima_.get() + r * stride_ + t * Sums::lanes, stride_);
-      }
+    for (int64_t t = 0; t < tiles; ++t) {
+      const int64_t code = t * packed_.tile;
+      const auto start = [&](int v) {
+        const int64_t k = code + v * Sums::lanes;
+        if constexpr (integers) return Sums::load(starts_.get() + k);
+        else if constexpr (exact) return Sums(0.0);
+        else return Sums::load(packed_.starts + first + k);
+      };
+      score_tile<Pass>(
+          words_of(group), words + code * packed_.units, packed_.units, start,
+          {codes_.weights + first + code, codes_.cosine}, maxima_.get() + t * Sums::lanes, stride_);
     }
   }
 
@@ -258,7 +290,7 @@ class NearestSearch {
   void collect(int64_t r, int64_t chunk, int64_t tiles) {
     Row& row = rows_[r];
     Candidate* const found = candidates_.get() + r * kMostCandidates;
-    const Lane* maxima = maxima_.get() + r * stride_;
+    const Lane* maxima = maxima_.get() + r % kRowGroup * stride_;
     Sums even = Sums::load(maxima), odd = even;
     for (int64_t t = 1; t + 1 < tiles; t += 2) {
       even = max(even, Sums::load(maxima + t * Sums::lanes));
@@ -291,7 +323,8 @@ class NearestSearch {
   void decide(int64_t r, int64_t i) {
     Row& row = rows_[r];
     const int64_t to = number(i);
-    args_.open[i] = row.open && row.finite;
+    const bool finite = !row.open || is_finite(row.x);
+    args_.open[i] = row.open && finite;
     rescored_rows_ += args_.open[i] || row.candidates > 1;
     if (args_.open[i]) {
       rescored_blocks_ += packed_.tiles * Sums::lanes;
@@ -299,7 +332,7 @@ class NearestSearch {
     }
     int64_t nearest = -1;
     double score = kNaN<double>;
-    if (row.finite) nearest = choose(r, &score);
+    if (finite) nearest = choose(r, &score);
     args_.indices[to] = std::max<int64_t>(nearest, 0);
     if (args_.scores) static_cast<Scalar*>(args_.scores)[to] = static_cast<Scalar>(score);
   }
@@ -325,19 +358,20 @@ class NearestSearch {
       if (!exact && (found[scored].score + row.margin * 0.5) * unit_ < most + floor) break;
       const Scalar* code[kCodeVectors];
       for (int v = 0; v < kCodeVectors; ++v) code[v] = values + std::min(code_of(scored, v), codes_.count - 1) * columns;
-      quick_dots(row.x, code, columns, quick[scored]);
+      double* const scores = quick[scored];
+      quick_dots(row.x, code, columns, scores);
       for (int v = 0; v < kCodeVectors; ++v) {
-        double& now = quick[scored][v];
-        now = code_score(now, codes_.weights[code_of(scored, v)], codes_.cosine);
-        if (now > most) most = now;
+        scores[v] = code_score(scores[v], codes_.weights[code_of(scored, v)], codes_.cosine);
       }
+      for (int v = 0; v < kCodeVectors; ++v) most = scores[v] > most ? scores[v] : most;
     }
     rescored_blocks_ += scored;
-    int64_t close[kMostCandidates * kCodeVectors];
+    int64_t close[kMostCandidates * kCodeVectors + 1];
     int count = 0;
     for (int c = 0; c < scored; ++c) {
       for (int v = 0; v < kCodeVectors; ++v) {
-        if (quick[c][v] >= most - slack) close[count++] = code_of(c, v);
+        close[count] = code_of(c, v);
+        count += quick[c][v] >= most - slack;  // without a branch: any of the lane's codes may be it
       }
     }
     if (count == 1 && !args_.scores) return close[0];
@@ -357,18 +391,17 @@ class NearestSearch {
   const Codes& codes_;
   const PackedCodes& packed_;
   int64_t padded_, chunk_, stride_;
-  Allocation<Scalar> x_;      // [tile rows, padded columns]
-  Allocation<float> line_;    // [padded columns]
+  Allocation<Scalar> x_;      // [tile rows, columns], where x has another dtype
+  Allocation<float> centred_; // [tile rows, padded columns]
   Allocation<Word> words_;    // [tile rows / kRowGroup, units, kRowGroup]
-  Allocation<Lane> maxima_;   // [tile rows, stride]
+  Allocation<Lane> maxima_;   // [kRowGroup, stride]
   Allocation<int32_t> starts_;
   Allocation<Candidate> candidates_;
   Allocation<Row> rows_;
   int64_t rescored_rows_ = 0, rescored_blocks_ = 0;
-  CodeBounds<double> bounds_{};
-  PassArithmetic arithmetic_{};
   float scale_ = 1, start_factor_ = 1;
   double unit_ = 1;  // of the scores of the pass
+  double margin_ = 0, margin_of_norm_ = 0, margin_of_error_ = 0, true_norm_ = 0, row_centre_ = 0;
 };
 
 template <class Pass, class Scalar>

@@ -29,9 +29,13 @@ inline Doubles operator-(Doubles a, Doubles b) { return a.v - b.v; }
 inline Doubles fma(Doubles a, Doubles b, Doubles c) { return a.v * b.v + c.v; }
 inline Doubles max(Doubles a, Doubles b) { return a.v > b.v ? a.v : b.v; }
 inline double reduce_add(Doubles a) {
+#if DVAE_SIMD_AVX512
+  return _mm512_reduce_add_pd(a.v);
+#else
   double sum = 0;
   for (int i = 0; i < Doubles::lanes; ++i) sum += a.v[i];
   return sum;
+#endif
 }
 inline double reduce_max(Doubles a) {
   double most = a.v[0];

@@ -58,17 +58,22 @@ constexpr PassArithmetic kFloatPass{0x1.01p-24f, 0x1p-149f};  // fused or not, w
 // scale. a.b - a^.b^ = (a - a^).b + a^.(b - b^); then the rounding of h, of the sum, and of s itself, whose terms are
 // not centred. The winner's t(k) is at least the largest one - 2 of these. Infinite or NaN where nothing is known.
 template <class Real>
-DVAE_HD Real score_error(
-    const CodeBounds<Real>& codes, const PassArithmetic& pass, int64_t columns, Real row_norm, Real row_error) {
-  const Real norm = codes.norm + codes.error;  // of b
-  const Real inputs = row_error * norm + row_norm * codes.error + codes.half_error;
-  const Real sizes = row_norm * codes.norm + codes.half;
-  const auto terms = static_cast<Real>(columns);
-  const Real sum = pass.unit * (terms + 4) * sizes + pass.least * (terms + 4);  // 4: and of the largest one - 2 B
-  const Real x = row_norm + row_error + codes.row_centre, c = norm + codes.centre;
-  const Real terms_of_half = codes.half > 0 ? c * c : 0;
-  const Real definition = Real(0x1p-53) * (terms + 8) * (x * c + terms_of_half);
-  return (inputs + sum + definition) * Real(1.001);  // what this itself rounds
-}
+struct ScoreError {
+  Real constant, of_norm, of_error;
+
+  DVAE_HD ScoreError(const CodeBounds<Real>& codes, const PassArithmetic& pass, int64_t columns) {
+    const auto terms = static_cast<Real>(columns);
+    const Real sum = pass.unit * (terms + 4), definition = Real(0x1p-53) * (terms + 8);  // of sizes; 4: and 2 B
+    const Real norm = codes.norm + codes.error;  // of b
+    const Real c = norm + codes.centre, square = codes.half > 0 ? c * c : 0;
+    constexpr Real slack = 1.001;  // what this itself rounds
+    constant = slack * (codes.half_error + sum * codes.half + pass.least * (terms + 4) +
+                        definition * (codes.row_centre * c + square));
+    of_norm = slack * (codes.error + sum * codes.norm + definition * c);
+    of_error = slack * (norm + definition * c);
+  }
+  // for a row whose |a^| and |a - a^| are at most these
+  DVAE_HD Real of(Real row_norm, Real row_error) const { return constant + of_norm * row_norm + of_error * row_error; }
+};
 
 }  // namespace dvae

@@ -196,7 +196,7 @@ DVAE_HD inline CodeBounds<float> float_bounds(double square, double centre_squar
 DVAE_HD inline float float_pass_error(const CodeBounds<float>& codes, double square, int64_t columns) {
   constexpr PassArithmetic pass = kFloatPass;
   const auto norm = static_cast<float>(sqrt(square) * 1.000001);
-  return score_error(codes, pass, columns, norm, 0x1.01p-24f * norm + 0x1p-149f * static_cast<float>(columns));
+  return ScoreError<float>(codes, pass, columns).of(norm, 0x1.01p-24f * norm + 0x1p-149f * static_cast<float>(columns));
 }
 
 // 16 bytes from global to shared memory, which are there after wait_for_copies<n> when n or fewer groups came later.
