@@ -45,6 +45,7 @@ class NearestSearch {
   static constexpr bool exact = Pass::kPass == CodePass::doubles;
   static constexpr bool integers = std::is_integral_v<Lane>;
   static constexpr int kMostCandidates = 64;
+  static constexpr int kSpan = 64 / Sums::lanes;  // tiles whose lanes are the bits of one word
 
   // A lane of a tile of codes, by its first code, with the largest score of its codes.
   struct Candidate {
@@ -71,6 +72,7 @@ class NearestSearch {
         centred_(allocate<float>(exact ? 0 : args.tile_rows * padded_)),
         words_(allocate<Word>(args.tile_rows * packed_.units)),
         maxima_(allocate<Lane>(kRowGroup * stride_)),
+        spans_(allocate<Lane>((chunk_ / kSpan + 1) * Sums::lanes)),
         starts_(allocate<int32_t>(integers ? chunk_ * packed_.tile : 0)),
         candidates_(allocate<Candidate>(args.tile_rows * kMostCandidates)),
         rows_(allocate<Row>(args.tile_rows)) {}
@@ -291,13 +293,19 @@ class NearestSearch {
     Row& row = rows_[r];
     Candidate* const found = candidates_.get() + r * kMostCandidates;
     const Lane* maxima = maxima_.get() + r % kRowGroup * stride_;
-    Sums even = Sums::load(maxima), odd = even;
-    for (int64_t t = 1; t + 1 < tiles; t += 2) {
-      even = max(even, Sums::load(maxima + t * Sums::lanes));
-      odd = max(odd, Sums::load(maxima + (t + 1) * Sums::lanes));
+    Sums top = Sums::load(maxima);
+    for (int64_t t = 0; t < tiles; t += kSpan) {
+      Sums span = Sums::load(maxima + t * Sums::lanes);
+      if (t + kSpan <= tiles) {
+#pragma GCC unroll 16
+        for (int i = 1; i < kSpan; ++i) span = max(span, Sums::load(maxima + (t + i) * Sums::lanes));
+      } else {
+        for (int64_t i = t + 1; i < tiles; ++i) span = max(span, Sums::load(maxima + i * Sums::lanes));
+      }
+      span.store(spans_.get() + t / kSpan * Sums::lanes);
+      top = max(top, span);
     }
-    even = max(even, Sums::load(maxima + (tiles - 1) * Sums::lanes));
-    const Lane most = reduce_max(max(even, odd));
+    const Lane most = reduce_max(top);
     if (most == lowest()) return;
     if (most > row.best) {
       row.best = most;
@@ -307,15 +315,20 @@ class NearestSearch {
     }
     const Lane limit = below(row.best, row.margin);
     if (!(most > limit)) return;
-    for (int64_t t = 0; t < tiles; ++t) {
-      const Lane* lanes = maxima + t * Sums::lanes;
-      for (uint32_t above = lanes_above(Sums::load(lanes), limit); above != 0; above &= above - 1) {
+    for (int64_t t = 0; t < tiles; t += kSpan) {
+      if (lanes_above(Sums::load(spans_.get() + t / kSpan * Sums::lanes), limit) == 0) continue;
+      uint64_t above = 0;
+      for (int64_t i = t; i < std::min(t + kSpan, tiles); ++i) {
+        above |= uint64_t{lanes_above(Sums::load(maxima + i * Sums::lanes), limit)} << (i - t) * Sums::lanes;
+      }
+      for (; above != 0; above &= above - 1) {
         if (row.candidates == kMostCandidates) {
           row.open = !exact;  // what an exact pass drops is equal to the best one and has a higher index
           return;
         }
-        const int l = __builtin_ctz(above);
-        found[row.candidates++] = {lanes[l], static_cast<int32_t>((chunk + t) * packed_.tile + l)};
+        const int64_t place = t * Sums::lanes + __builtin_ctzll(above), tile = place / Sums::lanes;
+        const int64_t code = (chunk + tile) * packed_.tile + place % Sums::lanes;
+        found[row.candidates++] = {maxima[place], static_cast<int32_t>(code)};
       }
     }
   }
@@ -395,6 +408,7 @@ class NearestSearch {
   Allocation<float> centred_; // [tile rows, padded columns]
   Allocation<Word> words_;    // [tile rows / kRowGroup, units, kRowGroup]
   Allocation<Lane> maxima_;   // [kRowGroup, stride]
+  Allocation<Lane> spans_;    // [chunk / kSpan, lanes]: the largest of a span's tiles
   Allocation<int32_t> starts_;
   Allocation<Candidate> candidates_;
   Allocation<Row> rows_;
