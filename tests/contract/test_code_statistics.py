@@ -88,6 +88,13 @@ def test_heads(target: Target) -> None:
         torch.testing.assert_close(ours.sums[head], alone.sums)
 
 
+def test_one_row(target: Target) -> None:
+    """Without other dimensions, as vector_quantize gives its index."""
+    x, index = torch.tensor([1.0, 2.0], device=target.device), torch.tensor(2, device=target.device)
+    counts, sums = code_statistics(x, index, 3, mask=index > 0, backend=target.backend)
+    assert counts.tolist() == [0, 0, 1] and sums.tolist() == [[0, 0], [0, 0], [1, 2]]
+
+
 def test_nothing_to_count(target: Target) -> None:
     """No rows, no columns, no row that takes part."""
     for x, indices in (

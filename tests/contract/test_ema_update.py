@@ -77,7 +77,7 @@ def test_zero_debiasing_of_sonnet(tensor: bool) -> None:
         n = size.sum(1, keepdim=True)
         codes = average / ((size + eps) / (n + 6 * eps) * n).unsqueeze(-1)
         before = ours["codebook"].clone()
-        ema_update_(**ours, decay=decay, laplace=eps, steps=torch.tensor([step]) if tensor else step)
+        ema_update_(**ours, decay=decay, laplace=eps, steps=torch.full((1, 1, 1), step) if tensor else step)
         has_rows = ours["counts"] > 0
         torch.testing.assert_close(ours["codebook"][has_rows], codes[has_rows], rtol=1e-13, atol=0)
         assert torch.equal(ours["codebook"][~has_rows], before[~has_rows])
@@ -89,7 +89,7 @@ def test_the_ends_of_decay() -> None:
     for name in ("cluster_size", "code_sum"):
         assert torch.equal(ours[name], before[name])
     torch.testing.assert_close(ours["codebook"], before["codebook"])
-    for steps in (None, 1, torch.tensor(2)):
+    for steps in (None, 1, torch.tensor([[[2]]])):
         ours = copies(before)
         ema_update_(**ours, decay=0.0, steps=steps)
         used = ours["counts"] > 0

@@ -247,6 +247,10 @@ def test_noise_belongs_to_rows(backend: Target, monkeypatch: pytest.MonkeyPatch)
         drawn = draw(x.float().double(), temperature, metric=metric)
         assert metric == "cosine" or torch.equal(drawn, nearest)
     assert draw(x, mask=torch.zeros(5, dtype=torch.bool, device=x.device)).eq(-1).all()
+    codebook = codebook.float()
+    codebook[:, 3] = torch.nan
+    drawn = draw(x.float(), 1e300)
+    assert drawn.any() and (drawn != 3).all()
 
 
 def test_drawing_compiles(kernel: Target) -> None:

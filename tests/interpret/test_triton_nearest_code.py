@@ -46,6 +46,25 @@ def test_chunks_of_rows_parts_of_the_codes_and_pieces_of_columns(
     assert products == [4, 4]
 
 
+@pytest.mark.parametrize("kind", ["gaussian", "lattice", "scaled"])
+@pytest.mark.parametrize("cosine", [False, True], ids=["l2", "cosine"])
+def test_float32_decides_no_more_than_it_can(kind: str, cosine: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no score is asked for: all rows of ordinary data, some of the others, and none wrongly."""
+    dtypes: list[Any] = []
+    scan = triton_kernels._scan
+
+    def watched(*args: Any) -> Any:
+        dtypes.append(args[-1])
+        return scan(*args)
+
+    monkeypatch.setattr(triton_kernels, "_scan", watched)
+    x, codes = data(kind, 18, 131, 3)
+    indices, _, _ = triton_kernels.nearest_code(x[None], codes[None], cosine, "exact", False)
+    assert torch.equal(indices[0], definition(x, codes, cosine)[0])
+    assert dtypes.count(triton_kernels.tl.float32) == 18
+    assert dtypes.count(triton_kernels.tl.float64) in (range(1) if kind == "gaussian" else range(1, 19))
+
+
 @pytest.mark.parametrize("kind", ["gaussian", "offset", "scaled"])
 @pytest.mark.parametrize("cosine", [False, True], ids=["l2", "cosine"])
 def test_the_bound_holds_and_is_not_idle(kind: str, cosine: bool, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -198,10 +198,7 @@ def code_statistics(
     if indices.shape != x.shape[:-1]:
         raise ValueError(f"{op}: expected indices of shape {tuple(x.shape[:-1])}, got {tuple(indices.shape)}")
     if mask is not None:
-        if not isinstance(mask, Tensor):
-            raise TypeError(f"{op}: expected mask to be a Tensor, got {_validate.type_name(mask)}")
-        _validate.alike(op, "mask", mask, x.device, torch.bool)
-        _validate.broadcastable(op, "mask", mask, indices.shape if heads is None else indices.shape[:-1])
+        _validate.mask(op, mask, x.device, indices.shape if heads is None else indices.shape[:-1])
     backend = _backend.resolve(op, backend, x.device.type)
 
     if mask is not None:
@@ -209,7 +206,7 @@ def code_statistics(
     if heads is not None:
         first = torch.arange(heads, device=x.device) * num_codes
         indices = torch.where((indices >= 0) & (indices < num_codes), indices + first, -1)
-    counts, sums = CODE_STATISTICS[backend](x.detach().flatten(0, -2), indices.flatten(), total)
+    counts, sums = CODE_STATISTICS[backend](x.detach().reshape(indices.numel(), x.shape[-1]), indices.flatten(), total)
     if heads is None:
         return CodeStatistics(counts, sums)
     return CodeStatistics(counts.unflatten(0, (heads, num_codes)), sums.unflatten(0, (heads, num_codes)))
@@ -326,7 +323,7 @@ def _bias(decay: float, steps: int | Tensor | None, dtype: torch.dtype) -> float
     """1 - decay^steps: of a moving average that began as zero."""
     log_decay = math.log(decay) if decay > 0 else -math.inf
     if isinstance(steps, Tensor):
-        return -torch.expm1(steps.to(dtype) * log_decay)
+        return -torch.expm1(steps.to(dtype).reshape(()) * log_decay)
     return 1.0 if steps is None else -math.expm1(steps * log_decay)
 
 

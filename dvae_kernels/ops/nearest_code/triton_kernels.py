@@ -372,8 +372,8 @@ def _scan(
             if weight_ptr is not None:
                 weight = tl.load(weight_ptr + code, mask=inside, other=0.0)
                 score *= weight.to(ACC)
-                # so that products below float32's range do not matter
-                beyond |= (inside & (weight > 1e10)).to(tl.int32)
+                # so that neither products below float32's range matter nor weights that it has but a few digits of
+                beyond |= (inside & ((weight > 1e10) | (weight < 1e-37))).to(tl.int32)
                 inside &= weight == weight
             else:
                 half_square = tl.load(half_square_ptr + code, mask=inside, other=0.0)

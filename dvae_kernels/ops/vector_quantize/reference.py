@@ -109,6 +109,7 @@ def code_logits(x: Tensor, codes: Tensor, offsets: Tensor, centre: Tensor, tempe
     """Log probabilities of the codes, up to a constant for each row: [N, K, H]."""
     with without_autocast(x.device):
         scores = torch.baddbmm(offsets, x.to(codes.dtype) - centre, codes.transpose(1, 2))
-    # the best is 0, so that no temperature overflows
-    scale = min(2 / temperature, torch.finfo(scores.dtype).max)
+    # the best is 0, so that no temperature overflows; a scale of 0 would make NaN of -inf
+    limits = torch.finfo(scores.dtype)
+    scale = max(min(2 / temperature, limits.max), limits.tiny)
     return scores.sub_(scores.amax(2, keepdim=True)).mul_(scale).permute(1, 2, 0)
