@@ -146,7 +146,7 @@ class NearestSearch {
       for (int64_t r = 0; r < count; ++r) {
         const double square = quick_dot(rows_[r].x, rows_[r].x, codes_.columns);
         rows_[r].open = !is_finite(rows_[r].x);
-        rows_[r].length = std::sqrt(square);
+        rows_[r].length = std::min(std::sqrt(square), kLargest<double>);  // times codes of zeros: zero, not NaN
         for (int64_t d = 0; d < packed_.units; ++d) words_of(r)[d * kRowGroup] = rows_[r].open ? 0 : rows_[r].x[d];
       }
     } else {
@@ -248,7 +248,7 @@ class NearestSearch {
     constexpr double limit = integers ? 0x1p29 : 0x1p100;
     row.open = !(margin < limit);
     row.length = norm * true_norm_ + row_centre_;
-    row.margin = static_cast<Lane>(integers ? margin + 1 : margin);
+    row.margin = row.open ? 0 : static_cast<Lane>(integers ? margin + 1 : margin);
   }
 
   void score(int64_t group, int64_t chunk, int64_t tiles) {
@@ -376,7 +376,9 @@ class NearestSearch {
       for (int v = 0; v < kCodeVectors; ++v) {
         scores[v] = code_score(scores[v], codes_.weights[code_of(scored, v)], codes_.cosine);
       }
-      for (int v = 0; v < kCodeVectors; ++v) most = scores[v] > most ? scores[v] : most;
+      for (int v = 0; v < kCodeVectors; ++v) {
+        most = scores[v] > most && scores[v] <= kLargest<double> ? scores[v] : most;
+      }
     }
     rescored_blocks_ += scored;
     int64_t close[kMostCandidates * kCodeVectors + 1];
@@ -405,7 +407,7 @@ class NearestSearch {
   const PackedCodes& packed_;
   int64_t padded_, chunk_, stride_;
   Allocation<Scalar> x_;      // [tile rows, columns], where x has another dtype
-  Allocation<float> centred_; // [tile rows, padded columns]
+  Allocation<float> centred_;  // [tile rows, padded columns]
   Allocation<Word> words_;    // [tile rows / kRowGroup, units, kRowGroup]
   Allocation<Lane> maxima_;   // [kRowGroup, stride]
   Allocation<Lane> spans_;    // [chunk / kSpan, lanes]: the largest of a span's tiles

@@ -272,8 +272,8 @@ __global__ void __launch_bounds__(kNearestThreads, sizeof(Acc) == 4 ? 2 : 1)
   const int32_t chunks = (padded + chunk - 1) / chunk;
   const Acc* const centre = args.centres + head * columns;
   const Acc scale = static_cast<Acc>(args.scales[2 * head]);
-  float* const rows = reinterpret_cast<float*>(memory);                // [held columns, kPitch]
-  float* const codes = rows + int64_t{args.held} * kPitch;      // two of [1 + chunk, kNearestTile]
+  float* const rows = reinterpret_cast<float*>(memory);      // [held columns, kPitch]
+  float* const codes = rows + int64_t{args.held} * kPitch;  // two of [1 + chunk, kNearestTile]
   const int32_t buffer = (1 + chunk) * kNearestTile;
 
   // x - m at the scale of the codes
@@ -480,6 +480,7 @@ void nearest_code_of_rows(Stream stream, NearestArgs<Acc> args) {
 template <class Acc>
 void nearest_code(Stream stream, const NearestArgs<Acc>& args) {
   const NearestSizes& sizes = args.sizes;
+  if (sizes.tile_values() > INT32_MAX) throw std::length_error("nearest_code: too many columns");
   constexpr size_t warps = kNearestThreads / kWarp;
   launch(plan_rows<float>(sizes.heads * sizes.codes, 1, 1, 1, false, 0, 0), stream, code_weights_kernel<Acc>, args);
   launch(plan_blocks(sizes.heads, kNearestThreads, warps * sizeof(Spread)), stream, centre_codes_kernel<Acc>, args);

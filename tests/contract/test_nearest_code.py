@@ -137,6 +137,19 @@ def test_special_values(target: Target) -> None:
         assert torch.equal(indices.cpu(), definition(x, codes, cosine)[0])
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered")  # in the interpreter's numpy
+def test_what_overflows_in_float64(target: Target) -> None:
+    """A score is not chosen and hides no finite one, and a row's square hides no code of zeros."""
+    x, codes = torch.zeros(1, 2, dtype=torch.float64), torch.full((40, 2), math.nan, dtype=torch.float64)
+    x[0, 0], codes[[1, 3, 5, 9]] = 1e200, torch.tensor([1e150, 0], dtype=torch.float64)
+    for code in (1e-10, 0.0):
+        codes[1, 0] = code
+        for where in (codes, codes[:3]):
+            ours = nearest_code(x.to(target.device), where.to(target.device), return_score=True, backend=target.backend)
+            alone = nearest_code(x.to(target.device), where.to(target.device), backend=target.backend)
+            assert [*map(float, ours), float(alone)] == [1, code * 1e200, 1]
+
+
 @pytest.mark.parametrize("shape", [(0, 5), (2, 0, 5), (0, 2, 5)], ids=str)
 def test_no_rows(target: Target, shape: tuple[int, ...]) -> None:
     x = torch.ones(shape, device=target.device)
