@@ -78,13 +78,15 @@ class QuantizeBackwardTensors {
     if (grad_losses.has_value()) grad_losses_ = checked_rows(*grad_losses, x, 1);
     dx = torch::stable::new_empty(x, {rows, columns}, x.scalar_type());
     dcodes = torch::stable::new_empty(x, {codes_grad ? rows : 0, columns}, compute);
+    if (!grad_losses.has_value()) torch::stable::zero_(dcodes);
   }
 
   QuantizeBackwardArgs args(double commitment_weight, double codebook_weight, bool rotation) const {
     return {x_.size(0), x_.size(1), buffer_of_any(grad_), grad_.has_value() ? grad_->stride(0) : 0,
             buffer_of_any(grad_losses_), buffer_of(x_), x_.stride(0), buffer_of(codes_), codes_.stride(0),
             static_cast<const int64_t*>(indices_.const_data_ptr()), commitment_weight, codebook_weight, rotation,
-            buffer_of(dx), buffer_of_any(dcodes)};
+            // without losses zeros, also where x - c overflows
+            buffer_of(dx), buffer_of_any(grad_losses_.has_value() ? std::optional(dcodes) : std::nullopt)};
   }
 
  private:

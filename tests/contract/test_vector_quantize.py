@@ -173,12 +173,16 @@ def test_the_codebook_may_move_before_backward(
     torch.testing.assert_close(grads[0][1], expected.to(codes))
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered")  # in the interpreter's numpy
 def test_the_codebook_learns_from_its_loss_alone(backend: Target) -> None:
     x, codebook = case_on(backend)
     quantized, _, loss = vector_quantize(x, codebook, backend=backend.backend)
     assert torch.autograd.grad(quantized.sum() + loss, codebook, allow_unused=True) == (None,)
     assert not vector_quantize(x.detach(), codebook, backend=backend.backend).quantized.requires_grad
     assert vector_quantize(x.detach(), codebook, codebook_weight=1.0, backend=backend.backend).loss.requires_grad
+    x, codebook = ((v.detach()[:1].sign() * size).requires_grad_() for v, size in ((x, 3e38), (x, -3e38)))
+    quantized, _, _ = vector_quantize(x, codebook, codebook_weight=1.0, backend=backend.backend)
+    assert not torch.autograd.grad(quantized[:, 0].sum(), codebook)[0].any(), "0 * infinity"
 
 
 def test_the_loss_does_not_depend_on_threads() -> None:

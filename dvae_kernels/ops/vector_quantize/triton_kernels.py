@@ -173,6 +173,9 @@ def vector_quantize_bwd(
     rows, columns = x.shape
     dx = x.new_empty((rows, columns))
     dcodes = x.new_empty((rows if codes_grad else 0, columns), dtype=compute_dtype(x.dtype))
+    learns = codes_grad and grad_losses is not None
+    if not learns:  # without losses zeros, also where x - c overflows
+        dcodes.zero_()
     if x.numel() == 0:
         return dx, dcodes
     x, codes = _with_unit_columns(x), _with_unit_columns(codes)
@@ -184,7 +187,7 @@ def vector_quantize_bwd(
     tile = _tile(columns, x.itemsize)
     launch(
         _quantize_backward_kernel, triton.cdiv(rows, tile["ROWS"]), x, codes, indices.contiguous(), grad, grad_losses,
-        dx, dcodes if codes_grad else None, rows, columns, x.stride(0), codes.stride(0),
+        dx, dcodes if learns else None, rows, columns, x.stride(0), codes.stride(0),
         0 if grad is None else grad.stride(0), commitment_weight, codebook_weight, weights,
         COMMITS=grad_losses is not None and commitment_weight != 0, ROTATION=rotation and grad is not None,
         ACC=_acc(x), **tile,
