@@ -40,6 +40,8 @@ def test_nearest_code(
     elif kind == "offset":
         x, codes = 50 + 0.01 * x, 50 + 0.01 * codes
     ours = {f"ours ({name})": functools.partial(nearest_code, x, codes, backend=name) for name in our_backends(device)}
+    if "ours (cpp)" in ours and torch.ops.dvae_kernels.cpu_capability() == "avx512_vnni":
+        ours["ours, float32 only"] = without_integers(ours["ours (cpp)"])
     peers = {"addmm, argmax by rows": by_rows(x, codes)}
     if n * k <= 1 << 31:  # 8 GiB
         peers["cdist, argmin"] = lambda: torch.cdist(x, codes).argmin(1)
@@ -56,6 +58,20 @@ def test_nearest_code(
     misses = ", ".join(f"{label} {count}" for label, count in wrong.items() if count) or "none"
     note = f"again {shares.rows:.1%} of rows, {shares.blocks:.2%} of blocks; wrong rows of peers: {misses}"
     compare(f"nearest_code {kind} {n}x{k}x{d}", note, {**ours, **peers})
+
+
+def without_integers(search: Search) -> Search:
+    """As on a CPU without integer dot products."""
+    cpu_capability = torch.ops.dvae_kernels.cpu_capability
+
+    def lesser() -> Tensor:
+        cpu_capability("avx512")
+        try:
+            return search()
+        finally:
+            cpu_capability("avx512_vnni")
+
+    return lesser
 
 
 def by_rows(x: Tensor, codes: Tensor) -> Search:
