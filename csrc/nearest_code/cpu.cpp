@@ -161,8 +161,10 @@ void search_head(
         count < few ? 2 * kRowGroup : tile_rows, head.largest_length(), indices, scores, open.data(),
         first ? &rescored_rows : &ignored, first ? &rescored_blocks : &ignored};
     const auto search = DVAE_DISPATCH(search_rows);
+    constexpr int64_t products_per_thread = 1 << 20;  // some ten microseconds
+    const int64_t products = args.tile_rows * head.codes.count * head.codes.columns;
     torch::stable::parallel_for(
-        0, (count + args.tile_rows - 1) / args.tile_rows, 1,
+        0, (count + args.tile_rows - 1) / args.tile_rows, std::max<int64_t>(products_per_thread / products, 1),
         [&](int64_t begin, int64_t end) { search(args, begin, end); });
     if (first) rescored[2] += count * codes.packed.tiles * (codes.packed.tile / (has_avx512(active_target) ? 4 : 2));
     std::vector<int64_t> left;
