@@ -19,7 +19,7 @@ namespace {
 // stage(begin, end) over codes, or tiles of them, that take `elements` each.
 template <class Stage>
 void parallel_over_codes(int64_t count, int64_t elements, const Stage& stage) {
-  constexpr int64_t elements_per_thread = 1 << 14;
+  constexpr int64_t elements_per_thread = 1 << 12;
   torch::stable::parallel_for(0, count, std::max<int64_t>(elements_per_thread / elements, 1), stage);
 }
 
