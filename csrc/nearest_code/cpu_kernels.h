@@ -376,9 +376,10 @@ class NearestSearch {
       for (int v = 0; v < kCodeVectors; ++v) {
         scores[v] = code_score(scores[v], codes_.weights[code_of(scored, v)], codes_.cosine);
       }
-      for (int v = 0; v < kCodeVectors; ++v) {
-        most = scores[v] > most && scores[v] <= kLargest<double> ? scores[v] : most;
+      if constexpr (std::is_same_v<Scalar, double>) {  // others do not overflow
+        for (double& now : quick[scored]) now = now <= kLargest<double> ? now : kMinusInfinity<double>;
       }
+      for (int v = 0; v < kCodeVectors; ++v) most = scores[v] > most ? scores[v] : most;
     }
     rescored_blocks_ += scored;
     int64_t close[kMostCandidates * kCodeVectors + 1];
