@@ -19,7 +19,7 @@ ROWS = torch.zeros(2)
 GOOD: dict[str, Any] = {
     "key": KEY, "tau": None, "dim": 1, "index": INDEX, "grad": X, "noise": X, "beta": None, "kind": "power",
     "codes": X, "indices": INDEX, "row_codes": X, "row_grads": X, "losses": ROWS,
-    "book": X[None], "precision": "exact",
+    "book": X[None], "metric": "l2", "precision": "exact",
 }  # fmt: skip
 CALLS: dict[str, tuple[Any, ...]] = {
     "gumbel_argmax": (X, "key", "dim", 0),
@@ -43,7 +43,7 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "smoothing_log_prob_bwd": ("grad", X, X, "beta", 2.0, "kind", True),
     "vector_quantize_fwd": (X, "codes", "indices", True),
     "vector_quantize_bwd": ("row_grads", "losses", X, "row_codes", "indices", 0.25, 1.0, True, True),
-    "nearest_code": (X[None], "book", False, "precision", True),
+    "nearest_code": (X[None], "book", "metric", "precision", True),
 }
 BAD: list[tuple[str, Any, str]] = [
     ("key", KEY[:1], "a key of two int64 words"),
@@ -76,6 +76,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("book", X[None, :0], "a codebook that is not empty"),
     ("book", X[None].double(), "x and codebook both float64 or neither"),
     ("book", X[None].long(), "a floating-point tensor"),
+    ("metric", "l1", "unknown metric l1"),
     ("precision", "int4", "unknown precision int4"),
 ]
 CASES = [

@@ -26,27 +26,32 @@ void parallel_over_codes(int64_t count, int64_t elements, const Stage& stage) {
 // The codes of one head with their memory.
 class CodesOfHead {
  public:
-  CodesOfHead(const Buffer& values, int64_t count, int64_t columns, bool cosine)
+  CodesOfHead(const Buffer& values, int64_t count, int64_t columns, const Metric& metric)
       : padded_(count + kMostTileCodes),
-        weights_(allocate<double>(padded_)),
-        lengths_(allocate<double>(count)),
+        scales_(allocate<double>(padded_)),
+        offsets_(allocate<double>(padded_)),
+        squares_(allocate<double>(count)),
         norms_(allocate<double>(count)),
         centre_(allocate<float>(padded_columns(columns))),
+        row_centre_(allocate<float>(padded_columns(columns))),
         peaks_(allocate<float>(count)) {
-    codes = {values, count, columns, cosine, weights_.get(), lengths_.get(), centre_.get(), 0, norms_.get(),
-             peaks_.get()};
-    std::fill(codes.weights + count, codes.weights + padded_, kNaN<double>);
-    const auto weigh = DVAE_DISPATCH(weigh_codes), measure = DVAE_DISPATCH(measure_codes);
-    parallel_over_codes(count, columns, [&](int64_t begin, int64_t end) { weigh(codes, begin, end); });
+    codes = {values, count, columns, metric, scales_.get(), offsets_.get(), squares_.get(), centre_.get(),
+             row_centre_.get(), 0, norms_.get(), peaks_.get()};
+    std::fill(codes.scales + count, codes.scales + padded_, kNaN<double>);
+    std::fill(codes.offsets + count, codes.offsets + padded_, 0.0);
+    const auto set_terms = DVAE_DISPATCH(set_code_terms), measure = DVAE_DISPATCH(measure_codes);
+    parallel_over_codes(count, columns, [&](int64_t begin, int64_t end) { set_terms(codes, begin, end); });
     for (int64_t k = 0; k < count; ++k) {
-      if (codes.weights[k] == codes.weights[k]) longest_ = std::max(longest_, codes.lengths[k]);
+      if (codes.can_be_chosen(k)) {
+        largest_length_ = std::max(largest_length_, std::sqrt(codes.squares[k]) * codes.scales[k]);
+      }
     }
     if (values.type == Storage::float64) return;
     find_centre();
     parallel_over_codes(count, columns, [&](int64_t begin, int64_t end) { measure(codes, begin, end); });
   }
 
-  double largest_length() const { return codes.cosine ? 1 : std::sqrt(longest_); }
+  double largest_length() const { return largest_length_; }
   double largest_norm() const { return std::sqrt(*std::max_element(codes.norms, codes.norms + codes.count)) * (1 + 1e-9); }
   float largest_value() const { return *std::max_element(codes.peaks, codes.peaks + codes.count); }
   double centre_norm() const { return std::sqrt(centre_square_) * (1 + 1e-9); }
@@ -61,23 +66,23 @@ class CodesOfHead {
     std::vector<double> sum(padded_columns(codes.columns));
     int64_t taken = 0;
     for (int64_t k = 0; k < codes.count; k += std::max<int64_t>(codes.count / sample, 1)) {
-      if (codes.weights[k] != codes.weights[k]) continue;
-      const double weight = codes.cosine ? codes.weights[k] : 1;
-      for (int64_t d = 0; d < codes.columns; ++d) sum[d] += values[k * codes.columns + d] * weight;
+      if (!codes.can_be_chosen(k)) continue;
+      for (int64_t d = 0; d < codes.columns; ++d) sum[d] += values[k * codes.columns + d] * codes.scales[k];
       ++taken;
     }
     for (std::size_t d = 0; d < sum.size(); ++d) {
       const auto mean = static_cast<float>(sum[d] / static_cast<double>(std::max<int64_t>(taken, 1)));
       codes.centre[d] = mean;
+      codes.row_centre[d] = codes.metric.distance ? mean : 0;
       centre_square_ += double{mean} * mean;
     }
-    codes.half_centre = codes.cosine ? 0 : centre_square_ / 2;
+    codes.half_centre = codes.metric.distance ? centre_square_ / 2 : 0;
   }
 
   int64_t padded_;
-  double longest_ = 0, centre_square_ = 0;
-  Allocation<double> weights_, lengths_, norms_;
-  Allocation<float> centre_, peaks_;
+  double largest_length_ = 0, centre_square_ = 0;
+  Allocation<double> scales_, offsets_, squares_, norms_;
+  Allocation<float> centre_, row_centre_, peaks_;
 };
 
 CodePass first_pass(const Codes& codes) {
@@ -125,15 +130,16 @@ class PackedOfHead {
   void set_bounds(const CodesOfHead& head) {
     constexpr double unit = 0x1p-24;  // of float32
     const Codes& codes = head.codes;
-    const double scale = packed.scale, largest = head.largest_norm(), half = codes.cosine ? 0 : largest * largest / 2;
+    const auto [normalised, is_distance] = codes.metric;
+    const double scale = packed.scale, largest = head.largest_norm(), half = is_distance ? largest * largest / 2 : 0;
     const double distance = std::sqrt(*std::max_element(packed.errors, packed.errors + packed.tiles * packed.tile));
     // of normalising, subtracting the centre and dividing by the scale, beside that of rounding to integers
-    const double rounding = unit * (4 * largest + (codes.cosine ? 2 : 0));
+    const double rounding = unit * (4 * largest + (normalised ? 2 : 0));
     const double slack = 1 + 4 * unit * static_cast<double>(codes.columns + 16);
     const double error = scale * distance * slack + rounding;
     packed.largest_start = half / scale / scale;
     packed.bounds = {largest + error, error, half, 4 * unit * half, head.centre_norm(),
-                     codes.cosine ? 0 : head.centre_norm()};
+                     is_distance ? head.centre_norm() : 0};
     if (packed.pass != CodePass::floats) return;
     CodeBounds<double>& bounds = packed.bounds;  // in the scale, which a pass of floats shares with its rows
     for (double* length : {&bounds.norm, &bounds.error, &bounds.centre, &bounds.row_centre}) *length /= scale;
@@ -189,7 +195,8 @@ Tensor as_values(const Tensor& codebook) {
 }
 
 std::tuple<Tensor, Tensor, Tensor> nearest(
-    Tensor x, Tensor codebook, bool cosine, Name precision, bool with_score) {
+    Tensor x, Tensor codebook, Name metric_name, Name precision, bool with_score) {
+  const Metric metric = checked_metric(metric_name);
   NearestOutputs outputs = new_nearest_outputs(x, codebook, precision, with_score);
   if (outputs.indices.numel() > 0) {
     const int64_t rows = x.size(1), columns = x.size(2), codes = codebook.size(1);
@@ -200,7 +207,7 @@ std::tuple<Tensor, Tensor, Tensor> nearest(
       return Buffer{static_cast<char*>(buffer.data) + elements * size_of(buffer.type), buffer.type};
     };
     for (int64_t h = 0; h < x.size(0); ++h) {
-      const CodesOfHead head(offset(values, h * codes * columns), codes, columns, cosine);
+      const CodesOfHead head(offset(values, h * codes * columns), codes, columns, metric);
       search_head(
           head, offset(x, h * x.stride(0)), x.stride(1), rows, index_data(outputs.indices) + h * rows,
           with_score ? offset(outputs.scores, h * rows).data : nullptr, index_data(outputs.rescored));

@@ -26,13 +26,16 @@ inline int64_t padded_columns(int64_t columns) { return (columns + 15) / 16 * 16
 struct Codes {
   Buffer values;  // [count, columns], contiguous, in the compute dtype
   int64_t count, columns;
-  bool cosine;
-  double* weights;  // as code_weight gives them, then NaN up to a whole tile
-  double* lengths;  // |c|^2 in order
-  float* centre;    // m, [padded columns]
-  double half_centre;  // |m|^2 / 2, 0 for cosine: scores of what is centred are larger by this less x.m
-  double* norms;    // |c - m|^2, c normalised for cosine; 0 for what cannot be chosen
-  float* peaks;     // the largest absolute value in it
+  Metric metric;
+  double *scales, *offsets;  // of code_terms, then NaN and 0 up to a whole tile
+  double* squares;           // |c|^2 in order
+  float *centre, *row_centre;  // [padded columns]: m, and what is taken off x: m, or zeros unless the metric is a distance
+  double half_centre;          // |m|^2 / 2 or 0 likewise; centred scores exceed uncentred ones by this less x.m
+  double* norms;               // |b|^2 of b = scale c - m; 0 for a code that cannot be chosen
+  float* peaks;                // the largest absolute value in b
+
+  CodeTerms terms(int64_t k) const { return {scales[k], offsets[k]}; }
+  bool can_be_chosen(int64_t k) const { return scales[k] == scales[k]; }
 };
 
 // The codes of one head as one pass multiplies them: tile by tile, and in it word by word the codes side by side.
@@ -41,7 +44,7 @@ struct PackedCodes {
   int64_t units;        // words of a code
   int64_t tile, tiles;  // codes of a tile, and their number
   void* words;          // [tiles, units, tile]
-  float* starts;        // -|c|^2 / 2 in the square of the scale, and -infinity for what cannot be chosen
+  float* starts;        // -h in the square of the scale, and -infinity for a code that cannot be chosen
   int32_t* sums;        // of the packed values of a code
   float* errors;        // their squared distance to the code, in the square of the scale
   float scale;          // a packed value times this is a value of the code
@@ -58,7 +61,7 @@ struct NearestArgs {
   const int64_t* rows;  // their numbers, or null for the first `count` of x
   int64_t count;
   int64_t tile_rows;  // a multiple of kRowGroup
-  double largest_length;  // |c| of the definition, 1 for cosine
+  double largest_length;  // |scale c|
   int64_t* indices;
   void* scores;   // in the compute dtype, or null
   uint8_t* open;  // [count]: whether the pass leaves the row to the next one

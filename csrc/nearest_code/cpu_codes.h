@@ -1,43 +1,42 @@
 // The codes of nearest_code: measured and packed. Included once per target by for_each_target.h, after cpu_passes.h.
 
-// c - m of one code, c normalised for cosine, in zeros up to whole vectors; zeros for what cannot be chosen.
+// b = scale c - m of one code, then zeros up to whole vectors; all zeros for a code that cannot be chosen.
 inline void centred_code(const Codes& codes, int64_t k, float* to) {
   const int64_t columns = codes.columns;
   const float* code = static_cast<const float*>(codes.values.data) + k * columns;
-  const double weight = codes.weights[k];
+  const double scale = codes.scales[k];
   std::fill(to, to + padded_columns(columns), 0.0f);
-  if (weight != weight) return;
-  if (codes.cosine) {
-    for (int64_t d = 0; d < columns; ++d) to[d] = static_cast<float>(code[d] * weight) - codes.centre[d];
-  } else {
-    for (int64_t d = 0; d < columns; ++d) to[d] = code[d] - codes.centre[d];
-  }
+  if (!codes.can_be_chosen(k)) return;
+  for (int64_t d = 0; d < columns; ++d) to[d] = static_cast<float>(code[d] * scale) - codes.centre[d];
 }
 
-// lengths and weights of codes [begin, end), four at a time: each sum is a chain of additions.
+// Squares and terms of codes [begin, end), four at a time: each sum is a chain of additions.
 template <class Scalar>
-void weigh(const Codes& codes, int64_t begin, int64_t end) {
+void set_terms_as(const Codes& codes, int64_t begin, int64_t end) {
   const auto* values = static_cast<const Scalar*>(codes.values.data);
   for (int64_t k = begin; k < end; k += 4) {
     const Scalar* code[4];
     for (int i = 0; i < 4; ++i) code[i] = values + std::min(k + i, end - 1) * codes.columns;
-    double length[4] = {}, rest[4] = {};  // rest: NaN where a value is not finite
+    double square[4] = {}, rest[4] = {};  // rest: NaN where a value is not finite
     for (int64_t d = 0; d < codes.columns; ++d) {
       for (int i = 0; i < 4; ++i) {
         const double c = code[i][d];
-        length[i] += c * c;
+        square[i] += c * c;
         rest[i] += c - c;
       }
     }
     for (int i = 0; i < 4 && k + i < end; ++i) {
-      codes.lengths[k + i] = length[i];
-      codes.weights[k + i] = code_weight(length[i], rest[i] == 0, codes.cosine);
+      const CodeTerms terms = code_terms(codes.metric, square[i], rest[i] == 0);
+      codes.squares[k + i] = square[i];
+      codes.scales[k + i] = terms.scale;
+      codes.offsets[k + i] = terms.offset;
     }
   }
 }
 
-inline void weigh_codes(const Codes& codes, int64_t begin, int64_t end) {
-  codes.values.type == Storage::float64 ? weigh<double>(codes, begin, end) : weigh<float>(codes, begin, end);
+inline void set_code_terms(const Codes& codes, int64_t begin, int64_t end) {
+  codes.values.type == Storage::float64 ? set_terms_as<double>(codes, begin, end)
+                                        : set_terms_as<float>(codes, begin, end);
 }
 
 inline void measure_codes(const Codes& codes, int64_t begin, int64_t end) {
@@ -62,14 +61,13 @@ void pack_as(const Codes& codes, const PackedCodes& packed, int64_t begin, int64
   for (int64_t k = begin * packed.tile; k < end * packed.tile; ++k) {
     const int64_t tile = k / packed.tile, place = k % packed.tile;
     auto* words = static_cast<typename Pass::Word*>(packed.words) + tile * packed.units * packed.tile + place;
-    const bool chosen = k < codes.count && codes.weights[k] == codes.weights[k];
-    if (chosen) {
+    if (k < codes.count && codes.can_be_chosen(k)) {
       centred_code(codes, k, line.get());
       const Packed code = Pass::pack(line.get(), codes.columns, inverse, 0, words, packed.tile);
       packed.sums[k] = code.sum;
       packed.errors[k] = code.error;
       const double scale = packed.scale;
-      packed.starts[k] = codes.cosine ? 0.0f : static_cast<float>(-codes.norms[k] / 2 / scale / scale);
+      packed.starts[k] = codes.metric.distance ? static_cast<float>(-codes.norms[k] / 2 / scale / scale) : 0.0f;
     } else {
       for (int64_t u = 0; u < packed.units; ++u) words[u * packed.tile] = 0;
       packed.sums[k] = 0;

@@ -7,7 +7,7 @@
 template <class Pass, class Start>
 [[gnu::always_inline]] inline void score_tile(
     const typename Pass::Word* x, const typename Pass::Word* codes, int64_t units, const Start& start,
-    const TileEnd& end, typename Pass::Lane* maxima, int64_t stride) {
+    const TileTerms& terms, typename Pass::Lane* maxima, int64_t stride) {
   using Sums = typename Pass::Sums;
   Sums sums[kRowGroup][kCodeVectors];
 #pragma GCC unroll 4
@@ -29,9 +29,9 @@ template <class Pass, class Start>
   }
 #pragma GCC unroll 8
   for (int r = 0; r < kRowGroup; ++r) {
-    Sums most = Pass::finish(sums[r][0], end, 0);
+    Sums most = Pass::finish(sums[r][0], terms, 0);
 #pragma GCC unroll 4
-    for (int v = 1; v < kCodeVectors; ++v) most = max(most, Pass::finish(sums[r][v], end, v * Sums::lanes));
+    for (int v = 1; v < kCodeVectors; ++v) most = max(most, Pass::finish(sums[r][v], terms, v * Sums::lanes));
     most.store(maxima + r * stride);
   }
 }
@@ -187,12 +187,12 @@ class NearestSearch {
     float value() const { return reduce_max(most) + reduce_add(rest); }
   };
 
-  // x - m, or x for cosine, in zeros up to whole vectors.
+  // x less its centre, then zeros up to whole vectors.
   void centre(int64_t r, Peak* peak) {
     const float* x = rows_[r].x;
     float* const to = centred_.get() + r * padded_;
     const auto centre_vector = [&](const float* from, int64_t d) {
-      const F32 value = codes_.cosine ? F32::load(from) : F32::load(from) - F32::load(codes_.centre + d);
+      const F32 value = F32::load(from) - F32::load(codes_.row_centre + d);
       value.store(to + d);
       peak->add(value);
     };
@@ -264,7 +264,7 @@ class NearestSearch {
       };
       score_tile<Pass>(
           words_of(group), words + code * packed_.units, packed_.units, start,
-          {codes_.weights + first + code, codes_.cosine}, maxima_.get() + t * Sums::lanes, stride_);
+          {codes_.scales + first + code, codes_.offsets + first + code}, maxima_.get() + t * Sums::lanes, stride_);
     }
   }
 
@@ -374,7 +374,7 @@ class NearestSearch {
       double* const scores = quick[scored];
       quick_dots(row.x, code, columns, scores);
       for (int v = 0; v < kCodeVectors; ++v) {
-        scores[v] = code_score(scores[v], codes_.weights[code_of(scored, v)], codes_.cosine);
+        scores[v] = code_score(scores[v], codes_.terms(code_of(scored, v)));
       }
       if constexpr (std::is_same_v<Scalar, double>) {  // others do not overflow
         for (double& now : quick[scored]) now = now <= kLargest<double> ? now : kMinusInfinity<double>;
@@ -397,7 +397,7 @@ class NearestSearch {
     for (int i = 0; i < count; ++i) {
       const int64_t k = close[i];
       const double dot = ordered_dot(row.x, 1, values + k * columns, 1, columns);
-      const double now = code_score(dot, codes_.weights[k], codes_.cosine);
+      const double now = code_score(dot, codes_.terms(k));
       if (!is_better(now, k, *score, nearest)) continue;
       *score = now;
       nearest = k;

@@ -81,10 +81,9 @@ void quick_dots(const T* x, const T* const (&codes)[kCodeVectors], int64_t colum
   }
 }
 
-// Where the scores of a tile of codes end: the definition's last step is taken by the pass that is exact.
-struct TileEnd {
-  const double* weights;
-  bool cosine;
+// The terms of a tile of codes: the exact pass alone takes the definition's last step.
+struct TileTerms {
+  const double *scales, *offsets;
 };
 
 // What packing makes of a row or a code, in its scale: squared norm, squared distance to the values, their sum.
@@ -101,7 +100,7 @@ struct FloatPass {
 
   static F32 spread(float word) { return F32(word); }
   static F32 multiply_add(F32 x, F32 codes, F32 sum) { return fma(x, codes, sum); }
-  static F32 finish(F32 sum, const TileEnd&, int) { return sum; }
+  static F32 finish(F32 sum, const TileTerms&, int) { return sum; }
 
   // Packs values / scale into words that are `step` apart.
   static Packed pack(const float* values, int64_t columns, float inverse_scale, int, float* words, int64_t step) {
@@ -124,9 +123,9 @@ struct DoublePass {
 
   static Doubles spread(double word) { return Doubles(word); }
   static Doubles multiply_add(Doubles x, Doubles codes, Doubles sum) { return fma(x, codes, sum); }
-  static Doubles finish(Doubles sum, const TileEnd& end, int first) {
-    const Doubles weight = Doubles::load(end.weights + first);
-    const Doubles score = end.cosine ? sum.v * weight.v : sum.v - weight.v;
+  static Doubles finish(Doubles sum, const TileTerms& terms, int first) {
+    const Doubles scale = Doubles::load(terms.scales + first), offset = Doubles::load(terms.offsets + first);
+    const Doubles score = sum.v * scale.v - offset.v;
     return (score.v - score.v == 0) ? score.v : Doubles(kMinusInfinity<double>).v;
   }
 };
@@ -152,7 +151,7 @@ struct IntegerPass {
   using Sums = I32;
 
   static I32 spread(int32_t word) { return {_mm512_set1_epi32(word)}; }
-  static I32 finish(I32 sum, const TileEnd&, int) { return sum; }
+  static I32 finish(I32 sum, const TileTerms&, int) { return sum; }
 
   // shift: what is added to each integer after rounding
   static Packed pack(const float* values, int64_t columns, float inverse_scale, int shift, int32_t* words, int64_t step) {

@@ -2,8 +2,15 @@
 #pragma once
 
 #include "common/tensor.h"
+#include "nearest_code/formulas.h"
 
 namespace dvae {
+
+inline Metric checked_metric(const Name& name) {
+  const Metric* const metric = find_metric(name.text);
+  STD_TORCH_CHECK(metric != nullptr, "nearest_code: unknown metric ", name.text);
+  return *metric;
+}
 
 struct NearestOutputs {
   Tensor indices, scores;  // [heads, rows]; scores empty where they are not asked for

@@ -46,7 +46,7 @@ def launch_all(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     ops.launch = launch_some
     ops._gpu = lambda device: ops._Gpu(166912 if arch == 80 else 232448, arch)
     x, codes = (torch.empty(1, n, shape[1], dtype=dtype, device="meta") for n in (shape[0], 8192))
-    ops.nearest_code(x, codes, False, "exact", False)
+    ops.nearest_code(x, codes, "l2", "exact", False)
 
 
 @pytest.fixture(scope="module")

@@ -18,14 +18,13 @@ from contract.harness import LAYOUTS, lay_out, storage_bytes
 from contract.ops.nearest_code import DATA, data, definition, expected, scores
 from dvae_kernels import _backend, nearest_code
 from dvae_kernels.ops.nearest_code import reference
+from dvae_kernels.ops.nearest_code.formulas import METRICS
 
 # (N, K, D), with fewer than 2^15 scores where there are many columns: torch does not call its threads for those
 SHAPES = [(67, 777, 1), (131, 1030, 3), (131, 1030, 8), (41, 777, 16), (35, 517, 48), (41, 777, 64), (35, 260, 256),
           (13, 131, 2048)]  # fmt: skip
-# and whether in cosine
-SEARCHES = [(shape, cosine) for shape in SHAPES for cosine in (False, True)]
-FEW = [((18, 131, 3), False), ((9, 70, 18), True)]  # for the interpreter
-METRIC = {False: "l2", True: "cosine"}
+SEARCHES = [(shape, metric) for shape in SHAPES for metric in METRICS]
+FEW = [((18, 131, 3), "l2"), ((9, 70, 18), "cosine")]  # for the interpreter
 MIXED = ((torch.bfloat16, torch.bfloat16), (torch.float16, torch.float16), (torch.bfloat16, torch.float32),
          (torch.float32, torch.float16))  # fmt: skip
 
@@ -45,9 +44,9 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def search(target: Target, x: Tensor, codes: Tensor, cosine: bool, precision: str = "exact") -> tuple[Tensor, Tensor]:
+def search(target: Target, x: Tensor, codes: Tensor, metric: str, precision: str = "exact") -> tuple[Tensor, Tensor]:
     indices, score = nearest_code(
-        x.to(target.device), codes.to(target.device), METRIC[cosine], precision, return_score=True,
+        x.to(target.device), codes.to(target.device), metric, precision, return_score=True,
         backend=target.backend,
     )  # fmt: skip
     assert indices.dtype == torch.int64 and score.dtype == (x.dtype if x.dtype == torch.float64 else torch.float32)
@@ -55,25 +54,25 @@ def search(target: Target, x: Tensor, codes: Tensor, cosine: bool, precision: st
 
 
 def check(
-    target: Target, x: Tensor, codes: Tensor, cosine: bool, what: str, known: tuple[Tensor, Tensor] | None = None
+    target: Target, x: Tensor, codes: Tensor, metric: str, what: str, known: tuple[Tensor, Tensor] | None = None
 ) -> None:
     """Every index, and every score rounded once."""
-    index, best = known or definition(x, codes, cosine)
-    indices, score = search(target, x, codes, cosine)
+    index, best = known or definition(x, codes, metric)
+    indices, score = search(target, x, codes, metric)
     wrong = (indices != index).nonzero().flatten().tolist()
     assert not wrong, f"{what}: {len(wrong)} of {len(x)} rows, {wrong[:5]}: {indices[wrong[:5]]}, {index[wrong[:5]]}"
     same = (score == best.float()) | (score.isnan() & best.isnan())
     assert same.all(), f"{what}: score {score[~same][:3]}, not {best[~same][:3]}"
     if not target.interpreted:  # where no score is asked for, a backend may stop before it knows one
-        alone = nearest_code(x.to(target.device), codes.to(target.device), METRIC[cosine], backend=target.backend)
+        alone = nearest_code(x.to(target.device), codes.to(target.device), metric, backend=target.backend)
         assert torch.equal(alone.cpu(), index), f"{what}: without its score"
 
 
 @pytest.mark.parametrize("kind", DATA)
 def test_no_index_is_wrong(target: Target, kind: str) -> None:
-    for shape, cosine in FEW if target.interpreted else SEARCHES:
-        what = f"{shape}, cosine = {cosine}"
-        check(target, *data(kind, *shape), cosine, what, expected(kind, *shape, cosine=cosine))
+    for shape, metric in FEW if target.interpreted else SEARCHES:
+        what = f"{shape}, {metric}"
+        check(target, *data(kind, *shape), metric, what, expected(kind, *shape, metric=metric))
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "duplicated", "near tie", "offset", "lattice"])
@@ -84,18 +83,18 @@ def test_no_index_is_wrong_in_half_precision(target: Target, kind: str) -> None:
             continue  # unreliable in the interpreter
         shapes = [(9, 70, 16)] if target.interpreted else [(35, 260, 3), (35, 260, 16), (35, 260, 64), (20, 131, 256)]
         for shape in shapes:
-            args, cosine = (kind, *shape, *dtypes), kind == "gaussian"
-            check(target, *data(*args), cosine, f"{shape}, {dtypes}", expected(*args, cosine=cosine))
+            args, metric = (kind, *shape, *dtypes), "cosine" if kind == "gaussian" else "l2"
+            check(target, *data(*args), metric, f"{shape}, {dtypes}", expected(*args, metric=metric))
 
 
 @pytest.mark.parametrize("kind", DATA)
 def test_float64_in_any_order(target: Target, kind: str) -> None:
     """The chosen score is the best but for rounding."""
-    searches = [((67, 777, 3), False), ((67, 777, 3), True), ((20, 131, 64), False), ((20, 131, 64), True)]
-    for shape, cosine in FEW[1:2] if target.interpreted else searches:
+    searches = [(shape, metric) for shape in ((67, 777, 3), (20, 131, 64)) for metric in METRICS]
+    for shape, metric in FEW[1:2] if target.interpreted else searches:
         x, codes = (values.double() * (1 + 1e-12) for values in data(kind, *shape))
-        indices, score = search(target, x, codes, cosine)
-        own, best, size = of_chosen(x, codes, cosine, indices)
+        indices, score = search(target, x, codes, metric)
+        own, best, size = of_chosen(x, codes, metric, indices)
         assert (own >= best - 4e-16 * (shape[2] + 8) * size).all()
         assert ((score - own).abs() <= 4e-16 * (shape[2] + 8) * size).all()
 
@@ -103,15 +102,15 @@ def test_float64_in_any_order(target: Target, kind: str) -> None:
 def test_the_reference_joins_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference, "_BLOCK", 100)
     for kind in ("duplicated", "lattice"):
-        check(Target("reference", "cpu"), *data(kind, 41, 777, 16), False, kind)
+        check(Target("reference", "cpu"), *data(kind, 41, 777, 16), "l2", kind)
 
 
-def of_chosen(x: Tensor, codes: Tensor, cosine: bool, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def of_chosen(x: Tensor, codes: Tensor, metric: str, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """By the definition: the scores of the chosen codes, the best ones, and the scale of both's rounding."""
-    every = scores(x, codes, cosine)
+    every = scores(x, codes, metric)
     norms = codes.double().norm(dim=1)
-    sizes = x.double().norm(dim=1)[:, None] * (torch.ones_like(norms) if cosine else norms)
-    sizes = sizes + (0 if cosine else norms.square())
+    sizes = x.double().norm(dim=1)[:, None] * (torch.ones_like(norms) if metric == "cosine" else norms)
+    sizes = sizes + (norms.square() if metric == "l2" else 0)
     best = every.argmax(1, keepdim=True)
     index = indices[:, None]
     size = sizes.gather(1, index) + sizes.gather(1, best)
@@ -126,17 +125,17 @@ def test_special_values(target: Target) -> None:
     codes[::4, 2], codes[2::4, 4] = math.nan, -math.inf
     codes[6, 4] = math.inf
     x[9], codes[11] = 0, 0  # in cosine, a code of zeros scores 0 and a row of zeros ties
-    for cosine in (False, True):
-        check(target, x, codes, cosine, f"cosine = {cosine}")
-        check(target, x, codes[1:2], cosine, "K = 1")
-        check(target, x, codes[11:12].expand(3, -1), cosine, "only codes of zeros")
-        check(target, x, codes[:1], cosine, "no finite code")
-        check(target, x, codes[::2], cosine, "no finite codes")
-        check(target, x[:1], codes, cosine, "N = 1")
-        check(target, -codes[13:14], codes[13:14] * torch.tensor([[1.0], [0]]), cosine, "worse than zeros")
+    for metric in METRICS:
+        check(target, x, codes, metric, f"{metric}")
+        check(target, x, codes[1:2], metric, "K = 1")
+        check(target, x, codes[11:12].expand(3, -1), metric, "only codes of zeros")
+        check(target, x, codes[:1], metric, "no finite code")
+        check(target, x, codes[::2], metric, "no finite codes")
+        check(target, x[:1], codes, metric, "N = 1")
+        check(target, -codes[13:14], codes[13:14] * torch.tensor([[1.0], [0]]), metric, "worse than zeros")
         x64, codes64 = x.double().to(target.device), codes.double().to(target.device)
-        indices = nearest_code(x64, codes64, METRIC[cosine], backend=target.backend)
-        assert torch.equal(indices.cpu(), definition(x, codes, cosine)[0])
+        indices = nearest_code(x64, codes64, metric, backend=target.backend)
+        assert torch.equal(indices.cpu(), definition(x, codes, metric)[0])
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered")  # in the interpreter's numpy
@@ -213,7 +212,7 @@ def test_heads_and_layouts(target: Target, layout: str) -> None:
     indices, score = nearest_code(*ours, return_score=True, backend=target.backend)
     assert indices.shape == score.shape == (2, 3, 3)
     for h in range(3):
-        index, best = definition(x[:, :, h].reshape(-1, d), codes[h], False)
+        index, best = definition(x[:, :, h].reshape(-1, d), codes[h], "l2")
         assert torch.equal(indices[:, :, h].cpu().flatten(), index)
         assert torch.equal(score[:, :, h].cpu().flatten(), best.float())
     assert all(map(torch.equal, map(storage_bytes, ours), before)), "the inputs or their surroundings changed"
@@ -221,13 +220,13 @@ def test_heads_and_layouts(target: Target, layout: str) -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_lower_precision_errs_within_its_rounding(target: Target, precision: str) -> None:
-    for shape, cosine in SEARCHES if target.device == "cuda" else FEW:  # the CPU is exact
+    for shape, metric in SEARCHES if target.device == "cuda" else FEW:  # the CPU is exact
         for kind in ("gaussian",) if target.interpreted else ("gaussian", "near tie"):
             x, codes = data(kind, *shape)
-            indices, score = search(target, x, codes, cosine, precision)
-            own, best, size = of_chosen(x, codes, cosine, indices)
+            indices, score = search(target, x, codes, metric, precision)
+            own, best, size = of_chosen(x, codes, metric, indices)
             error = size * (2.0**-21 * (shape[2] + 8) if precision == "fp32" else 2.0**-6)
-            assert (own >= best - error).all(), f"{kind} {shape}, cosine = {cosine}: {((best - own) / size).max()}"
+            assert (own >= best - error).all(), f"{kind} {shape}, {metric}: {((best - own) / size).max()}"
             assert ((score - best).abs() <= error).all()
 
 
@@ -244,7 +243,7 @@ def test_thread_count_changes_nothing(kind: str) -> None:
     for indices, score, rescored in results[1:]:
         assert torch.equal(indices, results[0][0]) and torch.equal(score, results[0][1])
         assert rescored == results[0][2]
-    assert torch.equal(results[0][0], definition(x, codes, False)[0])
+    assert torch.equal(results[0][0], definition(x, codes, "l2")[0])
 
 
 def test_the_share_that_was_rescored(target: Target) -> None:

@@ -11,8 +11,8 @@ from dvae_kernels import _backend, _validate
 from dvae_kernels._library import define_op
 from dvae_kernels._rng import compute_dtype
 from dvae_kernels.ops.nearest_code import reference
+from dvae_kernels.ops.nearest_code.formulas import METRICS
 
-METRICS = ("l2", "cosine")
 PRECISIONS = ("exact", "fp32", "bf16")
 
 
@@ -23,7 +23,7 @@ class Rescored(NamedTuple):
     blocks: Tensor  # share of pairs of row and block that were scored again
 
 
-def _fake(x: Tensor, codebook: Tensor, cosine: bool, precision: str, with_score: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _fake(x: Tensor, codebook: Tensor, metric: str, precision: str, with_score: bool) -> tuple[Tensor, Tensor, Tensor]:
     rows = x.shape[:2]
     return (
         x.new_empty(rows, dtype=torch.int64),
@@ -35,7 +35,7 @@ def _fake(x: Tensor, codebook: Tensor, cosine: bool, precision: str, with_score:
 # Of x [H, N, D] and codebook [H, K, D] in any strides: (indices [H, N], scores [H, N] in the compute dtype, empty where
 # not asked for, int64 counts of rows with more than one candidate block, of blocks that were scored again, and of all).
 NEAREST_CODE = define_op(
-    "nearest_code(Tensor x, Tensor codebook, bool cosine, str precision, bool with_score) -> (Tensor, Tensor, Tensor)",
+    "nearest_code(Tensor x, Tensor codebook, str metric, str precision, bool with_score) -> (Tensor, Tensor, Tensor)",
     reference=reference.nearest_code,
     triton="dvae_kernels.ops.nearest_code.triton_kernels:nearest_code",
     fake=_fake,
@@ -111,14 +111,14 @@ def nearest_code(
     op = "nearest_code"
     _validate.floating(op, "x", x)
     _validate.codebook(op, codebook, x)
-    _validate.one_of(op, "metric", metric, METRICS)
+    _validate.one_of(op, "metric", metric, tuple(METRICS))
     _validate.one_of(op, "precision", precision, PRECISIONS)
     _validate.boolean(op, "return_score", return_score)
     _validate.boolean(op, "return_rescored", return_rescored)
     backend = _backend.resolve(op, backend, x.device.type)
 
     rows, codes = by_head(x.detach(), codebook.detach())
-    indices, scores, counts = NEAREST_CODE[backend](rows, codes, metric == "cosine", precision, return_score)
+    indices, scores, counts = NEAREST_CODE[backend](rows, codes, metric, precision, return_score)
     result: list[Tensor | Rescored] = [from_heads(indices, x.shape[:-1])]
     if return_score:
         result.append(from_heads(scores, x.shape[:-1]))

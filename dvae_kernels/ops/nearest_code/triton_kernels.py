@@ -30,6 +30,7 @@ from torch import Tensor
 from dvae_kernels._rng import compute_dtype
 from dvae_kernels._triton.philox import _INTERPRETED
 from dvae_kernels._triton.rows import launch
+from dvae_kernels.ops.nearest_code.formulas import METRICS, Metric
 
 _TILE_ROWS = 128  # of x in a matrix product
 _TILE_CODES = 128
@@ -118,10 +119,10 @@ def _wide(x):
 
 @triton.jit
 def _measure_codes_kernel(
-    code_ptr, weight_ptr, half_square_ptr, codes, D, head_stride, stride,
-    COSINE: tl.constexpr, ROWS: tl.constexpr,
+    code_ptr, scale_ptr, offset_ptr, codes, D, head_stride, stride,
+    NORMALISED: tl.constexpr, DISTANCE: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """The definition's w and h of every code; the sum over d is in order."""
+    """The terms of every code, with a NaN scale where its square is not finite; the sum over d is in order."""
     head = tl.program_id(0) // tl.cdiv(codes, ROWS)
     code = tl.program_id(0) % tl.cdiv(codes, ROWS) * ROWS + tl.arange(0, ROWS)
     ptr = code_ptr + head.to(tl.int64) * head_stride + code.to(tl.int64) * stride
@@ -131,32 +132,30 @@ def _measure_codes_kernel(
             c = _wide(tl.load(ptr + d + i, mask=(code < codes) & (d + i < D), other=0.0))
             square += c * c
     out = head.to(tl.int64) * codes + code
-    if COSINE:
-        weight = tl.where(square == 0, 0.0, 1.0 / tl.sqrt(tl.where(square == 0, 1.0, square)))
-        weight = tl.where(square < float("inf"), weight, float("nan"))  # of a code that is never chosen
-        tl.store(weight_ptr + out, weight, mask=code < codes)
-    else:
-        tl.store(half_square_ptr + out, square * 0.5, mask=code < codes)
+    scale = tl.full([ROWS], 1.0, tl.float64)
+    if NORMALISED:
+        scale = tl.where(square == 0, 0.0, 1.0 / tl.sqrt(tl.where(square == 0, 1.0, square)))
+    tl.store(scale_ptr + out, tl.where(square < float("inf"), scale, float("nan")), mask=code < codes)
+    tl.store(offset_ptr + out, square * (0.5 if DISTANCE else 0.0), mask=code < codes)
 
 
 @triton.jit
 def _load_centred(
-    code_ptr, weight_ptr, centre_ptr, head, code, col, codes, D, head_stride, stride, COSINE: tl.constexpr
+    code_ptr, scale_ptr, centre_ptr, head, code, col, codes, D, head_stride, stride
 ):  # fmt: skip
-    """(codes [ROWS, BLOCK_D] in float64, of unit length for the cosine; the same less the centre)."""
+    """(codes [ROWS, BLOCK_D] in float64, times their scale; the same less the centre)."""
     inside = (code < codes)[:, None] & (col < D)[None, :]
     offset = head.to(tl.int64) * head_stride + code.to(tl.int64)[:, None] * stride + col[None, :]
     c = _wide(tl.load(code_ptr + offset, mask=inside, other=0.0))
-    if COSINE:
-        c *= tl.load(weight_ptr + head.to(tl.int64) * codes + code, mask=code < codes, other=0.0)[:, None]
+    c *= tl.load(scale_ptr + head.to(tl.int64) * codes + code, mask=code < codes, other=0.0)[:, None]
     centre = tl.load(centre_ptr + head * D + col, mask=col < D, other=0.0).to(tl.float64)
     return c, tl.where(inside, c - centre[None, :], 0.0)
 
 
 @triton.jit
 def _reach_kernel(
-    code_ptr, weight_ptr, centre_ptr, reach_ptr, codes, D, head_stride, stride,
-    COSINE: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr, TILES: tl.constexpr,
+    code_ptr, scale_ptr, centre_ptr, reach_ptr, codes, D, head_stride, stride,
+    ROWS: tl.constexpr, BLOCK_D: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
     """The largest element of every centred code; 0 of one that is not finite."""
     head = tl.program_id(0) // tl.cdiv(codes, ROWS)
@@ -165,9 +164,7 @@ def _reach_kernel(
     finite = code < codes
     for start in range(0, TILES * BLOCK_D, BLOCK_D):
         col = start + tl.arange(0, BLOCK_D)
-        _, c = _load_centred(
-            code_ptr, weight_ptr, centre_ptr, head, code, col, codes, D, head_stride, stride, COSINE
-        )  # fmt: skip
+        _, c = _load_centred(code_ptr, scale_ptr, centre_ptr, head, code, col, codes, D, head_stride, stride)
         finite &= tl.min((tl.abs(c) < float("inf")).to(tl.int32), 1) == 1
         reach = tl.maximum(reach, tl.max(tl.abs(c).to(tl.float32), 1))
     out = reach_ptr + head.to(tl.int64) * codes + code
@@ -176,8 +173,8 @@ def _reach_kernel(
 
 @triton.jit
 def _pack_codes_kernel(
-    code_ptr, weight_ptr, centre_ptr, reach_ptr, half_ptr, bias_ptr, limits_ptr, codes, padded, D,
-    head_stride, stride, COSINE: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, RUN: tl.constexpr,
+    code_ptr, scale_ptr, centre_ptr, reach_ptr, half_ptr, bias_ptr, limits_ptr, codes, padded, D,
+    head_stride, stride, DISTANCE: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, RUN: tl.constexpr,
     LANES: tl.constexpr, PAIR: tl.constexpr, BLOCK_D: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
     """One block of codes: float16 in the order of _Plan.groups, |c'|^2/2 (inf where the code is not finite), and
@@ -198,9 +195,7 @@ def _pack_codes_kernel(
     plain = tl.zeros([BLOCK], tl.float64)
     for start in range(0, TILES * BLOCK_D, BLOCK_D):
         col = start + tl.arange(0, BLOCK_D)
-        length, c = _load_centred(
-            code_ptr, weight_ptr, centre_ptr, head, code, col, codes, D, head_stride, stride, COSINE
-        )  # fmt: skip
+        length, c = _load_centred(code_ptr, scale_ptr, centre_ptr, head, code, col, codes, D, head_stride, stride)
         c *= scale
         length *= scale
         half = _half(tl.where(tl.abs(c) < 65504, c, 0.0).to(tl.float32))
@@ -211,7 +206,7 @@ def _pack_codes_kernel(
         rounded += tl.sum(wide * wide, 1)
         plain += tl.sum(length * length, 1)
     there = (code < codes) & (half_square < float("inf"))
-    bias = 0.0 if COSINE else half_square
+    bias = half_square if DISTANCE else 0.0
     tl.store(bias_ptr + place, tl.where(there, bias, float("inf")).to(tl.float32))
     limits = limits_ptr + first * 4 + code
     tl.store(limits, tl.where(there, tl.sqrt(rounded), 0.0).to(tl.float32))
@@ -226,7 +221,7 @@ def _half_rows_kernel(
     head_stride, stride, accumulation, definition, float32_sums,
     CERTIFIED: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
-    """Rows begin to begin + rows of x, centred (not for the cosine), scaled and rounded; f; and the slack 2B: inf where
+    """Rows begin to begin + rows of x, centred where there is a centre, scaled and rounded; f; and the slack 2B: inf where
     nothing is known, NaN for a row that is not finite."""
     head = tl.program_id(0) // tl.cdiv(rows, ROWS)
     row = tl.program_id(0) % tl.cdiv(rows, ROWS) * ROWS + tl.arange(0, ROWS)
@@ -346,7 +341,7 @@ def _products(x_ptr, line_ptr, D, BLOCK: tl.constexpr, ACC: tl.constexpr):
 
 @triton.jit
 def _scan(
-    x_ptr, lines_ptr, weight_ptr, half_square_ptr, maxima_ptr, threshold, codes, blocks, D,
+    x_ptr, lines_ptr, scale_ptr, offset_ptr, maxima_ptr, threshold, codes, blocks, D,
     BLOCK: tl.constexpr, BLOCKS: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Of a row's open blocks, in ACC: each lane's best score, its code, its second best; how many blocks they are; and
@@ -369,16 +364,12 @@ def _scan(
             score = _products(x_ptr, lines_ptr + block.to(tl.int64) * (BLOCK * D) + lane, D, BLOCK, ACC)
             code = block * BLOCK + lane
             inside = code < codes
-            if weight_ptr is not None:
-                weight = tl.load(weight_ptr + code, mask=inside, other=0.0)
-                score *= weight.to(ACC)
-                # so that neither products below float32's range matter nor weights that it has but a few digits of
-                beyond |= (inside & ((weight > 1e10) | (weight < 1e-37))).to(tl.int32)
-                inside &= weight == weight
-            else:
-                half_square = tl.load(half_square_ptr + code, mask=inside, other=0.0)
-                score -= half_square.to(ACC)
-                inside &= half_square < float("inf")
+            scale = tl.load(scale_ptr + code, mask=inside, other=0.0)
+            offset = tl.load(offset_ptr + code, mask=inside, other=0.0)
+            score = score * scale.to(ACC) - offset.to(ACC)
+            # so that neither products below float32's range matter nor scales that it has but a few digits of
+            beyond |= (inside & ((scale > 1e10) | (scale < 1e-37))).to(tl.int32)
+            inside &= scale == scale
             finite = tl.abs(score) < float("inf")
             beyond |= (inside & (finite == 0)).to(tl.int32)
             # blocks come in order: the first of equal scores stays
@@ -394,7 +385,7 @@ def _scan(
 
 @triton.jit
 def _decide_kernel(
-    x_ptr, lines_ptr, weight_ptr, half_square_ptr, maxima_ptr, slack_ptr, single_ptr, index_ptr, score_ptr,
+    x_ptr, lines_ptr, scale_ptr, offset_ptr, maxima_ptr, slack_ptr, single_ptr, index_ptr, score_ptr,
     rescored_ptr, begin, rows, padded, kept, all_rows, codes, blocks, D, head_stride, stride,
     BLOCK: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
@@ -405,10 +396,8 @@ def _decide_kernel(
     row = tl.program_id(0) % rows
     x_ptr += head.to(tl.int64) * head_stride + (begin + row).to(tl.int64) * stride
     lines_ptr += head.to(tl.int64) * blocks * BLOCK * D
-    if weight_ptr is not None:
-        weight_ptr += head.to(tl.int64) * codes
-    else:
-        half_square_ptr += head.to(tl.int64) * codes
+    scale_ptr += head.to(tl.int64) * codes
+    offset_ptr += head.to(tl.int64) * codes
     open = tl.full([], 1, tl.int1)
     threshold = tl.full([], float("-inf"), tl.float32)
     scratch = head * padded + row
@@ -429,7 +418,7 @@ def _decide_kernel(
     if single_ptr is not None:  # noqa: SIM102
         if open:
             best, index, second, taken, beyond = _scan(
-                x_ptr, lines_ptr, weight_ptr, half_square_ptr, maxima_ptr, threshold, codes, blocks, D,
+                x_ptr, lines_ptr, scale_ptr, offset_ptr, maxima_ptr, threshold, codes, blocks, D,
                 BLOCK, BLOCKS, tl.float32,
             )  # fmt: skip
             first = tl.max(best, 0)
@@ -439,7 +428,7 @@ def _decide_kernel(
             winner = tl.min(tl.where(best == first, index, codes), 0)
     if open:
         wide_best, wide_index, _, taken, _ = _scan(
-            x_ptr, lines_ptr, weight_ptr, half_square_ptr, maxima_ptr, threshold, codes, blocks, D,
+            x_ptr, lines_ptr, scale_ptr, offset_ptr, maxima_ptr, threshold, codes, blocks, D,
             BLOCK, BLOCKS, tl.float64,
         )  # fmt: skip
         wide_first = tl.max(wide_best, 0)
@@ -466,20 +455,20 @@ class _Codes(NamedTuple):
     limits: Tensor  # float32 [4]
 
 
-def _prepare(codebook: Tensor, weight: Tensor | None, plan: _Plan) -> _Codes:
+def _prepare(codebook: Tensor, scale: Tensor, metric: Metric, plan: _Plan) -> _Codes:
     heads, codes, columns = codebook.shape
     padded, width = triton.cdiv(codes, _TILE_CODES) * _TILE_CODES, plan.depth * plan.pieces
-    if weight is None:
-        mean = codebook.mean(1, dtype=torch.float64)
+    if metric.normalised:
+        mean = (scale.float()[:, None] @ codebook.float())[:, 0] / codes
     else:
-        mean = (weight.float()[:, None] @ codebook.float())[:, 0] / codes
+        mean = codebook.mean(1, dtype=torch.float64)
     centre = mean.float().nan_to_num(0.0, 0.0, 0.0)
     reach = centre.new_empty((heads, codes))
     block_d = min(plan.depth, 64)
-    tile = {"COSINE": weight is not None, "BLOCK_D": block_d, "TILES": width // block_d, "num_warps": 4}
+    tile = {"BLOCK_D": block_d, "TILES": width // block_d, "num_warps": 4}
     each = 1024 // block_d
     launch(
-        _reach_kernel, heads * triton.cdiv(codes, each), codebook, weight, centre, reach, codes, columns,
+        _reach_kernel, heads * triton.cdiv(codes, each), codebook, scale, centre, reach, codes, columns,
         codebook.stride(0), codebook.stride(1), ROWS=each, **tile,
     )  # fmt: skip
     reach = reach.amax(1)
@@ -488,9 +477,9 @@ def _prepare(codebook: Tensor, weight: Tensor | None, plan: _Plan) -> _Codes:
     limits = centre.new_empty((heads, 4, padded))
     _, run, lanes, pair = plan.groups
     launch(
-        _pack_codes_kernel, heads * padded // plan.block, codebook, weight, centre, reach, half, bias, limits, codes,
+        _pack_codes_kernel, heads * padded // plan.block, codebook, scale, centre, reach, half, bias, limits, codes,
         padded, columns, codebook.stride(0), codebook.stride(1),
-        BLOCK=plan.block, TILE=_TILE_CODES, RUN=run, LANES=lanes, PAIR=pair, **tile,
+        DISTANCE=metric.distance, BLOCK=plan.block, TILE=_TILE_CODES, RUN=run, LANES=lanes, PAIR=pair, **tile,
     )  # fmt: skip
     return _Codes(half, bias, centre, reach, limits.amax(2))
 
@@ -515,7 +504,7 @@ def _gpu(device: torch.device) -> _Gpu:
 
 
 def nearest_code(
-    x: Tensor, codebook: Tensor, cosine: bool, precision: str, with_score: bool
+    x: Tensor, codebook: Tensor, metric: str, precision: str, with_score: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     heads, rows, columns = x.shape
     codes = codebook.shape[1]
@@ -528,11 +517,11 @@ def nearest_code(
         return index, score, rescored
     x, codebook = (t if t.stride(2) == 1 else t.contiguous() for t in (x, codebook))
 
-    measure = codebook.new_empty((heads, codes), dtype=torch.float64)
-    weight, half_square = (measure, None) if cosine else (None, measure)
+    normalised, distance = METRICS[metric]
+    scale, offset = codebook.new_empty((2, heads, codes), dtype=torch.float64).unbind()
     launch(
-        _measure_codes_kernel, heads * triton.cdiv(codes, _MEASURED), codebook, weight, half_square, codes, columns,
-        codebook.stride(0), codebook.stride(1), COSINE=cosine, ROWS=_MEASURED, num_warps=1,
+        _measure_codes_kernel, heads * triton.cdiv(codes, _MEASURED), codebook, scale, offset, codes, columns,
+        codebook.stride(0), codebook.stride(1), NORMALISED=normalised, DISTANCE=distance, ROWS=_MEASURED, num_warps=1,
     )  # fmt: skip
     lines = _lines(codebook, plan.block)
     blocks = lines.shape[1]
@@ -540,7 +529,7 @@ def nearest_code(
 
     def decide(maxima: Tensor | None, slack: Tensor | None, single: Tensor | None, begin: int, count: int) -> None:
         launch(
-            _decide_kernel, heads * count, x, lines, weight, half_square, maxima, slack,
+            _decide_kernel, heads * count, x, lines, scale, offset, maxima, slack,
             None if with_score else single, index, score if with_score else None, rescored,
             begin, count, *((0, 0) if maxima is None else maxima.shape[1:]), rows, codes, blocks, columns,
             x.stride(0), x.stride(1), BLOCK=plan.block, BLOCKS=min(512, triton.next_power_of_2(blocks)), num_warps=1,
@@ -551,7 +540,7 @@ def nearest_code(
         return index, score, rescored
 
     rescored[1] = heads * rows
-    prepared = _prepare(codebook, weight, plan)
+    prepared = _prepare(codebook, scale, METRICS[metric], plan)
     width, code_tiles = plan.depth * plan.pieces, prepared.half.shape[1] // _TILE_CODES
     kept = code_tiles * _TILE_CODES // plan.block
     chunk = max(1, min(_SCRATCH // (heads * kept * 4), rows) // _TILE_ROWS) * _TILE_ROWS
@@ -569,7 +558,7 @@ def nearest_code(
     for begin in range(0, rows, padded):
         count = min(padded, rows - begin)
         launch(
-            _half_rows_kernel, heads * triton.cdiv(count, each), x, None if cosine else prepared.centre,
+            _half_rows_kernel, heads * triton.cdiv(count, each), x, prepared.centre if distance else None,
             prepared.reach, prepared.limits, half, factor, slack, single, begin, count, padded, columns, x.stride(0),
             x.stride(1), 2.0**-22 * (columns + 10), 2.0**-52 * (columns + 4), 1.02 * 2.0**-23 * (columns + 8),
             CERTIFIED=precision != "bf16", ROWS=each, BLOCK_D=block_d, TILES=width // block_d, num_warps=4,

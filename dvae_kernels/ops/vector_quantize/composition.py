@@ -18,11 +18,11 @@ _BLOCK = {"cpu": 1 << 19, "cuda": 1 << 23}
 
 
 def sample_codes(
-    backend: str, x: Tensor, codebook: Tensor, key: Tensor, cosine: bool, temperature: float, row_offset: int
+    backend: str, x: Tensor, codebook: Tensor, key: Tensor, metric: str, temperature: float, row_offset: int
 ) -> Tensor:
     heads, rows, _ = x.shape
     indices = new_indices(x)
-    codes, offsets, centre = scoring_codes(codebook, cosine, compute_dtype(x.dtype))
+    codes, offsets, centre = scoring_codes(codebook, metric, compute_dtype(x.dtype))
     step = max(_BLOCK[x.device.type] // (codebook.shape[1] * heads), 1)
     for first in range(0, rows, step):
         block = slice(first, first + step)

@@ -17,7 +17,8 @@ from dvae_kernels._library import define_op
 from dvae_kernels._rng import compute_dtype
 from dvae_kernels.ops.codebook import code_sums
 from dvae_kernels.ops.codebook.op import CODE_SUMS
-from dvae_kernels.ops.nearest_code.op import METRICS, NEAREST_CODE
+from dvae_kernels.ops.nearest_code.formulas import METRICS
+from dvae_kernels.ops.nearest_code.op import NEAREST_CODE
 from dvae_kernels.ops.vector_quantize import composition, reference
 
 GRADIENTS = ("straight_through", "rotation")
@@ -41,7 +42,7 @@ def _bwd_fake(grad: Any, grad_losses: Any, x: Tensor, codes: Tensor, indices: Te
     return x.new_empty((rows, columns)), x.new_empty((rows if codes_grad else 0, columns), dtype=compute_dtype(x.dtype))
 
 
-def _sample_fake(x: Tensor, codebook: Tensor, key: Tensor, cosine: bool, temperature: float, row_offset: int) -> Tensor:
+def _sample_fake(x: Tensor, codebook: Tensor, key: Tensor, metric: str, temperature: float, row_offset: int) -> Tensor:
     return composition.new_indices(x)
 
 
@@ -65,7 +66,7 @@ _BWD = define_op(
 )
 # Of x [H, N, D] and codebook [H, K, D]: indices [H, N]. Row n of head h has number row_offset + n H + h in the stream.
 _SAMPLE = define_op(
-    "sample_codes(Tensor x, Tensor codebook, Tensor key, bool cosine, float temperature, SymInt row_offset) -> Tensor",
+    "sample_codes(Tensor x, Tensor codebook, Tensor key, str metric, float temperature, SymInt row_offset) -> Tensor",
     reference=reference.sample_codes,
     composed=composition.sample_codes,
     fake=_sample_fake,
@@ -85,7 +86,7 @@ class _Options(NamedTuple):
 
     heads: int
     reduction: str
-    cosine: bool
+    metric: str
     temperature: float
     row_offset: int
     commitment_weight: float
@@ -106,9 +107,9 @@ def _quantize(
         by_head = x.unflatten(0, (rows, heads)).transpose(0, 1)
         books = codebook.unflatten(0, (heads, num_codes))
     if key is None:
-        index, _, _ = NEAREST_CODE[backend](by_head, books, options.cosine, "exact", False)
+        index, _, _ = NEAREST_CODE[backend](by_head, books, options.metric, "exact", False)
     else:
-        index = _SAMPLE[backend](by_head, books, key, options.cosine, options.temperature, options.row_offset)
+        index = _SAMPLE[backend](by_head, books, key, options.metric, options.temperature, options.row_offset)
     if heads > 1:
         index = index + torch.arange(0, heads * num_codes, num_codes, device=x.device)[:, None]
     index = index.t().reshape(-1)
@@ -288,7 +289,7 @@ def vector_quantize(
     _validate.weight(op, "commitment_weight", commitment_weight)
     _validate.weight(op, "codebook_weight", codebook_weight)
     _validate.one_of(op, "gradient", gradient, GRADIENTS)
-    _validate.one_of(op, "metric", metric, METRICS)
+    _validate.one_of(op, "metric", metric, tuple(METRICS))
     lead = x.shape[: x.dim() - codebook.dim() + 1]  # without H and D
     if mask is not None:
         _validate.mask(op, mask, x.device, lead)
@@ -310,7 +311,7 @@ def vector_quantize(
         real = real.reshape(rows)
         elements = real.sum().clamp(min=1) * columns
     options = _Options(
-        heads, reduction, metric == "cosine", temperature, row_offset, commitment_weight, codebook_weight,
+        heads, reduction, metric, temperature, row_offset, commitment_weight, codebook_weight,
         gradient == "rotation", backend,
     )  # fmt: skip
     flat_x = x.reshape(rows, columns)

@@ -12,6 +12,7 @@ from dvae_kernels._autograd import without_autocast
 from dvae_kernels._rng import compute_dtype
 from dvae_kernels.ops.codebook import reference as codebook_ops
 from dvae_kernels.ops.gumbel_softmax import reference as gumbel_softmax
+from dvae_kernels.ops.nearest_code.formulas import METRICS
 
 MASKED = -1  # the index of a row that takes no part
 
@@ -79,25 +80,24 @@ def rotated_gradient(grad: Tensor, x: Tensor, codes: Tensor) -> Tensor:
     return torch.where(exists, rotated, grad)
 
 
-def sample_codes(x: Tensor, codebook: Tensor, key: Tensor, cosine: bool, temperature: float, row_offset: int) -> Tensor:
+def sample_codes(x: Tensor, codebook: Tensor, key: Tensor, metric: str, temperature: float, row_offset: int) -> Tensor:
     """Indices [H, N] of codes drawn with p(k) ~ exp(2 s(k) / temperature), s as nearest_code's, for x [H, N, D] and the
     codebook [H, K, D]."""
-    logits = code_logits(x, *scoring_codes(codebook, cosine, compute_dtype(x.dtype)), temperature)
+    logits = code_logits(x, *scoring_codes(codebook, metric, compute_dtype(x.dtype)), temperature)
     return gumbel_softmax.gumbel_argmax(logits, key, 1, row_offset).t().clamp(min=0)
 
 
-def scoring_codes(codebook: Tensor, cosine: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+def scoring_codes(codebook: Tensor, metric: str, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """(codes, offsets [H, 1, K], centre [H, 1, D]) with s(k) = (x - centre) . codes_k + offset_k, up to what is the
     same for all codes. A code that is not finite has offset -inf."""
     codes = codebook.to(dtype)
     finite = codes.isfinite().all(2, keepdim=True)
     codes = torch.where(finite, codes, 0)
-    if cosine:
-        centre = torch.zeros_like(codes[:, :1])
+    centre, offsets = torch.zeros_like(codes[:, :1]), torch.zeros_like(codes[:, :, 0])
+    if METRICS[metric].normalised:
         norms = torch.linalg.vector_norm(codes, dim=2, keepdim=True, dtype=torch.float64)
         codes = (codes / torch.where(norms > 0, norms, 1)).to(dtype)
-        offsets = torch.zeros_like(codes[:, :, 0])
-    else:
+    if METRICS[metric].distance:
         # distances do not change when everything moves, but their rounding does
         centre = codes.sum(1, keepdim=True) / finite.sum(1, keepdim=True).clamp(min=1)
         codes = torch.where(finite, codes - centre, 0)

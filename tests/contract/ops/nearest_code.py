@@ -101,7 +101,7 @@ def data(
     return x.contiguous().to(dtype), codes.to(code_dtype)
 
 
-def scores(x: Tensor, codes: Tensor, cosine: bool) -> Tensor:
+def scores(x: Tensor, codes: Tensor, metric: str) -> Tensor:
     """All scores by the definition: float64, the columns in order; -inf where a code cannot be chosen."""
     rows, code_rows = x.double().numpy(), codes.double().numpy()
     dot, square = np.zeros((len(rows), len(code_rows))), np.zeros(len(code_rows))
@@ -110,13 +110,16 @@ def scores(x: Tensor, codes: Tensor, cosine: bool) -> Tensor:
         for column, code_column in zip(rows.T, code_rows.T):
             dot += np.multiply(column[:, None], code_column, out=product)
             square += code_column * code_column
-        result = dot * np.where(square == 0, 0, 1 / np.sqrt(square)) if cosine else dot - square / 2
+        if metric == "l2":
+            result = dot - square / 2
+        elif metric == "cosine":
+            result = dot * np.where(square == 0, 0, 1 / np.sqrt(square))
     return torch.from_numpy(np.where(np.isfinite(result), result, -np.inf))
 
 
-def definition(x: Tensor, codes: Tensor, cosine: bool) -> tuple[Tensor, Tensor]:
+def definition(x: Tensor, codes: Tensor, metric: str) -> tuple[Tensor, Tensor]:
     """Index and float64 score of the nearest code."""
-    return best_of(scores(x, codes, cosine))
+    return best_of(scores(x, codes, metric))
 
 
 def best_of(every: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,9 +129,9 @@ def best_of(every: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @cache
-def expected(kind: str, *shape_and_dtypes: Any, cosine: bool) -> tuple[Tensor, Tensor]:
+def expected(kind: str, *shape_and_dtypes: Any, metric: str) -> tuple[Tensor, Tensor]:
     """The definition on data(...), for all backends."""
-    return definition(*data(kind, *shape_and_dtypes), cosine)
+    return definition(*data(kind, *shape_and_dtypes), metric)
 
 
 def _raw_calls(logits: Tensor, key: Tensor) -> list[RawCall]:
@@ -138,8 +141,8 @@ def _raw_calls(logits: Tensor, key: Tensor) -> list[RawCall]:
     x = matrix[None, :100, :16]  # the reference has a loop over blocks, which huge tensors must not enter
     codes = torch.linspace(-9, 9, 140 * x.shape[2], device=x.device).sin().to(x.dtype).reshape(2, 70, -1)
     return [
-        ("nearest_code", (x, codes[:1], False, "exact", True)),
-        ("nearest_code", (x.expand(2, -1, -1), codes, True, "exact", False)),
+        ("nearest_code", (x, codes[:1], "l2", "exact", True)),
+        ("nearest_code", (x.expand(2, -1, -1), codes, "cosine", "exact", False)),
     ]
 
 

@@ -102,7 +102,7 @@ def _raw_calls(logits: Tensor, key: Tensor) -> list[RawCall]:
         (bwd, (rows, losses, rows, rows + 1, indices, 0.25, 0.5, True, True)),
         (bwd, (rows[:1].expand(rows.shape), None, rows, (rows + 1).to(compute), indices, 0.25, 0.5, False, False)),
         (bwd, (None, losses, rows, rows.to(dtype), indices, 0.25, 0.0, False, False)),
-        ("sample_codes", (rows[None], books, key, False, 1.0, 5)),
+        ("sample_codes", (rows[None], books, key, "l2", 1.0, 5)),
     ]
 
 
