@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,10 +13,10 @@ import torch
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
-from conftest import TARGETS, Target, params, ready
+from conftest import CAPABILITIES, TARGETS, Target, params, ready
 from contract.harness import LAYOUTS, lay_out, storage_bytes
 from contract.ops.nearest_code import DATA, data, definition, expected, scores
-from dvae_kernels import nearest_code
+from dvae_kernels import _backend, nearest_code
 from dvae_kernels.ops.nearest_code import reference
 
 # (N, K, D), with fewer than 2^15 scores where there are many columns: torch does not call its threads for those
@@ -148,6 +150,46 @@ def test_what_overflows_in_float64(target: Target) -> None:
             ours = nearest_code(x.to(target.device), where.to(target.device), return_score=True, backend=target.backend)
             alone = nearest_code(x.to(target.device), where.to(target.device), backend=target.backend)
             assert [*map(float, ours), float(alone)] == [1, code * 1e200, 1]
+
+
+GUARDED = """
+import ctypes, mmap, sys, torch
+from dvae_kernels import _extension, nearest_code
+
+def guarded(shape):
+    "Ones that end where a page without access begins."
+    size = torch.Size(shape).numel() * 8
+    pages = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+    memory = mmap.mmap(-1, pages + mmap.PAGESIZE)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    assert ctypes.CDLL(None, use_errno=True).mprotect(ctypes.c_void_p(start + pages), mmap.PAGESIZE, 0) == 0
+    return torch.frombuffer(memory, dtype=torch.float64, offset=pages - size, count=size // 8).view(shape).fill_(1)
+
+assert not _extension.load("_C")
+best, wanted = (torch.ops.dvae_kernels.cpu_capability(name) for name in (None, sys.argv[1]))
+if wanted != sys.argv[1]:
+    sys.exit(f"this CPU has {best} at most")
+for columns in (3, 4096):
+    for num_codes in (1, 31, 70):
+        for metric in ("l2", "cosine"):
+            x = torch.full((9, columns), 1e155, dtype=torch.float64)
+            x[::2] = 3
+            indices, scores = nearest_code(
+                x, guarded((num_codes, columns)), metric=metric, return_score=True, backend="cpp"
+            )
+            assert (indices == 0).all() and scores.isfinite().all(), (columns, num_codes, metric, indices, scores)
+"""
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_nothing_beyond_the_codebook_is_read(capability: str) -> None:
+    """Rows whose squares overflow leave no bound on the error, so that every lane of the last tile may be the best."""
+    if reason := _backend.why_not("cpp", "cpu"):
+        pytest.skip(reason)
+    run = subprocess.run([sys.executable, "-c", GUARDED, capability], capture_output=True, text=True)
+    if "at most" in run.stderr:
+        pytest.skip(run.stderr.strip())
+    assert run.returncode == 0, f"exit status {run.returncode}\n{run.stderr}"
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (2, 0, 5), (0, 2, 5)], ids=str)
