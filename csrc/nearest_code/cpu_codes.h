@@ -1,4 +1,4 @@
-// The codes of nearest_code: measured and packed. Included once per target by for_each_target.h, after cpu_passes.h.
+// The codes of nearest_code: measured and packed. Included once per target by foreach_target.h, after cpu_passes.h.
 
 // b = scale c - m of one code, then zeros up to whole vectors; all zeros for a code that cannot be chosen.
 inline void centred_code(const Codes& codes, int64_t k, float* to) {

@@ -1,8 +1,8 @@
 // Checks of nearest_code's arguments, and memory for its results, for CPU and CUDA.
 #pragma once
 
-#include "common/tensor.h"
 #include "nearest_code/formulas.h"
+#include "torch/tensor.h"
 
 namespace dvae {
 
