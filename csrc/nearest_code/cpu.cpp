@@ -28,22 +28,20 @@ class CodesOfHead {
  public:
   CodesOfHead(const Buffer& values, int64_t count, int64_t columns, const Metric& metric)
       : padded_(count + kMostTileCodes),
-        scales_(allocate<double>(padded_)),
-        offsets_(allocate<double>(padded_)),
+        terms_(allocate<CodeTerms>(padded_)),
         squares_(allocate<double>(count)),
         norms_(allocate<double>(count)),
         centre_(allocate<float>(padded_columns(columns))),
         row_centre_(allocate<float>(padded_columns(columns))),
         peaks_(allocate<float>(count)) {
-    codes = {values, count, columns, metric, scales_.get(), offsets_.get(), squares_.get(), centre_.get(),
-             row_centre_.get(), 0, norms_.get(), peaks_.get()};
-    std::fill(codes.scales + count, codes.scales + padded_, kNaN<double>);
-    std::fill(codes.offsets + count, codes.offsets + padded_, 0.0);
+    codes = {values, count, columns, metric, terms_.get(), squares_.get(), centre_.get(), row_centre_.get(), 0,
+             norms_.get(), peaks_.get()};
+    std::fill(codes.terms + count, codes.terms + padded_, CodeTerms{kNaN<double>, 0});
     const auto set_terms = DVAE_DISPATCH(set_code_terms), measure = DVAE_DISPATCH(measure_codes);
     parallel_over_codes(count, columns, [&](int64_t begin, int64_t end) { set_terms(codes, begin, end); });
     for (int64_t k = 0; k < count; ++k) {
       if (codes.can_be_chosen(k)) {
-        largest_length_ = std::max(largest_length_, std::sqrt(codes.squares[k]) * codes.scales[k]);
+        largest_length_ = std::max(largest_length_, std::sqrt(codes.squares[k]) * codes.terms[k].scale);
       }
     }
     if (values.type == Storage::float64) return;
@@ -67,7 +65,7 @@ class CodesOfHead {
     int64_t taken = 0;
     for (int64_t k = 0; k < codes.count; k += std::max<int64_t>(codes.count / sample, 1)) {
       if (!codes.can_be_chosen(k)) continue;
-      for (int64_t d = 0; d < codes.columns; ++d) sum[d] += values[k * codes.columns + d] * codes.scales[k];
+      for (int64_t d = 0; d < codes.columns; ++d) sum[d] += values[k * codes.columns + d] * codes.terms[k].scale;
       ++taken;
     }
     for (std::size_t d = 0; d < sum.size(); ++d) {
@@ -81,7 +79,8 @@ class CodesOfHead {
 
   int64_t padded_;
   double largest_length_ = 0, centre_square_ = 0;
-  Allocation<double> scales_, offsets_, squares_, norms_;
+  Allocation<CodeTerms> terms_;
+  Allocation<double> squares_, norms_;
   Allocation<float> centre_, row_centre_, peaks_;
 };
 
@@ -104,11 +103,14 @@ class PackedOfHead {
     const int64_t units = (codes.columns + values_per_word - 1) / values_per_word;
     words_.reset(allocate<unsigned char>(tiles * tile * units * (pass == CodePass::doubles ? 8 : 4)));
     const bool exact = pass == CodePass::doubles;
-    const int64_t facts = exact ? 0 : tiles * tile;
+    const int64_t terms = exact ? tiles * tile : 0, facts = tiles * tile - terms;
+    scales_.reset(allocate<double>(terms));
+    offsets_.reset(allocate<double>(terms));
     starts_.reset(allocate<float>(facts));
     sums_.reset(allocate<int32_t>(facts));
     errors_.reset(allocate<float>(facts));
-    packed = {pass, units, tile, tiles, words_.get(), starts_.get(), sums_.get(), errors_.get(), 1, 0, {}};
+    packed = {pass, units, tile, tiles, words_.get(), scales_.get(), offsets_.get(), starts_.get(), sums_.get(),
+              errors_.get(), 1, 0, {}};
     if (!exact) packed.scale = scale_of(head, pass);
     const auto pack = DVAE_DISPATCH(pack_codes);
     parallel_over_codes(tiles, tile * codes.columns, [&](int64_t begin, int64_t end) { pack(codes, packed, begin, end); });
@@ -147,6 +149,7 @@ class PackedOfHead {
   }
 
   Allocation<unsigned char> words_;
+  Allocation<double> scales_, offsets_;
   Allocation<float> starts_, errors_;
   Allocation<int32_t> sums_;
 };

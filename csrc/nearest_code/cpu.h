@@ -27,15 +27,14 @@ struct Codes {
   Buffer values;  // [count, columns], contiguous, in the compute dtype
   int64_t count, columns;
   Metric metric;
-  double *scales, *offsets;  // of code_terms, then NaN and 0 up to a whole tile
-  double* squares;           // |c|^2 in order
+  CodeTerms* terms;            // then scales of NaN up to a whole tile
+  double* squares;             // |c|^2 in order
   float *centre, *row_centre;  // [padded columns]: m, and what is taken off x: m, or zeros unless the metric is a distance
   double half_centre;          // |m|^2 / 2 or 0 likewise; centred scores exceed uncentred ones by this less x.m
   double* norms;               // |b|^2 of b = scale c - m; 0 for a code that cannot be chosen
   float* peaks;                // the largest absolute value in b
 
-  CodeTerms terms(int64_t k) const { return {scales[k], offsets[k]}; }
-  bool can_be_chosen(int64_t k) const { return scales[k] == scales[k]; }
+  bool can_be_chosen(int64_t k) const { return terms[k].scale == terms[k].scale; }
 };
 
 // The codes of one head as one pass multiplies them: tile by tile, and in it word by word the codes side by side.
@@ -44,6 +43,7 @@ struct PackedCodes {
   int64_t units;        // words of a code
   int64_t tile, tiles;  // codes of a tile, and their number
   void* words;          // [tiles, units, tile]
+  double *scales, *offsets;  // of the last pass: the terms, up to a whole tile
   float* starts;        // -h in the square of the scale, and -infinity for a code that cannot be chosen
   int32_t* sums;        // of the packed values of a code
   float* errors;        // their squared distance to the code, in the square of the scale

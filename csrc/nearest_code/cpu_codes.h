@@ -4,10 +4,14 @@
 inline void centred_code(const Codes& codes, int64_t k, float* to) {
   const int64_t columns = codes.columns;
   const float* code = static_cast<const float*>(codes.values.data) + k * columns;
-  const double scale = codes.scales[k];
+  const double scale = codes.terms[k].scale;
   std::fill(to, to + padded_columns(columns), 0.0f);
   if (!codes.can_be_chosen(k)) return;
-  for (int64_t d = 0; d < columns; ++d) to[d] = static_cast<float>(code[d] * scale) - codes.centre[d];
+  if (scale == 1) {  // as below, without the detour through double
+    for (int64_t d = 0; d < columns; ++d) to[d] = code[d] - codes.centre[d];
+  } else {
+    for (int64_t d = 0; d < columns; ++d) to[d] = static_cast<float>(code[d] * scale) - codes.centre[d];
+  }
 }
 
 // Squares and terms of codes [begin, end), four at a time: each sum is a chain of additions.
@@ -26,10 +30,8 @@ void set_terms_as(const Codes& codes, int64_t begin, int64_t end) {
       }
     }
     for (int i = 0; i < 4 && k + i < end; ++i) {
-      const CodeTerms terms = code_terms(codes.metric, square[i], rest[i] == 0);
       codes.squares[k + i] = square[i];
-      codes.scales[k + i] = terms.scale;
-      codes.offsets[k + i] = terms.offset;
+      codes.terms[k + i] = code_terms(codes.metric, square[i], rest[i] == 0);
     }
   }
 }
@@ -82,6 +84,8 @@ void pack_doubles(const Codes& codes, const PackedCodes& packed, int64_t begin, 
   const auto* values = static_cast<const Scalar*>(codes.values.data);
   for (int64_t k = begin * packed.tile; k < end * packed.tile; ++k) {
     auto* words = static_cast<double*>(packed.words) + k / packed.tile * packed.units * packed.tile + k % packed.tile;
+    packed.scales[k] = codes.terms[k].scale;
+    packed.offsets[k] = codes.terms[k].offset;
     for (int64_t d = 0; d < codes.columns; ++d) {
       words[d * packed.tile] = k < codes.count ? static_cast<double>(values[k * codes.columns + d]) : 0;
     }

@@ -264,7 +264,7 @@ class NearestSearch {
       };
       score_tile<Pass>(
           words_of(group), words + code * packed_.units, packed_.units, start,
-          {codes_.scales + first + code, codes_.offsets + first + code}, maxima_.get() + t * Sums::lanes, stride_);
+          {packed_.scales + first + code, packed_.offsets + first + code}, maxima_.get() + t * Sums::lanes, stride_);
     }
   }
 
@@ -374,7 +374,7 @@ class NearestSearch {
       double* const scores = quick[scored];
       quick_dots(row.x, code, columns, scores);
       for (int v = 0; v < kCodeVectors; ++v) {
-        scores[v] = code_score(scores[v], codes_.terms(code_of(scored, v)));
+        scores[v] = code_score(scores[v], codes_.terms[code_of(scored, v)]);
       }
       if constexpr (std::is_same_v<Scalar, double>) {  // others do not overflow
         for (double& now : quick[scored]) now = now <= kLargest<double> ? now : kMinusInfinity<double>;
@@ -397,7 +397,7 @@ class NearestSearch {
     for (int i = 0; i < count; ++i) {
       const int64_t k = close[i];
       const double dot = ordered_dot(row.x, 1, values + k * columns, 1, columns);
-      const double now = code_score(dot, codes_.terms(k));
+      const double now = code_score(dot, codes_.terms[k]);
       if (!is_better(now, k, *score, nearest)) continue;
       *score = now;
       nearest = k;

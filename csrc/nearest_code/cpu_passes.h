@@ -126,7 +126,7 @@ struct DoublePass {
   static Doubles finish(Doubles sum, const TileTerms& terms, int first) {
     const Doubles scale = Doubles::load(terms.scales + first), offset = Doubles::load(terms.offsets + first);
     const Doubles score = sum.v * scale.v - offset.v;
-    return (score.v - score.v == 0) ? score.v : Doubles(kMinusInfinity<double>).v;
+    return (score.v <= Doubles(kLargest<double>).v) ? score.v : Doubles(kMinusInfinity<double>).v;
   }
 };
 

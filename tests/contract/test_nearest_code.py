@@ -149,6 +149,10 @@ def test_what_overflows_in_float64(target: Target) -> None:
             ours = nearest_code(x.to(target.device), where.to(target.device), return_score=True, backend=target.backend)
             alone = nearest_code(x.to(target.device), where.to(target.device), backend=target.backend)
             assert [*map(float, ours), float(alone)] == [1, code * 1e200, 1]
+    x[0, 0], codes[3, 0], codes[1, 0] = 1e-10, 1e160, 1  # a code whose square overflows, though its score does not
+    for metric in METRICS:
+        index = nearest_code(x.to(target.device), codes[:4].to(target.device), metric=metric, backend=target.backend)
+        assert index == 1, metric
 
 
 GUARDED = """

@@ -114,7 +114,7 @@ def scores(x: Tensor, codes: Tensor, metric: str) -> Tensor:
             result = dot - square / 2
         elif metric == "cosine":
             result = dot * np.where(square == 0, 0, 1 / np.sqrt(square))
-    return torch.from_numpy(np.where(np.isfinite(result), result, -np.inf))
+    return torch.from_numpy(np.where(np.isfinite(result) & np.isfinite(square), result, -np.inf))
 
 
 def definition(x: Tensor, codes: Tensor, metric: str) -> tuple[Tensor, Tensor]:
