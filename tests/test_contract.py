@@ -8,9 +8,15 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from conftest import Target
-from contract.harness import Case, assert_keeps_the_contract, place, run
-from contract.ops import CASES
+from kit.discovery import CASES, OPINFOS
+from kit.opinfo import Case
+from kit.oracle import assert_keeps_the_contract, place, run
+from kit.targets import Target
+
+# a seventh of every op's
+THREADED = [
+    case for info in OPINFOS for case in [c for c in info.cases if c.layout == "contiguous" and not c.products][::7]
+]
 
 
 def skip_what_the_interpreter_cannot(case: Case, target: Target) -> None:
@@ -41,7 +47,7 @@ def test_contract(case: Case, target: Target) -> None:
         assert_keeps_the_contract(case, target.backend, target.device)
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.layout == "contiguous" and not c.products][::7], ids=str)
+@pytest.mark.parametrize("case", THREADED, ids=str)
 def test_thread_count_changes_no_bit(case: Case, target: Target) -> None:
     if target.backend != "cpp":
         pytest.skip("only cpp divides rows among threads itself")

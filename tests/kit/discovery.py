@@ -1,28 +1,15 @@
-"""The tables of the ops, one module a room. A new room adds itself to ROOMS; the generic tests do the rest."""
+"""The ops under test: every tests/ops/<op>/cases.py holds an OPINFO, and the generic tests do the rest."""
 
-from contract.harness import Case, Op, Room
-from contract.ops import (
-    binary_concrete,
-    categorical,
-    codebook,
-    gumbel_softmax,
-    gumbel_softmax_embed,
-    nearest_code,
-    smoothing,
-    straight_through,
-    vector_quantize,
-)
+from __future__ import annotations
 
-ROOMS: list[Room] = [
-    gumbel_softmax.ROOM,
-    binary_concrete.ROOM,
-    straight_through.ROOM,
-    codebook.ROOM,
-    gumbel_softmax_embed.ROOM,
-    categorical.ROOM,
-    smoothing.ROOM,
-    nearest_code.ROOM,
-    vector_quantize.ROOM,
+from importlib import import_module
+from pathlib import Path
+
+from kit.opinfo import Case, Op, OpInfo
+
+FOLDER = Path(__file__).parents[1] / "ops"
+OPINFOS: list[OpInfo] = [
+    import_module(f"ops.{cases.parent.name}.cases").OPINFO for cases in sorted(FOLDER.glob("*/cases.py"))
 ]
-CASES: list[Case] = [case for room in ROOMS for case in room.cases]
-OPS: list[Op] = [op for room in ROOMS for op in room.ops]
+CASES: list[Case] = [case for info in OPINFOS for case in info.cases]
+OPS: list[Op] = [op for info in OPINFOS for op in info.ops]

@@ -8,148 +8,22 @@ Float64 has no finer oracle, so it is held to a fixed number of roundings of the
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
-from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor
 
-Inputs = dict[str, Tensor]
-RawCall = tuple[str, tuple[Any, ...]]  # a raw op's name and its arguments
+from kit.compare import assert_marks_best, assert_marks_positive, distance, largest
+from kit.layouts import lay_out, storage_bytes
+from kit.opinfo import Case, Inputs
+
 SLACK = 2.0
 FLOAT64_ROUNDINGS = 256
-TIE = 1e-5  # scores closer than this may be ordered either way in float32
-
-
-@dataclass(frozen=True)
-class Case:
-    """One call of a public op, with inputs that need a gradient where the op is differentiable."""
-
-    name: str
-    inputs: Callable[[], Inputs]  # values on the CPU, the same at every call
-    call: Callable[[Inputs, Tensor, str], Tensor]  # (inputs, noise key, backend) -> output
-    dtype: torch.dtype  # of the output
-    layout: str = "contiguous"  # of the inputs that have more than one element
-    grad_layout: str = "contiguous"
-    # of a one-hot output: (inputs, key) -> float64 scores whose argmax along `dim` it marks
-    scores: Callable[[Inputs, Tensor], Tensor] | None = None
-    dim: int = -1
-    # of zeros and ones: (inputs, key) -> float64 scores, positive where it is one
-    odds: Callable[[Inputs, Tensor], Tensor] | None = None
-    keys: int = 16  # how many keys estimate the reference's error
-    slow_interpreted: bool = False
-    products: bool = False  # it holds matrix products of torch, whose bits depend on the number of threads
-
-    def __str__(self) -> str:
-        return self.name
-
-
-@dataclass(frozen=True)
-class Op:
-    """A public op with its options fixed, for tests that do not depend on what it computes."""
-
-    name: str
-    # float64 values of the differentiable arguments for logits of a shape, the categories (or codes) at dimension 1
-    inputs: Callable[[tuple[int, ...]], Inputs]
-    # (inputs, backend, **noise) -> the differentiable output; noise is key=, seed= or nothing
-    call: Callable[..., Tensor]
-    draws: bool = True  # False: it has no noise, and no arguments for it
-    step: bool = False  # the output is a step function of the inputs, whose gradient is an estimator's
-    # the gradient holds constant what depends on the inputs: it is checked as a function of the cotangent alone
-    held: bool = False
-    noise_grad: bool = True  # the gradient depends on the noise, given a cotangent that does not
-
-    def __str__(self) -> str:
-        return self.name
-
-
-@dataclass(frozen=True)
-class Errors:
-    """Bad calls of one public function; what its signature tells (tau, dim, key, ...) need not be repeated."""
-
-    function: Callable[..., Any]
-    arguments: dict[str, Any]  # of a valid call: its tensors, logits of shape [2, 3]
-    # by name: (arguments, error, the whole message after "op: ")
-    special: dict[str, tuple[dict[str, Any], type[Exception], str]] = field(default_factory=dict)
-    positive_tau: bool = False  # tau = 0 is refused
-
-
-@dataclass(frozen=True)
-class Room:
-    """What the generic tests know of the ops of one folder."""
-
-    name: str
-    cases: list[Case]
-    ops: list[Op]
-    reference: ModuleType  # whose functions have the raw ops' names
-    # (logits, key) -> calls of every raw op on tensors made like the logits, which have their categories at dimension
-    # 1 and any dtype, layout and device; they may be fake
-    raw_calls: Callable[[Tensor, Tensor], list[RawCall]]
-    errors: list[Errors]
-    # by raw op: how many of its outputs, from the first, are the same on every backend, if not all
-    shared_outputs: dict[str, int] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        return self.name
 
 
 def noise_key(i: int, device: str | torch.device = "cpu") -> Tensor:
     return torch.tensor([0x0123456789ABCDEF + i, 7 + i], device=device)
-
-
-# How to lay values out in memory: the storage is larger than the view, and NaN wherever the view is not.
-def _embed(x: Tensor, order: list[int], step: int, offset: int) -> Tensor:
-    """`x` with memory order `order` (slowest first), every `step`-th element, `offset` elements into a storage."""
-    strides, size = [0] * x.dim(), step
-    for d in reversed(order):
-        strides[d] = size
-        size *= x.shape[d] * step
-    storage = torch.full((offset + size + 64,), torch.nan, dtype=x.dtype, device=x.device)
-    view = storage.as_strided(x.shape, strides, offset)
-    return view.copy_(x)
-
-
-LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
-    "contiguous": lambda x: x.clone(),
-    "guarded": lambda x: _embed(x, list(range(x.dim())), 1, 64),
-    "offset": lambda x: _embed(x, list(range(x.dim())), 1, 1),
-    "stepped": lambda x: _embed(x, list(range(x.dim())), 2, 3),
-    "transposed": lambda x: _embed(x, list(reversed(range(x.dim()))), 1, 64),
-    "rotated": lambda x: _embed(x, [*range(1, x.dim()), 0], 1, 64),
-    "channels_last": lambda x: x.contiguous(memory_format=torch.channels_last),
-    # stride 0: only for values that repeat, which the case's inputs must see to
-    "expanded_first": lambda x: x[:1].clone().expand(x.shape),
-    "expanded_second": lambda x: x[:, :1].clone().expand(x.shape),
-    "expanded_last": lambda x: x[..., :1].clone().expand(x.shape),
-    "expanded_all": lambda x: x.flatten()[0].clone().expand(x.shape),
-}
-
-
-# The part of a tensor that a layout repeats; contract tables make their values by `repeated`.
-REPEATS: dict[str, Callable[[Tensor], Tensor]] = {
-    "expanded_first": lambda x: x[:1],
-    "expanded_second": lambda x: x[:, :1],
-    "expanded_last": lambda x: x[..., :1],
-}
-
-
-def repeated(x: Tensor, layout: str) -> Tensor:
-    """Values of the shape of `x` that `layout` can hold."""
-    return REPEATS.get(layout, lambda x: x)(x).expand(x.shape)
-
-
-def lay_out(x: Tensor, layout: str) -> Tensor:
-    view = LAYOUTS[layout](x) if x.numel() else x.clone()
-    assert torch.equal(view, x), f"{layout} needs repeated values"
-    return view
-
-
-def storage_bytes(x: Tensor) -> Tensor:
-    return torch.tensor([], dtype=torch.uint8, device=x.device).set_(x.untyped_storage()).clone()
 
 
 def place(case: Case, device: str) -> Inputs:
@@ -211,36 +85,6 @@ def expected(case: Case) -> dict[str, Expectation]:
 def _run_reference(case: Case, seed: int, dtype: torch.dtype | None) -> dict[str, Tensor]:
     values = {name: x.to(dtype).requires_grad_() for name, x in case.inputs().items()}
     return run(case, values, "reference", seed)
-
-
-def largest(x: Tensor) -> float:
-    return x.abs().max().item() if x.numel() else 0.0
-
-
-def distance(actual: Tensor, oracle: Tensor) -> float:
-    """The largest absolute difference; infinite where one is NaN and the other is not."""
-    if not oracle.numel():
-        return 0.0
-    actual = actual.detach().to("cpu", torch.float64)
-    difference = (actual - oracle).abs()
-    difference[(actual == oracle) | (actual.isnan() & oracle.isnan())] = 0
-    return difference.nan_to_num(math.inf).max().item()
-
-
-def assert_marks_best(onehot: Tensor, scores: Tensor, dim: int) -> None:
-    """Exactly one-hot along `dim`, at the best float64 score or at one closer to it than float32 can tell."""
-    onehot = onehot.to("cpu", torch.float64)
-    assert ((onehot == 0) | (onehot == 1)).all() and (onehot.sum(dim) == 1).all(), "not exactly one-hot"
-    chosen, best = (scores * onehot).sum(dim), scores.amax(dim)
-    assert (best - chosen <= TIE).all(), f"missed the best score by up to {largest(best - chosen)}"
-
-
-def assert_marks_positive(bits: Tensor, odds: Tensor) -> None:
-    """Exactly zeros and ones, on the right side of every float64 score that float32 can tell from 0."""
-    bits = bits.to("cpu", torch.float64)
-    assert ((bits == 0) | (bits == 1)).all(), "not exactly zeros and ones"
-    wrong = odds[(bits == 1) != (odds > 0)]
-    assert (wrong.abs() <= TIE).all(), f"on the wrong side of 0 by up to {largest(wrong)}"
 
 
 def assert_keeps_the_contract(case: Case, backend: str, device: str) -> None:

@@ -21,7 +21,7 @@ from dvae_kernels import _backend
 ROOT = Path(__file__).parents[2]
 FLAGS = [
     "-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-shared", "-fPIC", "-Icsrc",
-    "-Itests/shim",
+    "-Itests/kit",
 ]  # fmt: skip
 STORAGE = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 MAX_TENSORS = 5  # kMaxShimTensors
@@ -62,17 +62,19 @@ class ElementCall(ctypes.Structure):
     )
 
 
-def compile_shim(room: str, device_errors: bool = False) -> ctypes.CDLL:
-    """<room>_shim.cpp as a library, cached by the text that goes into it; `device_errors`: approximate instructions
+def compile_shim(op: str, device_errors: bool = False) -> ctypes.CDLL:
+    """shim.cpp of an op as a library, cached by the text that goes into it; `device_errors`: approximate instructions
     are as inexact as the device's may be."""
     compiler = shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         pytest.skip("no g++ or clang++")
-    source = Path(__file__).with_name(f"{room}_shim.cpp")
-    headers = [p for p in sorted([*(ROOT / "csrc").rglob("*"), *source.parent.iterdir()]) if p.suffix in (".h", ".cuh")]
+    source = ROOT / "tests" / "ops" / op / "shim.cpp"
+    headers = [
+        p for p in sorted([*(ROOT / "csrc").rglob("*"), *Path(__file__).parent.iterdir()]) if p.suffix in (".h", ".cuh")
+    ]
     flags = [*FLAGS, "-DDVAE_DEVICE_ERRORS"] if device_errors else FLAGS
     text = b"".join(p.read_bytes() for p in [source, *headers]) + repr((compiler, flags)).encode()
-    target = ROOT / "build" / "shim" / f"{room}_{hashlib.sha256(text).hexdigest()[:16]}.so"
+    target = ROOT / "build" / "shim" / f"{op}_{hashlib.sha256(text).hexdigest()[:16]}.so"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = target.with_suffix(".tmp")
@@ -98,7 +100,7 @@ def assert_unbroken(*memories: Tensor) -> None:
 
 
 class RowShim:
-    """A compiled shim whose functions take a Call; a room's subclass gives them the signatures of its raw ops."""
+    """A compiled shim whose functions take a Call; an op's subclass gives them the signatures of its raw ops."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self.library = library

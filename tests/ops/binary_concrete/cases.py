@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contract.harness import Case, Errors, Inputs, Op, RawCall, Room, repeated
 from dvae_kernels import _rng, binary_concrete, binary_concrete_log_prob
 from dvae_kernels.ops.binary_concrete import reference
+from kit.layouts import repeated
+from kit.opinfo import Case, ErrorInputs, Inputs, Op, OpInfo, RawCall
 
 COUNTS = (1, 2, 3, 5, 7, 8, 15, 16, 17, 63, 64, 65, 1031, 2045, 2047, 2048, 2049, 20011, 300007)
 HALVES = (torch.float16, torch.bfloat16)
@@ -192,14 +193,14 @@ def _raw_calls(logits: Tensor, key: Tensor) -> list[RawCall]:
 
 X = torch.zeros(2, 3)
 _range = "expected elements within [0, 2^64), got 6 from index_offset"
-ROOM = Room(
+OPINFO = OpInfo(
     "binary_concrete",
     _cases(),
     [_op(False), _op(True), _op(False, 0.7), _log_prob_op()],
     reference,
     _raw_calls,
     [
-        Errors(
+        ErrorInputs(
             binary_concrete,
             {"logits": X},
             {
@@ -213,7 +214,7 @@ ROOM = Room(
                 ),
             },
         ),
-        Errors(
+        ErrorInputs(
             binary_concrete_log_prob,
             {"y": X + 0.5, "logits": X, "tau": 1.0},
             {

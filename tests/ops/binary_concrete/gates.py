@@ -1,7 +1,7 @@
 """The CUDA kernels of the binary concrete distribution. All code is counted: the soft and the hard sample, and the path
 of single elements beside that of 16-byte accesses, of which one runs."""
 
-from rooms import Gates
+from kit.nvcc import Gates
 
 # Four blocks of 256 threads fit at 64 registers. Six pairs of dtypes, of which one is double; narrow accesses are those
 # of single elements, the key, tau and the blocks' sums.

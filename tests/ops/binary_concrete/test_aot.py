@@ -6,8 +6,8 @@ from concurrent.futures import Future, ProcessPoolExecutor
 
 import pytest
 import torch
-from compile import Binary
-from gates import Budget, Case, Ceiling, check, submit
+
+from kit.aot import Binary, Budget, Case, Ceiling, check, submit
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.aot
@@ -36,7 +36,7 @@ _CEILINGS = {True: Ceiling(80, 4096), False: Ceiling(144, 4096)}
 
 
 def launch_all(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    """Every kernel of the room once, with the gradient to the temperature."""
+    """Every kernel once, with the gradient to the temperature."""
     from dvae_kernels.ops.binary_concrete import triton_kernels as ops
 
     x = torch.empty(shape, dtype=dtype, device="meta")

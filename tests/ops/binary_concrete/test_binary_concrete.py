@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from conftest import Target
-from contract.harness import noise_key
 from dvae_kernels import _rng, binary_concrete, binary_concrete_log_prob
+from kit.oracle import noise_key
+from kit.targets import Target
 
 INF, NAN = math.inf, math.nan
 

@@ -7,14 +7,15 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from loader import DTYPES, STORAGE, ElementCall, ElementShim, compile_shim, cuda_overloads, guarded_empty_like
 from torch import Tensor
 
-from contract.harness import Case, assert_keeps_the_contract, noise_key
-from contract.ops.binary_concrete import ROOM
 from dvae_kernels import _rng, binary_concrete, binary_concrete_log_prob
 from dvae_kernels._elements import new_block_sums
 from dvae_kernels.ops.binary_concrete import reference
+from kit.opinfo import Case
+from kit.oracle import assert_keeps_the_contract, noise_key
+from kit.shim import DTYPES, STORAGE, ElementCall, ElementShim, compile_shim, cuda_overloads, guarded_empty_like
+from ops.binary_concrete.cases import OPINFO
 
 
 class Shim(ElementShim):
@@ -58,7 +59,7 @@ def shim() -> Iterator[Shim]:
         yield shim
 
 
-@pytest.mark.parametrize("case", ROOM.cases, ids=str)
+@pytest.mark.parametrize("case", OPINFO.cases, ids=str)
 def test_contract(case: Case, shim: Shim) -> None:
     assert_keeps_the_contract(case, "cuda", "cpu")
 

@@ -1,41 +1,51 @@
-"""The cases of categorical_kl and gumbel_softmax_log_prob, which draw no noise."""
+"""The cases of categorical_kl, which draws no noise."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from contract.harness import Case, Errors, Inputs, Op, RawCall, Room, repeated
-from dvae_kernels import _rng, categorical_kl, gumbel_softmax_log_prob
+from dvae_kernels import _rng, categorical_kl
 from dvae_kernels.ops.categorical import reference
+from kit.layouts import repeated
+from kit.opinfo import Case, ErrorInputs, Inputs, Op, OpInfo, RawCall
+from kit.targets import Target
 
 WIDTHS = (1, 2, 3, 7, 16, 17, 33, 48, 49, 64, 65, 129, 1000, 1031, 8192, 20011)
 HALVES = (torch.float16, torch.bfloat16)
-FUNCTIONS = ("categorical_kl", "categorical_kl prior", "gumbel_softmax_log_prob")
+INF, NAN = math.inf, math.nan
+# rows of special values
+ROWS = [[0, -INF, 1], [-INF, -INF, -INF], [0, INF, 1], [0, NAN, -INF], [1, 2, 3]]
 
 
-def values(function: str, shape: tuple[int, ...], scale: float = 2.0) -> Inputs:
-    """In float64. A sample need not lie on the simplex, which the formula does not use."""
-    generator = torch.Generator().manual_seed(0)
-    inputs = {"logits": scale * torch.randn(shape, generator=generator, dtype=torch.float64)}
-    if function == "categorical_kl prior":
-        inputs["prior"] = torch.randn(shape, generator=generator, dtype=torch.float64)
-    if function == "gumbel_softmax_log_prob":
-        inputs["y"] = 0.05 + torch.rand(shape, generator=generator, dtype=torch.float64)
-        inputs["tau"] = torch.tensor(0.7, dtype=torch.float64)
-    return inputs
+def laid_out(rows: list[list[float]], k: int, dim: int, target: Target) -> Tensor:
+    """The rows, filled up with masks to k categories along `dim`."""
+    x = torch.full((len(rows), k), -INF)
+    x[:, : len(rows[0])] = torch.tensor(rows)
+    return (x if dim else x.t().contiguous()).to(target.device)
 
 
-def evaluate(function: str, inputs: Inputs, dim: int, backend: str) -> Tensor:
-    if function == "gumbel_softmax_log_prob":
-        return gumbel_softmax_log_prob(inputs["y"], inputs["logits"], inputs["tau"], dim, backend=backend)
-    return categorical_kl(inputs["logits"], dim, prior=inputs.get("prior"), backend=backend)
+def agree(target: Target, function: object, *inputs: Tensor) -> list[Tensor]:
+    """The backend's value and gradients, equal to the reference's wherever those are not both infinite or NaN."""
+    results = []
+    for backend in (target.backend, "reference"):
+        leaves = [x.clone().requires_grad_() for x in inputs]
+        value = function(*leaves, backend)  # type: ignore[operator]
+        results.append([value.detach(), *torch.autograd.grad(value.sum(), leaves)])
+    for ours, theirs in zip(*results):
+        torch.testing.assert_close(ours, theirs, equal_nan=True)
+    return results[0]
 
 
-def categorical_case(
-    function: str,
+def distribution_case(
+    name: str,
+    values: Callable[[tuple[int, ...], float], Inputs],
+    evaluate: Callable[[Inputs, int, str], Tensor],
     shape: tuple[int, ...],
     dtype: torch.dtype = torch.float32,
     dim: int = -1,
@@ -44,24 +54,26 @@ def categorical_case(
     grad_layout: str = "contiguous",
     **options: Any,
 ) -> Case:
+    """One value a row, of `values(shape, scale)` by `evaluate(inputs, dim, backend)`."""
+
     def inputs() -> Inputs:
-        result = values(function, shape, scale)
-        for name, x in result.items():
+        result = values(shape, scale)
+        for key, x in result.items():
             if x.dim():
-                result[name] = repeated(x, layout).to(dtype).clone()
+                result[key] = repeated(x, layout).to(dtype).clone()
             else:
-                result[name] = x.to(_rng.compute_dtype(dtype))
+                result[key] = x.to(_rng.compute_dtype(dtype))
         return result
 
     words = [
-        function, "x".join(map(str, shape)), str(dtype).removeprefix("torch."), f"dim={dim}",
+        name, "x".join(map(str, shape)), str(dtype).removeprefix("torch."), f"dim={dim}",
         "" if scale == 2 else f"scale={scale:g}", "" if layout == "contiguous" else layout,
         "" if grad_layout == "contiguous" else f"grad_{grad_layout}",
     ]  # fmt: skip
     return Case(
         name=" ".join(word for word in words if word),
         inputs=inputs,
-        call=lambda inputs, key, backend: evaluate(function, inputs, dim, backend),
+        call=lambda inputs, key, backend: evaluate(inputs, dim, backend),
         dtype=_rng.compute_dtype(dtype),
         layout=layout,
         grad_layout=grad_layout,
@@ -70,97 +82,100 @@ def categorical_case(
     )
 
 
-def _cases() -> list[Case]:
-    make = categorical_case
+def distribution_cases(make: Callable[..., Case], largest: float = 1e4) -> list[Case]:
+    """`largest`: the scale beyond which a gradient is nothing but rounding."""
     fp32, fp64 = torch.float32, torch.float64
-    cases = []
-    for function in FUNCTIONS:
-        cases += [make(function, (3, k), slow_interpreted=k > 10_000) for k in WIDTHS]
-        # wide enough for two threads to share a row
-        cases += [make(function, (1, 40_000), slow_interpreted=True)]
-        cases += [make(function, shape) for shape in ((0, 33), (1, 33), (17, 33), (5,))]
-        cases += [make(function, (2, 0, 3), dim=d) for d in (0, 1, 2)]
-        cases += [make(function, (5, k), dtype) for k in (5, 129, 1031) for dtype in (fp64, *HALVES)]
-        cases += [make(function, (3, 37, 5, 7), dtype, dim=1) for dtype in (fp64, *HALVES)]
-        # beyond, rows are one-hot, and the gradient under a prior is nothing but the rounding of its logarithm
-        largest = 30 if function == "categorical_kl prior" else 1e4
-        cases += [make(function, (6, 100), dtype, scale=s) for s in (1e-3, largest) for dtype in (fp32, fp64)]
-        cases += [
-            make(function, (2, 37, 5, 7), dim=d, layout=layout)
-            for d, layout in (
-                (1, "contiguous"),
-                (1, "channels_last"),
-                (1, "stepped"),
-                (1, "guarded"),
-                (1, "offset"),
-                (1, "transposed"),
-                (1, "expanded_first"),
-                (1, "expanded_last"),
-                (0, "contiguous"),
-                (-2, "rotated"),
-                (-1, "stepped"),
-            )
-        ]
-        cases += [
-            make(function, (6, 67), dtype, dim=d, layout=layout, grad_layout=grad_layout)
-            for dtype in (fp32, torch.float16)
-            for d, layout, grad_layout in (
-                (-1, "guarded", "offset"),
-                (-1, "offset", "expanded_all"),
-                (-1, "stepped", "stepped"),
-                (0, "contiguous", "contiguous"),
-                (-1, "expanded_first", "contiguous"),
-            )
-        ]
-        cases += [make(function, (3, 4, 50), layout="expanded_second")]  # [B, 1, K] expanded
-        # no two groups hold the other dimensions of these
-        cases += [make(function, (2, 3, 4, 21), dim=d, layout="stepped") for d in (0, 1)]
+    cases = [make((3, k), slow_interpreted=k > 10_000) for k in WIDTHS]
+    # wide enough for two threads to share a row
+    cases += [make((1, 40_000), slow_interpreted=True)]
+    cases += [make(shape) for shape in ((0, 33), (1, 33), (17, 33), (5,))]
+    cases += [make((2, 0, 3), dim=d) for d in (0, 1, 2)]
+    cases += [make((5, k), dtype) for k in (5, 129, 1031) for dtype in (fp64, *HALVES)]
+    cases += [make((3, 37, 5, 7), dtype, dim=1) for dtype in (fp64, *HALVES)]
+    cases += [make((6, 100), dtype, scale=s) for s in (1e-3, largest) for dtype in (fp32, fp64)]
+    cases += [
+        make((2, 37, 5, 7), dim=d, layout=layout)
+        for d, layout in (
+            (1, "contiguous"),
+            (1, "channels_last"),
+            (1, "stepped"),
+            (1, "guarded"),
+            (1, "offset"),
+            (1, "transposed"),
+            (1, "expanded_first"),
+            (1, "expanded_last"),
+            (0, "contiguous"),
+            (-2, "rotated"),
+            (-1, "stepped"),
+        )
+    ]
+    cases += [
+        make((6, 67), dtype, dim=d, layout=layout, grad_layout=grad_layout)
+        for dtype in (fp32, torch.float16)
+        for d, layout, grad_layout in (
+            (-1, "guarded", "offset"),
+            (-1, "offset", "expanded_all"),
+            (-1, "stepped", "stepped"),
+            (0, "contiguous", "contiguous"),
+            (-1, "expanded_first", "contiguous"),
+        )
+    ]
+    cases += [make((3, 4, 50), layout="expanded_second")]  # [B, 1, K] expanded
+    # no two groups hold the other dimensions of these
+    cases += [make((2, 3, 4, 21), dim=d, layout="stepped") for d in (0, 1)]
     return cases
 
 
-def _op(function: str) -> Op:
-    return Op(
-        function,
-        lambda shape: values(function, shape, 1.0),
-        lambda inputs, backend: evaluate(function, inputs, 1, backend),
-        draws=False,
-    )
+def values(prior: bool, shape: tuple[int, ...], scale: float = 1.0) -> Inputs:
+    """In float64."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = {"logits": scale * torch.randn(shape, generator=generator, dtype=torch.float64)}
+    if prior:
+        inputs["prior"] = torch.randn(shape, generator=generator, dtype=torch.float64)
+    return inputs
+
+
+def evaluate(inputs: Inputs, dim: int, backend: str) -> Tensor:
+    return categorical_kl(inputs["logits"], dim, prior=inputs.get("prior"), backend=backend)
+
+
+def _cases() -> list[Case]:
+    cases = distribution_cases(partial(distribution_case, "categorical_kl", partial(values, False), evaluate))
+    # beyond a scale of 30, rows are one-hot, and the gradient under a prior is the rounding of its logarithm
+    make = partial(distribution_case, "categorical_kl prior", partial(values, True), evaluate)
+    return cases + distribution_cases(make, largest=30)
+
+
+def _op(name: str, prior: bool) -> Op:
+    return Op(name, partial(values, prior), lambda inputs, backend: evaluate(inputs, 1, backend), draws=False)
 
 
 def _raw_calls(logits: Tensor, key: Tensor) -> list[RawCall]:
-    prior, y = torch.randn_like(logits), logits.softmax(1)
+    prior = torch.randn_like(logits)
     grad = torch.randn_like(logits.select(1, 0), dtype=_rng.compute_dtype(logits.dtype))
-    tau = torch.full((), 0.5, dtype=grad.dtype, device=logits.device)
-    calls: list[RawCall] = [
+    return [
         ("categorical_kl_fwd", (logits, None, 1)),
         ("categorical_kl_fwd", (logits, prior[:1].expand(prior.shape), 1)),
         ("categorical_kl_bwd", (grad, logits, None, 1, False)),
         ("categorical_kl_bwd", (grad, logits, prior, 1, False)),
         ("categorical_kl_bwd", (grad[:1].expand(grad.shape), logits, prior, 1, True)),
     ]
-    for temperature in (None, tau):
-        calls += [
-            ("gumbel_softmax_log_prob_fwd", (y, logits, temperature, 0.7, 1)),
-            ("gumbel_softmax_log_prob_bwd", (grad, y, logits, temperature, 0.7, 1, False)),
-            ("gumbel_softmax_log_prob_bwd", (grad, y, logits, temperature, 0.7, 1, True)),
-        ]
-    return calls
 
 
 _X = torch.zeros(2, 3)
-_SCALAR = "expected at least one dimension, got a scalar"
-ROOM = Room(
-    "categorical",
+SCALAR = "expected at least one dimension, got a scalar"
+OPINFO = OpInfo(
+    "categorical_kl",
     _cases(),
-    [_op(function) for function in FUNCTIONS],
+    [_op("categorical_kl", False), _op("categorical_kl prior", True)],
     reference,
     _raw_calls,
     [
-        Errors(
+        ErrorInputs(
             categorical_kl,
             {"logits": _X, "prior": torch.zeros(3)},
             {
-                "scalar": ({"logits": torch.zeros(())}, ValueError, _SCALAR),
+                "scalar": ({"logits": torch.zeros(())}, ValueError, SCALAR),
                 "prior dtype": ({"prior": _X.double()}, TypeError, "expected prior of dtype float32, got float64"),
                 "prior device": ({"prior": _X.to("meta")}, ValueError, "expected prior on cpu, got meta"),
                 "prior shape": (
@@ -170,23 +185,6 @@ ROOM = Room(
                     {"prior": _X[None]}, ValueError, "expected prior that broadcasts to (2, 3), got shape (1, 2, 3)",
                 ),
             },
-        ),
-        Errors(
-            gumbel_softmax_log_prob,
-            {"y": _X + 1 / 3, "logits": torch.zeros(3), "tau": 0.5},
-            {
-                "scalar": ({"y": torch.zeros(())}, ValueError, _SCALAR),
-                "y dtype": ({"y": _X.double()}, TypeError, "expected y of dtype float32, got float64"),
-                "y of half logits": (
-                    {"y": _X.double(), "logits": _X.half()}, TypeError,
-                    "expected y of dtype float16 or float32, got float64",
-                ),
-                "y device": ({"y": _X.to("meta")}, ValueError, "expected y on cpu, got meta"),
-                "logits shape": (
-                    {"logits": torch.zeros(2)}, ValueError, "expected logits that broadcasts to (2, 3), got shape (2,)",
-                ),
-            },
-            positive_tau=True,
         ),
     ],
 )  # fmt: skip

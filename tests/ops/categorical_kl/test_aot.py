@@ -1,5 +1,4 @@
-"""Kernels of the categorical divergence and the concrete density compiled ahead of time: what the machine code must and
-must not contain."""
+"""Kernels of the categorical divergence compiled ahead of time: what the machine code must and must not contain."""
 
 from __future__ import annotations
 
@@ -7,8 +6,8 @@ from concurrent.futures import Future, ProcessPoolExecutor
 
 import pytest
 import torch
-from compile import Binary
-from gates import Budget, Case, Ceiling, check, submit
+
+from kit.aot import Binary, Budget, Case, Ceiling, check, submit
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.aot
@@ -34,12 +33,6 @@ _BUDGETS = {
     "kl_bwd_prior": (
         Budget(36, 2.2, 0.6, 0.5, 0, 2, 2), Budget(55, 2.6, 1.2, 0.25, 0, None, 2), Budget(60, 4.4, 1, 0.75, 0, 4, 2),
     ),
-    "log_prob_fwd": (
-        Budget(30, 2.2, 2.1, 0.3, 0, 2, 0), Budget(44, 2.6, 1.6, 0.25, 0, 2, 0), Budget(38, 2.3, 2.4, 0.3, 0, 2, 0),
-    ),
-    "log_prob_bwd": (
-        Budget(57, 3.2, 2.6, 0.5, 0, 2, 2), Budget(75, 3.4, 2.8, 0.25, 0, None, 2), Budget(79, 5.5, 3.1, 0.75, 0, 4, 2),
-    ),
 }  # fmt: skip
 # Registers and shared memory: on chip or strided, and in a loop.
 _CEILINGS = {
@@ -47,24 +40,19 @@ _CEILINGS = {
     "kl_fwd_prior": (Ceiling(160, 512), Ceiling(64, 64)),
     "kl_bwd": (Ceiling(128, 512), Ceiling(64, 64)),
     "kl_bwd_prior": (Ceiling(188, 512), Ceiling(96, 64)),
-    "log_prob_fwd": (Ceiling(168, 512), Ceiling(96, 64)),
-    "log_prob_bwd": (Ceiling(240, 512), Ceiling(104, 64)),
 }
 
 
 def launch_all(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    """Every kernel once, the divergence also with a prior that learns, the density with a tau that learns."""
+    """Every kernel without a prior and with one that learns."""
     from dvae_kernels.ops.categorical import triton_kernels as ops
 
-    x, y, prior = (torch.empty(shape, dtype=dtype, device="meta") for _ in range(3))
+    x, prior = (torch.empty(shape, dtype=dtype, device="meta") for _ in range(2))
     grad = torch.empty((shape[0], *shape[2:]), dtype=torch.float32, device="meta")
-    tau = torch.empty((), dtype=torch.float32, device="meta")
     ops.categorical_kl_fwd(x, None, 1)
     ops.categorical_kl_fwd(x, prior, 1)
     ops.categorical_kl_bwd(grad, x, None, 1, False)
     ops.categorical_kl_bwd(grad, x, prior, 1, True)
-    ops.gumbel_softmax_log_prob_fwd(y, x, tau, 0.0, 1)
-    ops.gumbel_softmax_log_prob_bwd(grad, y, x, tau, 0.0, 1, True)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""What the categorical divergence and the concrete density alone promise: special values, precision near zero."""
+"""What the categorical divergence alone promises: special values, precision near zero."""
 
 from __future__ import annotations
 
@@ -6,38 +6,17 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
 
-from conftest import Target
-from dvae_kernels import categorical_kl, gumbel_softmax_log_prob
+from dvae_kernels import categorical_kl
+from kit.targets import Target
+from ops.categorical_kl.cases import INF, NAN, ROWS, agree, laid_out
 
-INF, NAN = math.inf, math.nan
-ROWS = [[0, -INF, 1], [-INF, -INF, -INF], [0, INF, 1], [0, NAN, -INF], [1, 2, 3]]
 PRIORS = {
     "uniform": None,
     "finite": [[0, 0, 0], [1, 2, 3], [3, 0, 1], [0, 1, 0], [3, 2, 1]],
     "masked": [[2, -INF, 1], [0, -INF, 0], [0, 0, -INF], [0, 0, 0], [0, -INF, 3]],
     "nothing": [[-INF] * 3, [-INF] * 3, [0, NAN, 1], [0, INF, 1], [NAN, 0, 0]],
 }
-
-
-def laid_out(rows: list[list[float]], k: int, dim: int, target: Target) -> Tensor:
-    """The rows, filled up with masks to k categories along `dim`."""
-    x = torch.full((len(rows), k), -INF)
-    x[:, : len(rows[0])] = torch.tensor(rows)
-    return (x if dim else x.t().contiguous()).to(target.device)
-
-
-def agree(target: Target, function: object, *inputs: Tensor) -> list[Tensor]:
-    """The backend's value and gradients, equal to the reference's wherever those are not both infinite or NaN."""
-    results = []
-    for backend in (target.backend, "reference"):
-        leaves = [x.clone().requires_grad_() for x in inputs]
-        value = function(*leaves, backend)  # type: ignore[operator]
-        results.append([value.detach(), *torch.autograd.grad(value.sum(), leaves)])
-    for ours, theirs in zip(*results):
-        torch.testing.assert_close(ours, theirs, equal_nan=True)
-    return results[0]
 
 
 @pytest.mark.parametrize("dim", [1, 0])
@@ -57,26 +36,6 @@ def test_special_values_of_the_divergence(target: Target, prior: str, k: int, di
         assert kl[0].isfinite() and kl[4] == INF
     else:
         assert kl[0] == INF and kl[4].isnan()
-
-
-@pytest.mark.parametrize("dim", [1, 0])
-@pytest.mark.parametrize("k", [3, 90])
-@pytest.mark.parametrize("tau", [0.5, -1.0, 0.0, INF, NAN])
-def test_special_values_of_the_density(target: Target, tau: float, k: int, dim: int) -> None:
-    samples = [[0.5, NAN, 0.5], [0.2, 0.3, 0.5], [0.2, 0.3, 0.5], [0.2, 0.3, 0.5], [0, 1e-42, 1]]
-    y = laid_out(samples, k, dim, target).clamp_min(0)  # NaN stays
-    inputs = (y, laid_out(ROWS, k, dim, target), torch.tensor(tau, device=target.device))
-    density, dy, dlogits, dtau = agree(
-        target, lambda y, x, t, backend: gumbel_softmax_log_prob(y, x, t, dim, backend=backend), *inputs
-    )
-    dy, dlogits = (x if dim else x.t() for x in (dy, dlogits))
-    assert density[1:4].isnan().all()
-    if tau == 0.5:
-        assert density[0].isfinite() and not dy[0, 1].any() and not dlogits[0, 1].any()
-        assert not dy[1].any() and not dlogits[1].any() and dlogits[2:4].isnan().all()
-        assert density[4].isfinite() and not dy[4, :2].any() and dy[4, 2] != 0
-    else:
-        assert density.isnan().all() and dtau.isnan()
 
 
 @pytest.mark.parametrize("with_prior", [False, True])

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from contract.harness import Case, Inputs, Op, RawCall, Room, repeated
 from dvae_kernels import _rng
 from dvae_kernels._validate import dtype_name
 from dvae_kernels.ops.codebook import code_sums, gather_codes, reference
+from kit.layouts import repeated
+from kit.opinfo import Case, Inputs, Op, OpInfo, RawCall
 
 FP32, FP64, HALVES = torch.float32, torch.float64, (torch.float16, torch.bfloat16)
 WIDTHS = (1, 2, 3, 4, 7, 8, 16, 17, 31, 64, 65, 100, 256, 257, 1031)
@@ -33,6 +35,14 @@ def spread(count: int, codes: int, kind: str, device: torch.device | str = "cpu"
     elif kind == "outside":
         indices = torch.randint(-3, codes + 3, (count,), generator=generator)
     return indices.to(device)
+
+
+def rows_and_indices(rows: int, columns: int, codes: int, kind: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Every eleventh row has one value that is not finite."""
+    x = torch.randn(rows, columns, generator=torch.Generator().manual_seed(5)).to(dtype)
+    for i, value in zip(range(4, rows, 11), (math.nan, math.inf, -math.inf) * rows):
+        x[i, i % columns] = value
+    return x, spread(rows, codes, kind)
 
 
 def _case(op: str, rows: int, columns: int, codes: int, dtype: torch.dtype, kind: str, **options: Any) -> Case:
@@ -115,7 +125,7 @@ def _raw_calls(logits: Tensor, key: Tensor) -> list[RawCall]:
     ]
 
 
-ROOM = Room(
+OPINFO = OpInfo(
     "codebook",
     _cases(),
     [

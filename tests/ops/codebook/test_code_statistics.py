@@ -10,22 +10,13 @@ import torch
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
-from conftest import Target
-from contract.harness import LAYOUTS
-from contract.ops.codebook import spread
 from dvae_kernels import code_statistics
 from dvae_kernels.ops.codebook import code_sums
-from test_validation import META
+from kit.layouts import LAYOUTS, META
+from kit.targets import Target
+from ops.codebook.cases import rows_and_indices
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-
-
-def rows_and_indices(rows: int, columns: int, codes: int, kind: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Every eleventh row has one value that is not finite."""
-    x = torch.randn(rows, columns, generator=torch.Generator().manual_seed(5)).to(dtype)
-    for i, value in zip(range(4, rows, 11), (math.nan, math.inf, -math.inf) * rows):
-        x[i, i % columns] = value
-    return x, spread(rows, codes, kind)
 
 
 def by_loops(x: Tensor, indices: Tensor, codes: int, keep: Tensor) -> tuple[Tensor, Tensor, Tensor]:

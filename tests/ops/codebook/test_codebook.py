@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from conftest import Target
-from contract.ops.codebook import spread
 from dvae_kernels.ops.codebook import code_sums, gather_codes
+from kit.targets import Target
+from ops.codebook.cases import spread
 
 KINDS = ("random", "one", "sorted", "skewed", "outside")
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dvae_kernels import code_statistics, ema_update_
-from test_validation import META
+from kit.layouts import META
 
 State = dict[str, Tensor]
 

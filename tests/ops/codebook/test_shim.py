@@ -7,14 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from loader import STORAGE, compile_shim, cuda_overloads
 from torch import Tensor
 
-from contract.harness import Case, assert_keeps_the_contract
-from contract.ops.codebook import ROOM, spread
-from contract.test_code_statistics import rows_and_indices
 from dvae_kernels import _backend, _rng, code_statistics
 from dvae_kernels.ops.codebook import code_sums, reference
+from kit.opinfo import Case
+from kit.oracle import assert_keeps_the_contract
+from kit.shim import STORAGE, compile_shim, cuda_overloads
+from ops.codebook.cases import OPINFO, rows_and_indices, spread
 
 POINTER, INT64 = ctypes.c_void_p, ctypes.c_int64
 FENCE = 12345.0
@@ -123,7 +123,7 @@ def shim() -> Iterator[Shim]:
         yield shim
 
 
-@pytest.mark.parametrize("case", ROOM.cases, ids=str)
+@pytest.mark.parametrize("case", OPINFO.cases, ids=str)
 def test_contract(case: Case, shim: Shim) -> None:
     assert_keeps_the_contract(case, "cuda", "cpu")
 

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contract.harness import Case, Errors, Inputs, Op, RawCall, Room, repeated
-from contract.ops import straight_through
 from dvae_kernels import _rng, gumbel_argmax, gumbel_softmax
 from dvae_kernels.ops.gumbel_softmax import reference
+from kit.layouts import repeated
+from kit.opinfo import Case, ErrorInputs, Inputs, Op, OpInfo, RawCall
+from ops.hard_estimators import cases as hard_estimators
 
 WIDTHS = (1, 2, 3, 5, 7, 8, 15, 16, 17, 31, 33, 63, 64, 65, 127, 129, 1000, 1024, 1031, 8192, 20011, 262144)
 HALVES = (torch.float16, torch.bfloat16)
@@ -167,22 +168,22 @@ def _raw_calls(logits: Tensor, key: Tensor) -> list[RawCall]:
     return calls
 
 
-ROOM = Room(
+OPINFO = OpInfo(
     "gumbel_softmax",
     CASES,
     [_op(False), _op(True), _op(False, 0.7)],
     reference,
     _raw_calls,
     [
-        Errors(
+        ErrorInputs(
             gumbel_softmax,
             {"logits": torch.zeros(2, 3)},
-            straight_through.ERRORS
+            hard_estimators.ERRORS
             | {
                 "dim scalar": ({"logits": torch.zeros(()), "dim": 1}, ValueError, "expected dim in [-1, 0], got 1"),
             },
         ),
-        Errors(
+        ErrorInputs(
             gumbel_argmax,
             {"logits": torch.zeros(2, 3)},
             {

@@ -1,6 +1,6 @@
 """The CUDA kernels of gumbel_softmax."""
 
-from rooms import Gates
+from kit.nvcc import Gates
 
 # Two blocks of 512 threads fit at 64 registers; recomputing rows are bound by shared memory before that.
 KERNELS = {

@@ -10,14 +10,15 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from loader import DTYPES, H100_SHARED, SHAPES, RowShim, compile_shim, cuda_overloads, guarded_empty_like
 from torch import Tensor
 
-from contract.harness import Case, assert_keeps_the_contract, noise_key
-from contract.ops.gumbel_softmax import CASES
 from dvae_kernels import _rng, gumbel_softmax
 from dvae_kernels._rows import new_rows, new_tau_rows
 from dvae_kernels.ops.gumbel_softmax import reference
+from kit.opinfo import Case
+from kit.oracle import assert_keeps_the_contract, noise_key
+from kit.shim import DTYPES, H100_SHARED, SHAPES, RowShim, compile_shim, cuda_overloads, guarded_empty_like
+from ops.gumbel_softmax.cases import CASES
 
 
 class Shim(RowShim):

@@ -13,11 +13,12 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("needs TRITON_INTERPRET=1 before Triton kernels are decorated", allow_module_level=True)
 pytest.importorskip("triton")
 
-from contract.harness import Case, assert_keeps_the_contract, noise_key
-from contract.ops.gumbel_softmax import gumbel_softmax_case
 from dvae_kernels._triton import config
 from dvae_kernels._triton.rows import view_as_rows
 from dvae_kernels.ops.gumbel_softmax import reference, triton_kernels
+from kit.opinfo import Case
+from kit.oracle import assert_keeps_the_contract, noise_key
+from ops.gumbel_softmax.cases import gumbel_softmax_case
 
 pytestmark = pytest.mark.interpret
 
@@ -92,10 +93,10 @@ def test_special_rows_relaxed_and_their_gradients(tau: float, noise: bool, parts
     grad = torch.randn(x.shape, generator=torch.Generator().manual_seed(2))
     temperature = (torch.tensor(tau), 0.0, 1)
     forward = (x, noise_key(0), *temperature, False, 5, torch.float32)
-    actual, expected = (room.gumbel_softmax_fwd(*forward) for room in (triton_kernels, reference))
+    actual, expected = (module.gumbel_softmax_fwd(*forward) for module in (triton_kernels, reference))
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5, equal_nan=True)
     backward = (grad, x, key, *temperature, 5, True)
-    actual, expected = (room.gumbel_softmax_recompute_bwd(*backward) for room in (triton_kernels, reference))
+    actual, expected = (module.gumbel_softmax_recompute_bwd(*backward) for module in (triton_kernels, reference))
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5, equal_nan=True)
     assert parts == [3] * 4
 

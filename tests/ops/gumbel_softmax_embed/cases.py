@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contract.harness import Case, Errors, Inputs, Op, RawCall, Room
 from dvae_kernels import _rng, gumbel_softmax_embed
 from dvae_kernels._validate import dtype_name
 from dvae_kernels.ops.gumbel_softmax_embed import reference
+from kit.opinfo import Case, ErrorInputs, Inputs, Op, OpInfo, RawCall
 
 FP32, FP64, FP16, BF16 = torch.float32, torch.float64, torch.float16, torch.bfloat16
 D = 6
@@ -127,14 +127,14 @@ def _raw_calls(logits: Tensor, key: Tensor) -> list[RawCall]:
 
 
 X, C = torch.zeros(2, 3), torch.zeros(3, 4)
-ROOM = Room(
+OPINFO = OpInfo(
     "gumbel_softmax_embed",
     _cases(),
     [_op(False, 0.7, False), _op(False, None, True), _op(True, None, False), _op(True, 0.7, True)],
     reference,
     _raw_calls,
     [
-        Errors(
+        ErrorInputs(
             gumbel_softmax_embed,
             {"logits": X, "codebook": C},
             {

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from conftest import Target
-from contract.harness import noise_key
 from dvae_kernels import categorical_kl, gumbel_argmax, gumbel_softmax, gumbel_softmax_embed
 from dvae_kernels.ops.gumbel_softmax_embed import composition
+from kit.oracle import noise_key
+from kit.targets import Target
 
 INF, NAN = math.inf, math.nan
 soft_and_hard = pytest.mark.parametrize("hard", [False, True], ids=["soft", "hard"])

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contract.harness import Case, Inputs, Op, RawCall, Room, repeated
 from dvae_kernels import _rng, gumbel_softmax
 from dvae_kernels.ops.straight_through import reference
+from kit.layouts import repeated
+from kit.opinfo import Case, Inputs, Op, OpInfo, RawCall
 
 ESTIMATORS = ("straight_through", "reinmax", "gumbel_rao")
 WIDTHS = (1, 2, 5, 8, 17, 64, 129, 1031, 4096, 20011)
@@ -168,4 +169,4 @@ ERRORS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "tau of reinmax": (_hard("reinmax", tau=_LEARNING_TAU), ValueError, _REFUSED.format("reinmax")),
     "tau of gumbel_rao": (_hard("gumbel_rao", tau=_LEARNING_TAU), ValueError, _REFUSED.format("gumbel_rao")),
 }  # fmt: skip
-ROOM = Room("straight_through", CASES, [_op(name) for name in ESTIMATORS], reference, _raw_calls, [])
+OPINFO = OpInfo("straight_through", CASES, [_op(name) for name in ESTIMATORS], reference, _raw_calls, [])

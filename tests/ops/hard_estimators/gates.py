@@ -1,7 +1,6 @@
 """The CUDA kernels of ReinMax and Gumbel-Rao."""
 
-from rooms import Gates, Loop, row_columns, row_role, wide_accesses
-from sass import Kernel
+from kit.nvcc import Gates, Kernel, Loop, row_columns, row_role, wide_accesses
 
 
 def _role(loop: Loop) -> str | None:

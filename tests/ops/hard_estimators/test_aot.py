@@ -6,8 +6,8 @@ from concurrent.futures import Future, ProcessPoolExecutor
 
 import pytest
 import torch
-from compile import Binary
-from gates import Budget, Case, Ceiling, check, submit
+
+from kit.aot import Binary, Budget, Case, Ceiling, check, submit
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.aot

@@ -1,6 +1,6 @@
 """Bias and variance of every estimator of a hard sample's gradient, against the exact gradient by enumeration.
 
-`pytest -s tests/test_estimators.py` prints the table that the README of ops/straight_through shows.
+`pytest -s tests/ops/hard_estimators/test_estimators.py` prints the table that the op's README shows.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from conftest import Target
 from dvae_kernels import gumbel_softmax
+from kit.targets import Target
 
 ROWS = 200_000
 SIGMAS = 5.0  # a false alarm in a million for each of a few dozen comparisons, and the samples are fixed

@@ -6,14 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from loader import DTYPES, H100_SHARED, SHAPES, RowShim, compile_shim, cuda_overloads, guarded_empty_like
 from torch import Tensor
 
-from contract.harness import Case, assert_keeps_the_contract, noise_key
-from contract.ops.straight_through import CASES
 from dvae_kernels import _rng
 from dvae_kernels.ops.gumbel_softmax.reference import gumbel_argmax, gumbel_onehot
 from dvae_kernels.ops.straight_through import reference
+from kit.opinfo import Case
+from kit.oracle import assert_keeps_the_contract, noise_key
+from kit.shim import DTYPES, H100_SHARED, SHAPES, RowShim, compile_shim, cuda_overloads, guarded_empty_like
+from ops.hard_estimators.cases import CASES
 
 
 class Shim(RowShim):
@@ -40,7 +41,7 @@ class Shim(RowShim):
 
 @pytest.fixture(scope="module")
 def shim() -> Iterator[Shim]:
-    shim = Shim(compile_shim("straight_through"))
+    shim = Shim(compile_shim("hard_estimators"))
     ops = {"reinmax_bwd": shim.reinmax_bwd, "gumbel_rao_bwd": shim.gumbel_rao_bwd, "gumbel_onehot": gumbel_onehot}
     with cuda_overloads(ops):
         yield shim

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from contract.harness import Errors, RawCall, Room
 from dvae_kernels import nearest_code
 from dvae_kernels.ops.nearest_code import reference
+from kit.opinfo import ErrorInputs, OpInfo, RawCall
 
 Draw = Callable[..., Tensor]  # of standard normals
 Data = Callable[[Draw, int, int, int], tuple[Tensor, Tensor]]  # (draw, N, K, D) -> rows and codes
@@ -193,12 +193,12 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         "expected return_rescored to be a bool, got NoneType",
     ),
 }  # fmt: skip
-ROOM = Room(
+OPINFO = OpInfo(
     "nearest_code",
     [],
     [],
     reference,
     _raw_calls,
-    [Errors(nearest_code, {"x": X, "codebook": torch.ones(4, 3)}, BAD)],
+    [ErrorInputs(nearest_code, {"x": X, "codebook": torch.ones(4, 3)}, BAD)],
     shared_outputs={"nearest_code": 2},  # what was scored again is the backend's own
 )

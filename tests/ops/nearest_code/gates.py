@@ -1,7 +1,6 @@
 """The CUDA kernels of nearest_code, which score by the definition in float64. Its first pass lives on float32 FMAs."""
 
-from rooms import Gates, Loop
-from sass import Kernel
+from kit.nvcc import Gates, Kernel, Loop
 
 
 def _role(loop: Loop) -> str | None:

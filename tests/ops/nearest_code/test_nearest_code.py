@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
-from conftest import CAPABILITIES, TARGETS, Target, params, ready
-from contract.harness import LAYOUTS, lay_out, storage_bytes
-from contract.ops.nearest_code import DATA, data, definition, expected, scores
 from dvae_kernels import _backend, nearest_code
 from dvae_kernels.ops.nearest_code import reference
+from kit.layouts import LAYOUTS, lay_out, storage_bytes
+from kit.targets import CAPABILITIES, TARGETS, Target, params, ready
+from ops.nearest_code.cases import DATA, data, definition, expected, scores
 
 # (N, K, D), with fewer than 2^15 scores where there are many columns: torch does not call its threads for those
 SHAPES = [(67, 777, 1), (131, 1030, 3), (131, 1030, 8), (41, 777, 16), (35, 517, 48), (41, 777, 64), (35, 260, 256),

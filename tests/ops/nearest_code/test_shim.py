@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from loader import H100_SHARED, STORAGE, assert_unbroken, compile_shim, fenced
 from torch import Tensor
 
-from contract.ops.nearest_code import DATA, data
 from dvae_kernels.ops.nearest_code import reference
+from kit.shim import H100_SHARED, STORAGE, assert_unbroken, compile_shim, fenced
+from ops.nearest_code.cases import DATA, data
 
 POINTER = ctypes.c_void_p
 

@@ -13,8 +13,8 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("needs TRITON_INTERPRET=1 before Triton kernels are decorated", allow_module_level=True)
 pytest.importorskip("triton")
 
-from contract.ops.nearest_code import data, definition
 from dvae_kernels.ops.nearest_code import triton_kernels
+from ops.nearest_code.cases import data, definition
 
 pytestmark = pytest.mark.interpret
 

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contract.harness import Case, Errors, Inputs, Op, RawCall, Room, repeated
 from dvae_kernels import SMOOTHING_KINDS, _rng, smoothing_log_prob, smoothing_transform
 from dvae_kernels.ops.smoothing import reference
+from kit.layouts import repeated
+from kit.opinfo import Case, ErrorInputs, Inputs, Op, OpInfo, RawCall
 
 HALVES = (torch.float16, torch.bfloat16)
 SPIKES = ("spike_exponential", "spike_power", "spike_root", "spike_rational")
@@ -287,14 +288,14 @@ _sharpness = {
     "kind case": ({"kind": "Power"}, ValueError, f"unknown kind 'Power', {_kinds}"),
     "kind type": ({"kind": 1}, TypeError, "expected kind to be a str, got int"),
 }  # fmt: skip
-ROOM = Room(
+OPINFO = OpInfo(
     "smoothing",
     _cases(),
     [_op("power", "full"), _op("spike_exponential", "scalar"), _log_prob_op("exponential_mixture")],
     reference,
     _raw_calls,
     [
-        Errors(
+        ErrorInputs(
             smoothing_transform,
             {"logits": X, "beta": 2.0},
             {
@@ -332,7 +333,7 @@ ROOM = Room(
                 ),
             },
         ),
-        Errors(
+        ErrorInputs(
             smoothing_log_prob,
             {"zeta": X + 0.5, "logits": X, "beta": 2.0},
             {

@@ -1,6 +1,6 @@
 """The CUDA kernels of the smoothing transformations: nine kinds in float32 and float64, each of all storage types."""
 
-from rooms import Gates, Loop, wide_accesses
+from kit.nvcc import Gates, Loop, wide_accesses
 
 
 def _role(loop: Loop) -> str | None:

@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from loader import DTYPES, STORAGE, ElementCall, ElementShim, compile_shim, cuda_overloads, guarded_empty_like
 from torch import Tensor
 
-from contract.harness import Case, assert_keeps_the_contract, largest, noise_key
-from contract.ops.smoothing import ROOM
 from dvae_kernels import _rng
 from dvae_kernels._elements import new_parts
 from dvae_kernels.ops.smoothing import SMOOTHING_KINDS, reference, smoothing_log_prob, smoothing_transform
+from kit.compare import largest
+from kit.opinfo import Case
+from kit.oracle import assert_keeps_the_contract, noise_key
+from kit.shim import DTYPES, STORAGE, ElementCall, ElementShim, compile_shim, cuda_overloads, guarded_empty_like
+from ops.smoothing.cases import OPINFO
 
 CONTINUOUS = [kind for kind in SMOOTHING_KINDS if kind != "power_mixture"]  # whose noise has a gradient
 
@@ -109,7 +111,7 @@ def inexact() -> Shim:
     return Shim(compile_shim("smoothing", device_errors=True))
 
 
-@pytest.mark.parametrize("case", ROOM.cases, ids=str)
+@pytest.mark.parametrize("case", OPINFO.cases, ids=str)
 def test_contract(case: Case, shim: Shim) -> None:
     assert_keeps_the_contract(case, "cuda", "cpu")
 

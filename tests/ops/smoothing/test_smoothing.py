@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from conftest import Target
-from contract import smoothing_oracle as oracle
-from contract.harness import noise_key
 from dvae_kernels import SMOOTHING_KINDS, _rng, smoothing_log_prob, smoothing_transform
 from dvae_kernels.ops.smoothing import op, reference
+from kit.oracle import noise_key
+from kit.targets import Target
+from ops.smoothing import oracle
 
 INF, NAN = math.inf, math.nan
 SPIKES = oracle.SPIKES

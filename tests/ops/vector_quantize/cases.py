@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contract.harness import Case, Errors, Inputs, Op, RawCall, Room, repeated
 from dvae_kernels import _rng, vector_quantize
 from dvae_kernels._validate import dtype_name
 from dvae_kernels.ops.vector_quantize import reference
+from kit.layouts import META, repeated
+from kit.opinfo import Case, ErrorInputs, Inputs, Op, OpInfo, RawCall
 
 FP32, FP64, FP16, BF16 = torch.float32, torch.float64, torch.float16, torch.bfloat16
-META = torch.device("meta")
 
 
 def _random(*shape: int, seed: int = 0) -> Tensor:
@@ -121,14 +121,14 @@ def _weight_errors(name: str) -> dict[str, tuple[dict[str, Any], type[Exception]
     }
 
 
-ROOM = Room(
+OPINFO = OpInfo(
     "vector_quantize",
     _cases(),
     [Op("vector_quantize rotation", _inputs, _call, draws=False, held=True)],
     reference,
     _raw_calls,
     [
-        Errors(
+        ErrorInputs(
             vector_quantize,
             {"x": X, "codebook": C, "temperature": 1.0},
             {

@@ -1,7 +1,6 @@
 """The CUDA kernels of vector_quantize: rows beside their codes, read once or (with a rotation) thrice."""
 
-from rooms import Gates, Loop, wide_accesses
-from sass import Kernel
+from kit.nvcc import Gates, Kernel, Loop, wide_accesses
 
 
 def _role(loop: Loop) -> str | None:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from loader import STORAGE, assert_unbroken, compile_shim, fenced
 from torch import Tensor
 
 from dvae_kernels import _rng
 from dvae_kernels.ops.vector_quantize import reference
+from kit.shim import STORAGE, assert_unbroken, compile_shim, fenced
 
 POINTER, INT64, DOUBLE = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 FP32, FP64, FP16, BF16 = torch.float32, torch.float64, torch.float16, torch.bfloat16

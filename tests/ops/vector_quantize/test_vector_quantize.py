@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from conftest import Target
 from dvae_kernels import nearest_code, vector_quantize
 from dvae_kernels.ops.vector_quantize import composition
+from kit.targets import Target
 
 FP64 = torch.float64
 GRADIENTS = ("straight_through", "rotation")
