@@ -9,8 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels._elements import sum_blocks
-from dvae_kernels._rng import compute_dtype, logistic_like
+from dvae_kernels._rng import logistic_like
 from dvae_kernels.ops.gumbel_softmax.reference import temperature
 
 # exp(-1000) is 0 in every dtype: such a sample is saturated, and has no gradient.

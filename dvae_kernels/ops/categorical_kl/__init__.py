@@ -1,5 +1,5 @@
-"""Divergence and density of categorical latents and their relaxations; see README.md."""
+"""The categorical divergence; the mathematics is in README.md beside this file."""
 
-from dvae_kernels.ops.categorical.op import categorical_kl, gumbel_softmax_log_prob
+from dvae_kernels.ops.categorical_kl.op import categorical_kl
 
-__all__ = ["categorical_kl", "gumbel_softmax_log_prob"]
+__all__ = ["categorical_kl"]

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dvae_kernels._rng import compute_dtype, gumbel_like
+from dvae_kernels._dtypes import compute_dtype
+from dvae_kernels._rng import gumbel_like
 from dvae_kernels._rows import new_rows
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels._elements import sum_blocks
-from dvae_kernels._rng import compute_dtype, uniform_like
+from dvae_kernels._rng import uniform_like
 from dvae_kernels.ops.smoothing.kinds import Bit, Density, find
 
 
