@@ -1,4 +1,4 @@
-// The search for nearest codes over the SIMD layer. Included once per target by for_each_target.h.
+// The search for nearest codes over the SIMD layer. Included once per target by foreach_target.h.
 
 #include "nearest_code/cpu_passes.h"
 #include "nearest_code/cpu_codes.h"

@@ -5,7 +5,7 @@
 #include <array>
 #include <cstdint>
 
-#include "common/cuda_call.cuh"
+#include "cuda/arguments.cuh"
 #include "common/elements.h"
 
 constexpr int kMaxShimTensors = 5;

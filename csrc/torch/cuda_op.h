@@ -6,8 +6,8 @@
 
 #include <optional>
 
-#include "common/cuda_call.cuh"
-#include "common/tensor.h"
+#include "cuda/arguments.cuh"
+#include "torch/tensor.h"
 
 namespace dvae {
 

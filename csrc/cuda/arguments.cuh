@@ -3,7 +3,7 @@
 
 #include <utility>
 
-#include "common/cuda_utils.cuh"
+#include "cuda/access.cuh"
 #include "common/temperature.h"
 
 namespace dvae {

@@ -1,5 +1,5 @@
 // Includes DVAE_KERNELS (a header without include guard) once per CPU target, inside namespace dvae::<target>, with
-// the layer of simd_<target>.h. Target pragmas rather than compiler flags: code of a higher target can then not
+// the layer of <target>.h. Target pragmas rather than compiler flags: code of a higher target can then not
 // leak through inline functions of the standard library, all of whose headers must be included before this one.
 
 #include <algorithm>
@@ -13,9 +13,9 @@
 #include <type_traits>
 #include <vector>
 
-#include "common/intrinsics.h"
+#include "simd/intrinsics.h"
 #include "common/numerics.h"
-#include "common/tables.h"
+#include "simd/tables.h"
 
 #if defined(__clang__)
 #define DVAE_TARGET_BEGIN(features) \
@@ -32,8 +32,8 @@
 #define DVAE_SIMD_AVX512 1
 DVAE_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
 namespace dvae::avx512 {
-#include "common/simd_avx512.h"
-#include "common/simd_math.h"
+#include "simd/avx512.h"
+#include "simd/math.h"
 #include DVAE_KERNELS
 }  // namespace dvae::avx512
 DVAE_TARGET_END
@@ -41,8 +41,8 @@ DVAE_TARGET_END
 
 DVAE_TARGET_BEGIN("avx2,fma,f16c")
 namespace dvae::avx2 {
-#include "common/simd_avx2.h"
-#include "common/simd_math.h"
+#include "simd/avx2.h"
+#include "simd/math.h"
 #include DVAE_KERNELS
 }  // namespace dvae::avx2
 DVAE_TARGET_END
@@ -51,8 +51,8 @@ DVAE_TARGET_END
 
 #define DVAE_SIMD_BASELINE 1
 namespace dvae::baseline {
-#include "common/simd_baseline.h"
-#include "common/simd_math.h"
+#include "simd/baseline.h"
+#include "simd/math.h"
 #include DVAE_KERNELS
 }  // namespace dvae::baseline
 #undef DVAE_SIMD_BASELINE

@@ -6,8 +6,8 @@
 #include <optional>
 
 #include "common/row_tiles.h"
-#include "common/targets.h"
-#include "common/tensor.h"
+#include "simd/targets.h"
+#include "torch/tensor.h"
 
 namespace dvae {
 

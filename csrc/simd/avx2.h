@@ -1,4 +1,4 @@
-// AVX2 with FMA: eight floats. See simd_baseline.h for what each operation means.
+// AVX2 with FMA: eight floats. See baseline.h for what each operation means.
 
 struct U32 {
   __m256i v;

@@ -1,7 +1,7 @@
 // Elementwise operations over the SIMD layer: noise by element, and vectors of contiguous elements of any storage
 // type. Part of the kernels of a target.
 
-#include "common/row_io.h"
+#include "simd/rows.h"
 
 // The noise integers of blocks of elements.
 class ElementNoise {

@@ -1,6 +1,6 @@
 // The weights of a (Gumbel-)softmax over a row. Each chunk has its own maximum, so that one sweep over the noise gives the
 // weights 2^z, z = (p - top) log2(e) / tau, and their sums; the chunks are brought to a common scale when the row is
-// written. Part of the kernels of a target, behind row_chunks.h.
+// written. Part of the kernels of a target, behind chunks.h.
 
 // Sums over a chunk, or a row: of the weights w, and with an incoming gradient g of w g; where the gradient to tau is
 // needed also of w z and w g z, z the exponent of the weight.

@@ -1,4 +1,4 @@
-// AVX-512: sixteen floats. See simd_baseline.h for what each operation means.
+// AVX-512: sixteen floats. See baseline.h for what each operation means.
 
 struct U32 {
   __m512i v;

@@ -1,5 +1,5 @@
 // How a row is worked on: in chunks whose integers and exponents stay in the first-level cache, the chunks in steps of
-// four vectors. Part of the kernels of a target, behind row_io.h.
+// four vectors. Part of the kernels of a target, behind rows.h.
 
 constexpr int kChunk = kRowChunk;
 constexpr int64_t kChunksPerRange = kRowRange / kChunk;

@@ -22,7 +22,7 @@
 #include <string>
 #define DVAE_SHARED_MEMORY(name) extern __shared__ __align__(16) unsigned char name[]
 #else
-#include "common/cuda_host_shim.h"
+#include "cuda/host_shim.h"
 #define DVAE_SHARED_MEMORY(name) unsigned char* const name = dvae::shim::Block::current().shared()
 #endif
 

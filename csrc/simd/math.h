@@ -1,4 +1,4 @@
-// Elementary functions and noise over the SIMD layer of one target. Included after its simd_<target>.h.
+// Elementary functions and noise over the SIMD layer of one target. Included after its <target>.h.
 
 // 2^x with relative error 1e-7 for x <= 127; exactly 0 far below the normal range, so that masked weights vanish.
 inline F32 exp2(F32 x) {

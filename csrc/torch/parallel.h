@@ -7,7 +7,7 @@
 #include <cstdint>
 
 #include "common/elements.h"
-#include "common/targets.h"
+#include "simd/targets.h"
 
 // The build of a kernel for the active target.
 #if defined(__x86_64__)

@@ -1,7 +1,7 @@
 // What CUDA elementwise kernels share: blocks of elements, typed access to contiguous tensors, noise, and the launch.
 #pragma once
 
-#include "common/cuda_call.cuh"
+#include "cuda/arguments.cuh"
 #include "common/elements.h"
 
 namespace dvae {

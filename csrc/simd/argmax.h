@@ -1,5 +1,5 @@
 // The index-only sample of a row: the category of the largest perturbed logit. Part of the kernels of a target, behind
-// row_chunks.h.
+// chunks.h.
 
 template <class F>
 class RowArgmax {
