@@ -41,10 +41,11 @@ def small(backend: str, device: str) -> None:
     half = torch.float16 if device == "cpu" else torch.bfloat16  # the interpreter is unreliable in bfloat16
     calls = 0
     for info in OPINFOS:
+        torch.manual_seed(0)
         for dtype in (torch.float32, torch.float64, half):
             for shape in EVERY_DTYPE + (FLOAT32 if dtype == torch.float32 else []):
                 logits = torch.randn(shape, dtype=dtype, device=device)
-                tolerance = 1e-4 if dtype != half else 2e-2
+                tolerance = 1e-3 if dtype != half else 2e-2
                 for name, args in info.raw_calls(logits, noise_key(0, device)):
                     ours = getattr(getattr(torch.ops.dvae_kernels, name), backend)(*args)
                     theirs = getattr(info.reference, name)(*args)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dvae_kernels import _rng, binary_concrete, binary_concrete_log_prob
+from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels.ops.binary_concrete import reference
 from kit.layouts import repeated
 from kit.opinfo import Case, ErrorInputs, Inputs, Op, OpInfo, RawCall
@@ -23,7 +24,7 @@ def _logits(shape: tuple[int, ...], layout: str, scale: float = 2.0, seed: int =
 
 def _tau(tau: float | str, dtype: torch.dtype) -> Inputs:
     """The temperature as an input, where it is "tensor"."""
-    return {"tau": torch.tensor(0.7, dtype=_rng.compute_dtype(dtype))} if tau == "tensor" else {}
+    return {"tau": torch.tensor(0.7, dtype=compute_dtype(dtype))} if tau == "tensor" else {}
 
 
 def _name(op: str, shape: tuple[int, ...], *words: object) -> str:
@@ -103,7 +104,7 @@ def log_prob_case(
         ),
         inputs=inputs,
         call=call,
-        dtype=_rng.compute_dtype(dtype),
+        dtype=compute_dtype(dtype),
         layout=layout,
         grad_layout=grad_layout,
         **options,
@@ -173,7 +174,7 @@ def _log_prob_op() -> Op:
 
 def _raw_calls(logits: Tensor, key: Tensor) -> list[RawCall]:
     calls: list[RawCall] = []
-    y, dtype, compute = torch.sigmoid(logits), logits.dtype, _rng.compute_dtype(logits.dtype)
+    y, dtype, compute = torch.sigmoid(logits), logits.dtype, compute_dtype(logits.dtype)
     grad = torch.randn_like(y)
     log_grad = grad.to(compute)
     for tau in (None, torch.full((), 0.5, dtype=compute, device=logits.device)):

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dvae_kernels import _rng, binary_concrete, binary_concrete_log_prob
+from dvae_kernels import binary_concrete, binary_concrete_log_prob
+from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels._elements import new_block_sums
 from dvae_kernels.ops.binary_concrete import reference
 from kit.opinfo import Case
@@ -33,7 +34,7 @@ class Shim(ElementShim):
         return dlogits, sums
 
     def log_prob_fwd(self, y: Tensor, logits: Tensor, tau: Tensor | None, tau_value: float) -> Tensor:
-        log_prob = torch.empty_like(y, dtype=_rng.compute_dtype(y.dtype))
+        log_prob = torch.empty_like(y, dtype=compute_dtype(y.dtype))
         self.run("shim_log_prob_fwd", [y, logits, log_prob], tau=tau, tau_value=tau_value)
         return log_prob
 
@@ -71,7 +72,7 @@ def test_raw_ops_in_guard_bands(shim: Shim, monkeypatch: pytest.MonkeyPatch, cou
     key, generator = noise_key(3), torch.Generator().manual_seed(1)
     verify = guarded_empty_like(monkeypatch)
     for narrow, wide in DTYPES:
-        compute = _rng.compute_dtype(narrow)
+        compute = compute_dtype(narrow)
         tau = torch.tensor(0.75, dtype=compute)
         logits, grad, y = (torch.randn(count, generator=generator, dtype=torch.float64) for _ in range(3))
         logits, grad, y = logits.to(narrow), grad.to(wide), torch.sigmoid(y).clamp(0.01, 0.98).to(wide)

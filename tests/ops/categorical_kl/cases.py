@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dvae_kernels import _rng, categorical_kl
-from dvae_kernels.ops.categorical import reference
+from dvae_kernels import categorical_kl
+from dvae_kernels._dtypes import compute_dtype
+from dvae_kernels.ops.categorical_kl import reference
 from kit.layouts import repeated
 from kit.opinfo import Case, ErrorInputs, Inputs, Op, OpInfo, RawCall
 from kit.targets import Target
@@ -62,7 +63,7 @@ def distribution_case(
             if x.dim():
                 result[key] = repeated(x, layout).to(dtype).clone()
             else:
-                result[key] = x.to(_rng.compute_dtype(dtype))
+                result[key] = x.to(compute_dtype(dtype))
         return result
 
     words = [
@@ -74,7 +75,7 @@ def distribution_case(
         name=" ".join(word for word in words if word),
         inputs=inputs,
         call=lambda inputs, key, backend: evaluate(inputs, dim, backend),
-        dtype=_rng.compute_dtype(dtype),
+        dtype=compute_dtype(dtype),
         layout=layout,
         grad_layout=grad_layout,
         dim=dim,
@@ -152,7 +153,7 @@ def _op(name: str, prior: bool) -> Op:
 
 def _raw_calls(logits: Tensor, key: Tensor) -> list[RawCall]:
     prior = torch.randn_like(logits)
-    grad = torch.randn_like(logits.select(1, 0), dtype=_rng.compute_dtype(logits.dtype))
+    grad = torch.randn_like(logits.select(1, 0), dtype=compute_dtype(logits.dtype))
     return [
         ("categorical_kl_fwd", (logits, None, 1)),
         ("categorical_kl_fwd", (logits, prior[:1].expand(prior.shape), 1)),

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dvae_kernels import _rng
+from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels._validate import dtype_name
 from dvae_kernels.ops.codebook import code_sums, gather_codes, reference
 from kit.layouts import repeated
@@ -60,7 +60,7 @@ def _case(op: str, rows: int, columns: int, codes: int, dtype: torch.dtype, kind
 
     name = f"{op} {rows} rows {codes}x{columns} {dtype_name(dtype)} {kind}"
     name += "".join(f" {option}" for option in options.values() if isinstance(option, str))
-    output = dtype if op == "gather_codes" else _rng.compute_dtype(dtype)
+    output = dtype if op == "gather_codes" else compute_dtype(dtype)
     return Case(name, inputs, call, output, keys=4, **options)
 
 

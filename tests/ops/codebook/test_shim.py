@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dvae_kernels import _backend, _rng, code_statistics
+from dvae_kernels import _backend, code_statistics
+from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels.ops.codebook import code_sums, reference
 from kit.opinfo import Case
 from kit.oracle import assert_keeps_the_contract
@@ -69,7 +70,7 @@ class Shim:
 
     def code_sums(self, x: Tensor, indices: Tensor, num_codes: int) -> Tensor:
         if not x.numel() or not num_codes:
-            return torch.zeros(num_codes, x.shape[1], dtype=_rng.compute_dtype(x.dtype))
+            return torch.zeros(num_codes, x.shape[1], dtype=compute_dtype(x.dtype))
         indices = indices.contiguous()
         keys, memory = fenced(len(x), dtype=torch.int32)
         self.library.shim_code_keys(indices.data_ptr(), len(x), num_codes, keys.data_ptr())
@@ -95,7 +96,7 @@ class Shim:
     def sums_of_sorted(self, x: Tensor, keys: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:
         """The sums of the rows by key, and the keys in ascending order."""
         rows, columns = x.shape
-        compute = _rng.compute_dtype(x.dtype)
+        compute = compute_dtype(x.dtype)
         sums, memory = fenced(num_codes, columns, dtype=compute)
         sums.zero_()
         codes, order = keys.sort(stable=True)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dvae_kernels import _rng, gumbel_argmax, gumbel_softmax
+from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels.ops.gumbel_softmax import reference
 from kit.layouts import repeated
 from kit.opinfo import Case, ErrorInputs, Inputs, Op, OpInfo, RawCall
@@ -33,7 +34,7 @@ def gumbel_softmax_case(
         logits = scale * torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         values: Inputs = {"logits": repeated(logits, layout).to(dtype).clone()}
         if tau == "tensor":
-            values["tau"] = torch.tensor(0.7, dtype=_rng.compute_dtype(dtype))
+            values["tau"] = torch.tensor(0.7, dtype=compute_dtype(dtype))
         return values
 
     def call(inputs: Inputs, key: Tensor, backend: str) -> Tensor:
@@ -150,11 +151,11 @@ def _raw_calls(logits: Tensor, key: Tensor) -> list[RawCall]:
     calls: list[RawCall] = []
     y, dtype = logits.softmax(1), logits.dtype
     grad = torch.randn_like(y)
-    for tau in (None, torch.full((), 0.5, dtype=_rng.compute_dtype(dtype), device=logits.device)):
+    for tau in (None, torch.full((), 0.5, dtype=compute_dtype(dtype), device=logits.device)):
         common = (tau, 0.7, 1)
         calls += [
             ("gumbel_softmax_fwd", (logits, key, *common, False, 0, dtype)),
-            ("gumbel_softmax_fwd", (logits, key, *common, True, 5, _rng.compute_dtype(dtype))),
+            ("gumbel_softmax_fwd", (logits, key, *common, True, 5, compute_dtype(dtype))),
             ("gumbel_softmax_bwd", (grad, y, *common, dtype)),
             ("gumbel_softmax_bwd", (grad[:1].expand(grad.shape), y, *common, dtype)),
             ("gumbel_softmax_recompute_bwd", (grad, logits, key, *common, 0, False)),
@@ -163,7 +164,7 @@ def _raw_calls(logits: Tensor, key: Tensor) -> list[RawCall]:
         ]
     calls += [
         ("gumbel_argmax", (logits, key, 1, 5)),
-        ("gumbel_onehot", (logits, key, 1, 5, _rng.compute_dtype(dtype))),
+        ("gumbel_onehot", (logits, key, 1, 5, compute_dtype(dtype))),
     ]
     return calls
 

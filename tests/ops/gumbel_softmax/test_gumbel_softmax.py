@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dvae_kernels import _rng, gumbel_argmax, gumbel_softmax
+from dvae_kernels._dtypes import compute_dtype
 from kit.compare import TIE
 from kit.layouts import lay_out
 from kit.oracle import noise_key
@@ -135,7 +136,7 @@ def test_masked_logits_get_exactly_nothing(target: Target, hard: bool, dtype: to
     mask = torch.rand(6, k, generator=torch.Generator().manual_seed(1)) < 0.6
     mask[:, 2] = False  # leaves every row something
     mask[4, 3:] = True
-    tau = torch.tensor(0.5, dtype=_rng.compute_dtype(dtype))
+    tau = torch.tensor(0.5, dtype=compute_dtype(dtype))
     y, dlogits, dtau = with_gradients(target, logits.masked_fill(mask, -INF), tau, hard)
     assert not y[mask].any() and not dlogits[mask].any()
     # a finite logit that is far below all others is as good as a mask
@@ -173,7 +174,7 @@ def test_a_row_with_nan_or_infinity_is_nan(
     broken = logits.clone()
     broken[1, k - 1] = value
     broken[3, 0], broken[3, 1:] = value, -INF
-    for tau in (1.0, torch.tensor(0.5, dtype=_rng.compute_dtype(dtype)), 0.0):
+    for tau in (1.0, torch.tensor(0.5, dtype=compute_dtype(dtype)), 0.0):
         y, dlogits, *dtau = with_gradients(target, broken, tau, hard)
         whole, dwhole, *_ = with_gradients(target, logits, tau, hard)
         assert y[1].isnan().all() and y[3].isnan().all()

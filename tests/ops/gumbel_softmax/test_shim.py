@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dvae_kernels import _rng, gumbel_softmax
+from dvae_kernels import gumbel_softmax
+from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels._rows import new_rows, new_tau_rows
 from dvae_kernels.ops.gumbel_softmax import reference
 from kit.opinfo import Case
@@ -85,7 +86,7 @@ def test_raw_ops_in_guard_bands(
     tau = torch.tensor(0.75)
     verify = guarded_empty_like(monkeypatch)
     for narrow, wide in DTYPES:
-        compute = _rng.compute_dtype(narrow)
+        compute = compute_dtype(narrow)
         t = tau.to(compute)
         generator = torch.Generator().manual_seed(1)
         logits = torch.randn(shape, generator=generator, dtype=torch.float64).to(narrow)

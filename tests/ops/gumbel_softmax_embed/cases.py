@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dvae_kernels import _rng, gumbel_softmax_embed
+from dvae_kernels import gumbel_softmax_embed
+from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels._validate import dtype_name
 from dvae_kernels.ops.gumbel_softmax_embed import reference
 from kit.opinfo import Case, ErrorInputs, Inputs, Op, OpInfo, RawCall
@@ -45,7 +46,7 @@ def _case(
 
     def inputs() -> Inputs:
         values = {"logits": (2 * _random(*shape)).to(dtype), "codebook": _random(shape[dim], D, seed=1).to(codes)}
-        return values | ({"tau": torch.tensor(0.7, dtype=_rng.compute_dtype(dtype))} if tau is None else {})
+        return values | ({"tau": torch.tensor(0.7, dtype=compute_dtype(dtype))} if tau is None else {})
 
     def call(inputs: Inputs, key: Tensor, backend: str) -> Tensor:
         logits = inputs["logits"]
@@ -108,7 +109,7 @@ def _raw_calls(logits: Tensor, key: Tensor) -> list[RawCall]:
         logits = logits[..., 0]
     if logits.dim() == 2:
         logits = logits.unsqueeze(2)
-    dtype, compute = logits.dtype, _rng.compute_dtype(logits.dtype)
+    dtype, compute = logits.dtype, compute_dtype(logits.dtype)
     codebook = logits.new_zeros(logits.shape[1], 3)
     indices = torch.zeros_like(logits[:, 0], dtype=torch.int64)
     grad, grad_kl = torch.ones_like(logits[:, :1].expand(-1, 3, -1)), torch.ones_like(indices, dtype=compute)
@@ -139,10 +140,10 @@ OPINFO = OpInfo(
             {"logits": X, "codebook": C},
             {
                 "codebook rank": (
-                    {"codebook": C[0]}, ValueError, "expected a codebook of shape (3, D), got (4,)",
+                    {"codebook": C[0]}, ValueError, "expected codebook of shape [3, D], got (4,)",
                 ),
                 "codebook rows": (
-                    {"codebook": C[:2]}, ValueError, "expected a codebook of shape (3, D), got (2, 4)",
+                    {"codebook": C[:2]}, ValueError, "expected codebook of shape [3, D], got (2, 4)",
                 ),
                 "codebook device": (
                     {"codebook": C.to("meta")}, ValueError, "expected codebook on cpu, got meta",

@@ -7,8 +7,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from dvae_kernels import _rng, gumbel_softmax_log_prob
-from dvae_kernels.ops.categorical import reference
+from dvae_kernels import gumbel_softmax_log_prob
+from dvae_kernels._dtypes import compute_dtype
+from dvae_kernels.ops.gumbel_softmax_log_prob import reference
 from kit.opinfo import ErrorInputs, Inputs, Op, OpInfo, RawCall
 from ops.categorical_kl.cases import SCALAR, distribution_case, distribution_cases
 
@@ -29,7 +30,7 @@ def evaluate(inputs: Inputs, dim: int, backend: str) -> Tensor:
 
 def _raw_calls(logits: Tensor, key: Tensor) -> list[RawCall]:
     y = logits.softmax(1)
-    grad = torch.randn_like(logits.select(1, 0), dtype=_rng.compute_dtype(logits.dtype))
+    grad = torch.randn_like(logits.select(1, 0), dtype=compute_dtype(logits.dtype))
     tau = torch.full((), 0.5, dtype=grad.dtype, device=logits.device)
     calls: list[RawCall] = []
     for temperature in (None, tau):

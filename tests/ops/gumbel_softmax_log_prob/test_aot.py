@@ -37,7 +37,7 @@ _CEILINGS = {
 
 def launch_all(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     """Every kernel once, with a tau that learns."""
-    from dvae_kernels.ops.categorical import triton_kernels as ops
+    from dvae_kernels.ops.gumbel_softmax_log_prob import triton_kernels as ops
 
     x, y = (torch.empty(shape, dtype=dtype, device="meta") for _ in range(2))
     grad = torch.empty((shape[0], *shape[2:]), dtype=torch.float32, device="meta")
@@ -48,7 +48,7 @@ def launch_all(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
 
 @pytest.fixture(scope="module")
 def compiled(request: pytest.FixtureRequest, compilers: ProcessPoolExecutor) -> dict[Case, Future[list[Binary]]]:
-    return submit(request, compilers, "dvae_kernels.ops.categorical.triton_kernels", launch_all, _CASES)
+    return submit(request, compilers, "dvae_kernels._triton.rows", launch_all, _CASES)
 
 
 @pytest.mark.parametrize("case", _CASES, ids=str)

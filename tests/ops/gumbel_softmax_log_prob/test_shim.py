@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from dvae_kernels import _rng
+from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels._rows import new_rows, new_tau_rows
-from dvae_kernels.ops.categorical import reference
+from dvae_kernels.ops.gumbel_softmax_log_prob import reference
 from kit.opinfo import Case
 from kit.oracle import assert_keeps_the_contract
 from kit.shim import DTYPES, H100_SHARED, SHAPES, RowShim, compile_shim, cuda_overloads, guarded_empty_like
@@ -20,7 +20,7 @@ from ops.gumbel_softmax_log_prob.cases import OPINFO
 
 class Shim(RowShim):
     def rows(self, logits: Tensor, dim: int) -> Tensor:
-        return new_rows(logits, dim, _rng.compute_dtype(logits.dtype))
+        return new_rows(logits, dim, compute_dtype(logits.dtype))
 
     def log_prob_fwd(
         self, y: Tensor, logits: Tensor, tau: Tensor | None, tau_value: float, dim: int
@@ -74,7 +74,7 @@ def test_raw_ops_in_guard_bands(
         generator = torch.Generator().manual_seed(1)
         logits, y = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
         logits, y = logits.to(narrow), y.abs().add(0.1).to(wide)
-        tau = torch.tensor(0.75, dtype=_rng.compute_dtype(narrow))
+        tau = torch.tensor(0.75, dtype=compute_dtype(narrow))
         grad = torch.randn(new_rows(logits, dim, tau.dtype).shape, generator=generator, dtype=tau.dtype)
         exact = [x.double() for x in (logits, y, tau, grad)]
         results = [

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from dvae_kernels import _rng, gumbel_softmax
-from dvae_kernels.ops.straight_through import reference
+from dvae_kernels._dtypes import compute_dtype
+from dvae_kernels.ops.hard_estimators import reference
 from kit.layouts import repeated
 from kit.opinfo import Case, Inputs, Op, OpInfo, RawCall
 
@@ -34,7 +35,7 @@ def estimator_case(
         logits = scale * torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         values = {"logits": repeated(logits, layout).to(dtype).clone()}
         if tau == "tensor" and estimator == "straight_through":
-            values["tau"] = torch.tensor(0.7, dtype=_rng.compute_dtype(dtype))
+            values["tau"] = torch.tensor(0.7, dtype=compute_dtype(dtype))
         return values
 
     def call(inputs: Inputs, key: Tensor, backend: str) -> Tensor:
@@ -131,7 +132,7 @@ def _raw_calls(logits: Tensor, key: Tensor) -> list[RawCall]:
     calls: list[RawCall] = []
     grad = torch.randn_like(logits)
     index = torch.zeros_like(logits[:, 0], dtype=torch.int64, memory_format=torch.contiguous_format)
-    for tau in (None, torch.full((), 1.5, dtype=_rng.compute_dtype(logits.dtype), device=logits.device)):
+    for tau in (None, torch.full((), 1.5, dtype=compute_dtype(logits.dtype), device=logits.device)):
         calls += [
             ("reinmax_bwd", (grad, logits, index, tau, 1.25, 1)),
             ("gumbel_rao_bwd", (grad, logits, key, index, tau, 0.7, 1, 2, 5)),

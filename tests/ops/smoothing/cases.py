@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dvae_kernels import SMOOTHING_KINDS, _rng, smoothing_log_prob, smoothing_transform
+from dvae_kernels import SMOOTHING_KINDS, smoothing_log_prob, smoothing_transform
+from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels.ops.smoothing import reference
 from kit.layouts import repeated
 from kit.opinfo import Case, ErrorInputs, Inputs, Op, OpInfo, RawCall
@@ -35,7 +36,7 @@ def _uniform(x: Tensor, low: float, high: float) -> Tensor:
 
 def _beta(beta: float | str | tuple[int, ...], shape: tuple[int, ...], layout: str, dtype: torch.dtype) -> Inputs:
     """Beta as an input, where it is a shape, "full" or "tensor" (one number)."""
-    compute = _rng.compute_dtype(dtype)
+    compute = compute_dtype(dtype)
     if beta == "tensor":
         return {"beta": torch.tensor(4.5, dtype=compute)}
     if isinstance(beta, float):
@@ -73,7 +74,7 @@ def transform_case(
 
     def given() -> Tensor:
         uniform = _uniform(_random(shape, layout, 1), 0.001, 0.999)
-        return uniform.to(dtype if noise == "half" else _rng.compute_dtype(dtype))
+        return uniform.to(dtype if noise == "half" else compute_dtype(dtype))
 
     def call(inputs: Inputs, key: Tensor, backend: str) -> Tensor:
         logits, sharpness = inputs["logits"], inputs.get("beta", beta)
@@ -145,7 +146,7 @@ def log_prob_case(
         ),
         inputs=inputs,
         call=call,
-        dtype=_rng.compute_dtype(dtype),
+        dtype=compute_dtype(dtype),
         layout=layout,
         grad_layout=grad_layout,
         keys=8,
@@ -243,7 +244,7 @@ def _log_prob_op(kind: str) -> Op:
 
 
 def _raw_calls(logits: Tensor, key: Tensor) -> list[RawCall]:
-    dtype, compute = logits.dtype, _rng.compute_dtype(logits.dtype)
+    dtype, compute = logits.dtype, compute_dtype(logits.dtype)
     zeta = torch.sigmoid(logits)
     grad = torch.randn_like(zeta)
     # The noise keeps some of the way from the threshold, where float32 makes much of the roots' slopes.

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dvae_kernels import _rng
+from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels._elements import new_parts
 from dvae_kernels.ops.smoothing import SMOOTHING_KINDS, reference, smoothing_log_prob, smoothing_transform
 from kit.compare import largest
@@ -65,7 +65,7 @@ class Shim(ElementShim):
                       beta: Tensor | None, beta_value: float, kind: str, index_offset: int, beta_grad: bool,
                       noise_grad: bool) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         dlogits, dbeta = torch.empty_like(logits), new_parts(logits, beta, beta_grad)
-        compute = _rng.compute_dtype(logits.dtype)
+        compute = compute_dtype(logits.dtype)
         dnoise = torch.empty_like(logits, dtype=compute) if noise_grad else logits.new_empty((0,), dtype=compute)
         written = dbeta if beta_grad else None, dnoise if noise_grad else None
         self.call("shim_bwd", kind, [grad, logits, dlogits], noise, _each(beta), written=written, key=key,
@@ -74,7 +74,7 @@ class Shim(ElementShim):
 
     def smoothing_log_prob_fwd(self, zeta: Tensor, logits: Tensor, beta: Tensor | None, beta_value: float,
                                kind: str) -> Tensor:  # fmt: skip
-        log_prob = torch.empty_like(zeta, dtype=_rng.compute_dtype(zeta.dtype))
+        log_prob = torch.empty_like(zeta, dtype=compute_dtype(zeta.dtype))
         self.call("shim_log_prob_fwd", kind, [zeta, logits, log_prob], _each(beta), beta=beta, beta_value=beta_value)
         return log_prob
 
@@ -126,7 +126,7 @@ def test_raw_ops_in_guard_bands(
     kind, generator = "power", torch.Generator().manual_seed(1)
     verify = guarded_empty_like(monkeypatch)
     for narrow, wide in DTYPES:
-        compute = _rng.compute_dtype(narrow)
+        compute = compute_dtype(narrow)
         logits, grad = (torch.randn(count, generator=generator, dtype=torch.float64) for _ in range(2))
         noise, zeta = (0.05 + 0.9 * torch.rand(count, generator=generator) for _ in range(2))
         beta = 1.5 + torch.rand((count,) if each else (), generator=generator)

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from dvae_kernels import SMOOTHING_KINDS, _rng, smoothing_log_prob, smoothing_transform
+from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels.ops.smoothing import op, reference
 from kit.oracle import noise_key
 from kit.targets import Target
@@ -571,7 +572,7 @@ def test_infinite_logits_are_certain_and_nan_stays(target: Target, kind: str, dt
         pytest.skip("takes long there")
     logits = random_logits(70, dtype=dtype)
     noise = (0.01 + 0.98 * torch.rand(70, generator=torch.Generator().manual_seed(1))).to(dtype)
-    beta = torch.full((70,), 3.0, dtype=_rng.compute_dtype(dtype))
+    beta = torch.full((70,), 3.0, dtype=compute_dtype(dtype))
     whole = with_gradients(target, kind, logits, beta, noise)
     special = logits.clone()
     special[::7], special[1::7] = -INF, INF

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dvae_kernels import _rng, vector_quantize
+from dvae_kernels import vector_quantize
+from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels._validate import dtype_name
 from dvae_kernels.ops.vector_quantize import reference
 from kit.layouts import META, repeated
@@ -92,7 +93,7 @@ def _raw_calls(logits: Tensor, key: Tensor) -> list[RawCall]:
     matrix = logits
     while matrix.dim() > 2:
         matrix = matrix[..., 0]
-    rows, dtype, compute = matrix, matrix.dtype, _rng.compute_dtype(matrix.dtype)
+    rows, dtype, compute = matrix, matrix.dtype, compute_dtype(matrix.dtype)
     indices, losses = torch.zeros_like(rows[:, 0], dtype=torch.int64), torch.ones_like(rows[:, 0], dtype=compute)
     books = rows.new_ones((1, 1, rows.shape[1]))
     fwd, bwd = "vector_quantize_fwd", "vector_quantize_bwd"

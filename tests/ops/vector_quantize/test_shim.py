@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dvae_kernels import _rng
+from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels.ops.vector_quantize import reference
 from kit.shim import STORAGE, assert_unbroken, compile_shim, fenced
 
@@ -34,7 +34,7 @@ class Shim:
 
     def fwd(self, x: Tensor, codebook: Tensor, indices: Tensor, keep_codes: bool) -> tuple[Tensor, Tensor, Tensor]:
         rows, columns = x.shape
-        compute = _rng.compute_dtype(x.dtype)
+        compute = compute_dtype(x.dtype)
         memory = [
             fenced(rows * columns, x.dtype), fenced(rows * columns * keep_codes, codebook.dtype), fenced(rows, compute),
         ]  # fmt: skip
@@ -59,7 +59,7 @@ class Shim:
         codes_grad: bool,
     ) -> tuple[Tensor, Tensor]:
         rows, columns = x.shape
-        memory = fenced(rows * columns, x.dtype), fenced(rows * columns * codes_grad, _rng.compute_dtype(x.dtype))
+        memory = fenced(rows * columns, x.dtype), fenced(rows * columns * codes_grad, compute_dtype(x.dtype))
         outputs = [t[32:-32] for t in memory]
         strides = (INT64 * 3)(grad.stride(0) if grad is not None else 0, x.stride(0), codes.stride(0))
         self.library.shim_vector_quantize_bwd(
@@ -98,7 +98,7 @@ def assert_close(ours: Tensor, expected: Tensor) -> None:
 def test_reference(shim: Shim, columns: int, dtype: torch.dtype, book: torch.dtype) -> None:
     rows = 3 if columns > 1000 else 37
     x, codebook = normal(rows, columns, seed=0).to(dtype), aligned(normal(7, columns, seed=1).to(book))
-    grad, grad_losses = normal(rows, columns, seed=2).to(dtype), normal(rows, seed=3).to(_rng.compute_dtype(dtype))
+    grad, grad_losses = normal(rows, columns, seed=2).to(dtype), normal(rows, seed=3).to(compute_dtype(dtype))
     indices = torch.arange(rows) % 7
     indices[1::5] = -1
     indices[2::11] = 7
