@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels.ops.gumbel_softmax.schemas import ARGMAX
-from dvae_kernels.ops.vector_quantize.reference import code_logits, scoring_codes
+from dvae_kernels.ops.vector_quantize.formulas import code_logits, scoring_codes
 
 # Scores of a block: 2 MiB of float32 on a CPU. On a GPU each block costs some launches.
 _BLOCK = {"cpu": 1 << 19, "cuda": 1 << 23}
@@ -32,5 +32,5 @@ def sample_codes(
 
 
 def new_indices(x: Tensor) -> Tensor:
-    """What sample_codes returns, not written."""
+    """One index a row of x [H, N, D]."""
     return x.new_empty(x.shape[:2], dtype=torch.int64)
