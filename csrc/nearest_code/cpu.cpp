@@ -1,6 +1,6 @@
 // CPU backend of nearest_code.
 
-#include "nearest_code/cpu.h"
+#include "nearest_code/arguments.h"
 
 #include "simd/intrinsics.h"
 
