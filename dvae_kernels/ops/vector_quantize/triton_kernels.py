@@ -55,7 +55,8 @@ def _quantize_kernel(
     total = tl.where(inside, tl.where(finite, total, float("nan")), fill)
     tl.store(error_ptr + row, total, mask=mask)
     nan = tl.full([ROWS, BLOCK_D], float("nan"), ACC)
-    for start in range(0, TILES * BLOCK_D, BLOCK_D):  # rare: only rows with a non-finite column are overwritten with NaN
+    # rare: only rows with a non-finite column are overwritten with NaN
+    for start in range(0, TILES * BLOCK_D, BLOCK_D):
         col = start + tl.arange(0, BLOCK_D)[None, :]
         bad = mask & ~finite & (col < D)
         tl.store(quantized_ptr + row * D + col, nan.to(quantized_ptr.dtype.element_ty), mask=bad)

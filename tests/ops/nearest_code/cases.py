@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dvae_kernels import nearest_code
+from dvae_kernels import nearest_code, nearest_code_scores
 from dvae_kernels.ops.nearest_code import reference
 from kit.opinfo import ErrorInputs, OpInfo, RawCall
 
@@ -181,7 +181,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         TypeError,
         "expected x and codebook both float64 or neither, got float64 and float32",
     ),
-    "metric": ({"metric": "dot"}, ValueError, "unknown metric 'dot', expected one of l2, cosine"),
+    "metric": ({"metric": "l1"}, ValueError, "unknown metric 'l1', expected one of l2, cosine"),
     "metric type": ({"metric": None}, TypeError, "expected metric to be a str, got NoneType"),
     "precision": (
         {"precision": "fp16"},
@@ -189,12 +189,6 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         "unknown precision 'fp16', expected one of exact, fp32, bf16",
     ),
     "precision type": ({"precision": 32}, TypeError, "expected precision to be a str, got int"),
-    "return_score": ({"return_score": 1}, TypeError, "expected return_score to be a bool, got int"),
-    "return_rescored": (
-        {"return_rescored": None},
-        TypeError,
-        "expected return_rescored to be a bool, got NoneType",
-    ),
 }  # fmt: skip
 OPINFO = OpInfo(
     "nearest_code",
@@ -202,6 +196,9 @@ OPINFO = OpInfo(
     [],
     reference,
     _raw_calls,
-    [ErrorInputs(nearest_code, {"x": X, "codebook": torch.ones(4, 3)}, BAD)],
+    [
+        ErrorInputs(search, {"x": X, "codebook": torch.ones(4, 3)}, BAD)
+        for search in (nearest_code, nearest_code_scores)
+    ],
     shared_outputs={"nearest_code": 2},  # what was scored again is the backend's own
 )

@@ -6,16 +6,16 @@ import math
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
-from dvae_kernels import _backend, nearest_code
+from dvae_kernels import _backend, nearest_code, nearest_code_scores
 from dvae_kernels.ops.nearest_code import reference
 from dvae_kernels.ops.nearest_code.formulas import METRICS
+from dvae_kernels.ops.nearest_code.schemas import NEAREST_CODE
 from kit.layouts import LAYOUTS, lay_out, storage_bytes
 from kit.targets import CAPABILITIES, TARGETS, Target, params, ready
 from ops.nearest_code.cases import DATA, data, definition, expected, scores
@@ -45,10 +45,9 @@ def one_thread() -> Iterator[None]:
 
 
 def search(target: Target, x: Tensor, codes: Tensor, metric: str, precision: str = "exact") -> tuple[Tensor, Tensor]:
-    indices, score = nearest_code(
-        x.to(target.device), codes.to(target.device), metric, precision, return_score=True,
-        backend=target.backend,
-    )  # fmt: skip
+    indices, score, _ = nearest_code_scores(
+        x.to(target.device), codes.to(target.device), metric=metric, precision=precision, backend=target.backend
+    )
     assert indices.dtype == torch.int64 and score.dtype == (x.dtype if x.dtype == torch.float64 else torch.float32)
     return indices.cpu(), score.cpu()
 
@@ -64,7 +63,7 @@ def check(
     same = (score == best.float()) | (score.isnan() & best.isnan())
     assert same.all(), f"{what}: score {score[~same][:3]}, not {best[~same][:3]}"
     if not target.interpreted:  # where no score is asked for, a backend may stop before it knows one
-        alone = nearest_code(x.to(target.device), codes.to(target.device), metric, backend=target.backend)
+        alone = nearest_code(x.to(target.device), codes.to(target.device), metric=metric, backend=target.backend)
         assert torch.equal(alone.cpu(), index), f"{what}: without its score"
 
 
@@ -146,7 +145,7 @@ def test_what_overflows_in_float64(target: Target) -> None:
     for code in (1e-10, 0.0):
         codes[1, 0] = code
         for where in (codes, codes[:3]):
-            ours = nearest_code(x.to(target.device), where.to(target.device), return_score=True, backend=target.backend)
+            ours = nearest_code_scores(x.to(target.device), where.to(target.device), backend=target.backend)[:2]
             alone = nearest_code(x.to(target.device), where.to(target.device), backend=target.backend)
             assert [*map(float, ours), float(alone)] == [1, code * 1e200, 1]
     x[0, 0], codes[3, 0], codes[1, 0] = 1e-10, 1e160, 1  # a code whose square overflows, though its score does not
@@ -157,7 +156,7 @@ def test_what_overflows_in_float64(target: Target) -> None:
 
 GUARDED = """
 import ctypes, mmap, sys, torch
-from dvae_kernels import _extension, nearest_code
+from dvae_kernels import _extension, nearest_code_scores
 
 def guarded(shape):
     "Ones that end where a page without access begins."
@@ -177,8 +176,8 @@ for columns in (3, 4096):
         for metric in ("l2", "cosine"):
             x = torch.full((9, columns), 1e155, dtype=torch.float64)
             x[::2] = 3
-            indices, scores = nearest_code(
-                x, guarded((num_codes, columns)), metric=metric, return_score=True, backend="cpp"
+            indices, scores, _ = nearest_code_scores(
+                x, guarded((num_codes, columns)), metric=metric, backend="cpp"
             )
             assert (indices == 0).all() and scores.isfinite().all(), (columns, num_codes, metric, indices, scores)
 """
@@ -199,10 +198,11 @@ def test_nothing_beyond_the_codebook_is_read(capability: str) -> None:
 def test_no_rows(target: Target, shape: tuple[int, ...]) -> None:
     x = torch.ones(shape, device=target.device)
     codes = x.new_ones((2, 4, 5) if shape == (0, 2, 5) else (4, 5))
-    indices, score, rescored = nearest_code(x, codes, return_score=True, return_rescored=True, backend=target.backend)
+    indices, score, rescored = nearest_code_scores(x, codes, backend=target.backend)
     assert indices.shape == score.shape == shape[:-1]
     assert indices.dtype == torch.int64 and score.dtype == torch.float32
-    assert rescored == (0, 0)
+    assert rescored == 0 and rescored.dtype == torch.float64
+    assert torch.equal(nearest_code(x, codes, backend=target.backend), indices)
 
 
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if "expanded" not in name and name != "channels_last"])
@@ -213,7 +213,7 @@ def test_heads_and_layouts(target: Target, layout: str) -> None:
     x, codes = x.reshape(2, 3, 3, d), codes.reshape(3, 43, d)
     ours = [lay_out(values.to(target.device), layout) for values in (x, codes)]
     before = [storage_bytes(values) for values in ours]
-    indices, score = nearest_code(*ours, return_score=True, backend=target.backend)
+    indices, score, _ = nearest_code_scores(*ours, backend=target.backend)
     assert indices.shape == score.shape == (2, 3, 3)
     for h in range(3):
         index, best = definition(x[:, :, h].reshape(-1, d), codes[h], "l2")
@@ -243,7 +243,7 @@ def test_thread_count_changes_nothing(kind: str) -> None:
     results = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        results.append(nearest_code(x, codes, return_score=True, return_rescored=True, backend="cpp"))
+        results.append(nearest_code_scores(x, codes, backend="cpp"))
     for indices, score, rescored in results[1:]:
         assert torch.equal(indices, results[0][0]) and torch.equal(score, results[0][1])
         assert rescored == results[0][2]
@@ -256,12 +256,15 @@ def test_the_share_that_was_rescored(target: Target) -> None:
         pytest.skip("nothing is scored twice")
     n, k = (8, 256) if target.interpreted else (256, 2048)
     x, codes = (values.to(target.device) for values in data("clustered", n, k, 8 if target.interpreted else 32))
-    options: dict[str, Any] = {"return_rescored": True, "backend": target.backend}
-    _, near = nearest_code(x, codes, **options)
-    _, twice = nearest_code(x, codes.repeat(2, 1), **options)
-    assert near.rows.dtype == torch.float64 and near.rows.dim() == 0
-    assert near.rows <= 0.02 and twice.rows == 1
-    assert 0 < near.blocks <= 1 and 0.9 <= twice.blocks / near.blocks <= 1.1
+    near = nearest_code_scores(x, codes, backend=target.backend).rescored
+    twice = nearest_code_scores(x, codes.repeat(2, 1), backend=target.backend).rescored
+    assert near.dtype == torch.float64 and near.dim() == 0
+    assert near <= 0.02 and twice == 1
+    shares = []  # of the pairs of row and block
+    for every in (codes, codes.repeat(2, 1)):
+        _, _, (_, blocks, pairs) = NEAREST_CODE[target.backend](x[None], every[None], "l2", "exact", True)
+        shares.append(blocks / pairs)
+    assert 0 < shares[0] <= 1 and 0.9 <= shares[1] / shares[0] <= 1.1
 
 
 def test_compiled_is_eager(kernel: Target) -> None:
@@ -274,10 +277,8 @@ def test_compiled_is_eager(kernel: Target) -> None:
         return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
 
     def run(x: Tensor, codes: Tensor) -> tuple[Tensor, ...]:
-        indices, score, rescored = nearest_code(
-            x * 0.5, codes, return_score=True, return_rescored=True, backend=kernel.backend
-        )
-        return indices + 1, score, *rescored
+        indices, score, rescored = nearest_code_scores(x * 0.5, codes, backend=kernel.backend)
+        return indices + 1, score, rescored, nearest_code(x, codes, backend=kernel.backend)
 
     torch._dynamo.reset()
     compiled = torch.compile(run, fullgraph=True, dynamic=True, backend=count)
@@ -294,7 +295,7 @@ def test_vmap(backend: Target) -> None:
     x, codes = (values.to(backend.device).reshape(3, -1, 4) for values in data("gaussian", 15, 30, 4))
 
     def run(x: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-        return nearest_code(x, codes, return_score=True, backend=backend.backend)  # type: ignore[return-value]
+        return nearest_code_scores(x, codes, backend=backend.backend)[:2]
 
     for ours, looped in zip(torch.vmap(run)(x, codes), zip(*map(run, x, codes))):
         assert torch.equal(ours, torch.stack(looped))

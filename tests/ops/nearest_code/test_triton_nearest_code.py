@@ -13,7 +13,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("needs TRITON_INTERPRET=1 before Triton kernels are decorated", allow_module_level=True)
 pytest.importorskip("triton")
 
-from dvae_kernels.ops.nearest_code import triton_kernels
+from dvae_kernels.ops.nearest_code import triton_kernels, triton_packing
 from dvae_kernels.ops.nearest_code.formulas import METRICS
 from ops.nearest_code.cases import data, definition
 
@@ -32,7 +32,7 @@ def test_chunks_of_rows_parts_of_the_codes_and_pieces_of_columns(
         launch(kernel, programs, *args, **constants)
 
     monkeypatch.setattr(triton_kernels, "launch", watched)
-    monkeypatch.setattr(triton_kernels, "_gpu", lambda device: triton_kernels._Gpu(shared))
+    monkeypatch.setattr(triton_kernels, "gpu_of", lambda device: triton_packing.Gpu(shared))
     monkeypatch.setattr(triton_kernels, "_SCRATCH", 1)  # chunks of one tile
     monkeypatch.setattr(triton_kernels, "_PROGRAMS", 4)
     x, codes = data("gaussian", 2 * 130, 2 * 300, columns)
@@ -77,15 +77,16 @@ def test_the_bound_holds_and_is_not_idle(kind: str, metric: str, monkeypatch: py
         launch(kernel, programs, *args, **constants)
         seen[kernel.fn.__name__] = args
 
-    monkeypatch.setattr(triton_kernels, "launch", watched)
+    for module in (triton_kernels, triton_packing):
+        monkeypatch.setattr(module, "launch", watched)
     rows, codes = data(kind, 60, 300, 24)
     triton_kernels.nearest_code(rows[None], codes[None], metric, "exact", True)
-    _, centre, reach, _, _, factor, slack, *_ = seen["_half_rows_kernel"]
+    _, centre, amax, _, _, factor, slack, *_ = seen["_half_rows_kernel"]
     maxima = seen["_block_maxima_kernel"][4][0, :60].double()
     block = 32
     exact = exact_maxima(rows.double(), codes.double(), metric, block)
 
-    shift = 141 - (reach.view(torch.int32) >> 23 & 255).double()
+    shift = 141 - (amax.view(torch.int32) >> 23 & 255).double()
     own = rows - centre[0] if METRICS[metric].distance else rows
     row_shift = 141 - (own.abs().amax(1).view(torch.int32) >> 23 & 255).double()
     if METRICS[metric].distance:

@@ -141,7 +141,7 @@ OPINFO = OpInfo(
                     "unknown gradient 'straight', expected one of straight_through, rotation",
                 ),
                 "gradient type": ({"gradient": 1}, TypeError, "expected gradient to be a str, got int"),
-                "metric": ({"metric": "dot"}, ValueError, "unknown metric 'dot', expected one of l2, cosine"),
+                "metric": ({"metric": "l1"}, ValueError, "unknown metric 'l1', expected one of l2, cosine"),
                 "reduction": (
                     {"reduction": "max"}, ValueError, "unknown reduction 'max', expected one of mean, sum, none",
                 ),
