@@ -1,6 +1,6 @@
 """The battery of tools/digests.py: for every raw op, the calls whose outputs are recorded.
 
-A case is a name and the raw op's arguments. The metric is a string here; tools/digests.py asks the schema what it takes.
+A case is a name and the raw op's arguments. The metric is a string; tools/digests.py makes of it what the schema takes.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from digest_inputs import FP64, KINDS, SIZES, Rows, Types, elements, laid_out, normal, rows, special_elements, words
 from torch import Tensor
+
+from digest_inputs import FP64, KINDS, SIZES, Rows, Types, elements, laid_out, normal, rows, special_elements, words
 
 Case = tuple[str, tuple[Any, ...]]
 
@@ -228,7 +229,13 @@ def _matrices(types: Types) -> Iterator[tuple[str, Tensor, int]]:
             yield f"17x{columns} {layout}", matrix((17, columns), 1, narrow, layout), 3
     for columns in (5,) if types.small else (5, 16, 33):
         x = normal((40, columns), 1).clone()
-        x[3, 0], x[5, -1], x[7, columns // 2], x[9], x[11] = torch.nan, torch.inf, -torch.inf, 0.0, torch.finfo(narrow).max
+        x[3, 0], x[5, -1], x[7, columns // 2], x[9], x[11] = (
+            torch.nan,
+            torch.inf,
+            -torch.inf,
+            0.0,
+            torch.finfo(narrow).max,
+        )
         yield f"40x{columns} special", x.to(narrow), 3
     yield "300x3", matrix((300, 3), 1, narrow), 7
     if not types.small:
@@ -296,7 +303,9 @@ _COLUMNS = (1, 2, 3, 4, 5, 7, 8, 13, *(size for size in SIZES if 13 < size < 200
 def _searches(types: Types) -> Iterator[tuple[str, Tensor, Tensor]]:
     """(name, x [H, N, D], codebook [H, K, D])."""
 
-    def data(heads: int, count: int, codes: int, columns: int, layout: str = "contiguous") -> tuple[str, Tensor, Tensor]:
+    def data(
+        heads: int, count: int, codes: int, columns: int, layout: str = "contiguous"
+    ) -> tuple[str, Tensor, Tensor]:
         x = matrix((heads, count, columns), 1, types.narrow, layout)
         return f"{heads}x{count}x{codes}x{columns} {layout}", x, matrix((heads, codes, columns), 2, types.wide, layout)
 
@@ -313,7 +322,7 @@ def _searches(types: Types) -> Iterator[tuple[str, Tensor, Tensor]]:
             yield data(2, 17, 65, 13, layout)
             yield data(3, 5, 33, 64, layout)
     for count, codes, columns in ((20, 33, 5),) if types.small else ((20, 140, 5), (20, 300, 16), (20, 33, 65)):
-        name, x, book = data(1, count, codes, columns)
+        x, book = data(1, count, codes, columns)[1:]
         limits, size = torch.finfo(types.narrow), f"{count}x{codes}x{columns}"
         duplicated = book[:, : codes // 2].repeat(1, 2, 1)
         yield f"{size} duplicated", x, duplicated

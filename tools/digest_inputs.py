@@ -1,4 +1,7 @@
-"""The inputs of tools/digests.py: values, layouts and sizes. Names of cases are matched between recordings: keep them."""
+"""The inputs of tools/digests.py: values, layouts and sizes.
+
+Names of cases are matched between recordings, so they and the values behind them stay as they are.
+"""
 
 from __future__ import annotations
 

@@ -8,15 +8,15 @@ Parts: cpp (every instruction set, with one and two threads), reference, triton 
 CUDA kernels compiled for the CPU); the last two run a smaller battery. The package is the one that Python finds, so
 PYTHONPATH chooses the checkout; cuda-shim takes the shims of the same checkout.
 
-Equal digests mean equal bits, strides and dtypes; NaN are alike. Results of torch's own functions and of matrix products
-depend on torch's version and on the CPU, so recordings are compared on one machine.
+Equal digests mean equal bits, strides and dtypes; NaN are alike. Results of torch's own functions and of matrix
+products depend on torch's version and on the CPU, so recordings are compared on one machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib
+import importlib.util
 import inspect
 import json
 import os
@@ -27,14 +27,15 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from digest_cases import CASES, cases_of
 from digest_inputs import all_types
-from torch import Tensor
 
 PARTS = ("cpp", "reference", "triton", "cuda-shim")
 CAPABILITIES = ("avx512_vnni", "avx512", "avx2", "baseline")
@@ -106,29 +107,28 @@ def ema_update(*args: Any) -> list[Tensor]:
     return tensors
 
 
-@contextmanager
-def shims(tree: Path) -> Iterator[Iterator[dict[str, Function]]]:
+def shims(tree: Path) -> Iterator[dict[str, Function]]:
     """For each op's shim in turn, while it stands: what it offers by name of the raw op.
 
-    A shim module has a fixture `shim`, which registers the `cuda` overloads of CPU tensors, or has a method for each.
+    A shim module has a fixture `shim`, which registers the `cuda` overloads of CPU tensors or has a method for each.
     """
-    files = sorted([*tree.glob("tests/shim/test_shim_*.py"), *tree.glob("tests/ops/*/test_shim.py")])
     sys.path[:0] = [str(tree / "tests"), str(tree / "tests" / "shim")]
+    for i, file in enumerate(sorted([*tree.glob("tests/shim/test_shim_*.py"), *tree.glob("tests/ops/*/test_shim.py")])):
+        spec = importlib.util.spec_from_file_location(f"shim_module_{i}", file)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+        fixture = inspect.unwrap(module.shim)()
+        running = inspect.isgenerator(fixture)
+        yield offered(next(fixture) if running else fixture)
+        if running:
+            next(fixture, None)
 
-    def each() -> Iterator[dict[str, Function]]:
-        for i, file in enumerate(files):
-            spec = importlib.util.spec_from_file_location(f"shim_module_{i}", file)
-            assert spec is not None and spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[spec.name] = module
-            spec.loader.exec_module(module)
-            fixture = inspect.unwrap(module.shim)()
-            running = inspect.isgenerator(fixture)
-            yield offered(next(fixture) if running else fixture)
-            if running:
-                next(fixture, None)
 
-    yield each()
+def search(shim: Any, takes_bool: bool, x: Tensor, codebook: Tensor, metric: str | bool, *_: Any) -> Any:
+    cosine = metric in (True, "cosine")
+    return shim(x, codebook, cosine if takes_bool else "cosine" if cosine else "l2")
 
 
 def offered(shim: Any) -> dict[str, Function]:
@@ -143,7 +143,8 @@ def offered(shim: Any) -> dict[str, Function]:
         elif op.startswith("vector_quantize_") and hasattr(shim.library, "shim_vector_quantize_fwd"):
             functions[op] = getattr(shim, op.rpartition("_")[2])
         elif op == "nearest_code" and hasattr(shim.library, "shim_nearest_code"):
-            functions[op] = lambda x, codebook, metric, *_: shim(x, codebook, metric)
+            takes_bool = "cosine" in inspect.signature(shim.__call__).parameters
+            functions[op] = partial(search, shim, takes_bool)
     return functions
 
 
@@ -199,11 +200,10 @@ def record_shim(ops: list[str]) -> Digests:
     import dvae_kernels
 
     results: dict[str, dict[str, str]] = {}
-    with shims(Path(dvae_kernels.__file__).parents[1]) as each:
-        for functions in each:
-            for op, function in functions.items():
-                if op in ops and op not in results:  # some fixtures lend the reference of another's op
-                    results[op] = run_cases(op, function, True)
+    for functions in shims(Path(dvae_kernels.__file__).parents[1]):
+        for op, function in functions.items():
+            if op in ops and op not in results:  # some fixtures lend the reference of another's op
+                results[op] = run_cases(op, function, True)
     return {"cuda-shim": results}
 
 
