@@ -13,7 +13,7 @@ from dvae_kernels import SMOOTHING_KINDS, smoothing_log_prob, smoothing_transfor
 from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels.ops.smoothing import reference
 from kit.layouts import repeated
-from kit.opinfo import Case, ErrorInputs, Inputs, Op, OpInfo, RawCall
+from kit.opinfo import Case, ErrorInputs, Inputs, Op, OpInfo, RawCall, RawError
 
 HALVES = (torch.float16, torch.bfloat16)
 SPIKES = ("spike_exponential", "spike_power", "spike_root", "spike_rational")
@@ -348,5 +348,13 @@ OPINFO = OpInfo(
                 ),
             },
         ),
+    ],
+    raw_errors=[
+        RawError("grad", lambda grad: grad[:1], "tensors of one shape"),
+        RawError("noise", lambda noise: noise[:1], "noise of the shape of the logits, in the compute type"),
+        RawError("noise", lambda noise: noise.double(), "noise of the shape of the logits, in the compute type"),
+        RawError("beta", lambda _: X[:1], "beta of the shape of the logits, in the compute type"),
+        RawError("beta", lambda _: torch.ones((), dtype=torch.half), "expected beta in the compute type"),
+        RawError("kind", lambda _: "powers", "unknown kind"),
     ],
 )  # fmt: skip
