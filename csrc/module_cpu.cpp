@@ -3,8 +3,8 @@
 #include <stdexcept>
 #include <string>
 
-#include "common/targets.h"
-#include "common/tensor.h"
+#include "simd/targets.h"
+#include "torch/tensor.h"
 
 namespace dvae {
 

@@ -2,17 +2,17 @@
 
 #include "binary_concrete/cpu.h"
 
-#include "common/intrinsics.h"
+#include "simd/intrinsics.h"
 
 #include <cmath>
 #include <tuple>
 #include <type_traits>
 
-#include "common/cpu_call.h"
-#include "common/parallel.h"
+#include "torch/cpu_op.h"
+#include "torch/parallel.h"
 
 #define DVAE_KERNELS "binary_concrete/cpu_kernels.h"
-#include "common/for_each_target.h"
+#include "simd/foreach_target.h"
 
 namespace dvae {
 namespace {

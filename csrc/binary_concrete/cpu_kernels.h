@@ -1,9 +1,9 @@
-// The binary concrete kernels, written once over the SIMD layer. Included once per target by for_each_target.h.
+// The binary concrete kernels, written once over the SIMD layer. Included once per target by foreach_target.h.
 //
 // Samples are taken from e = 2^-|t|, t = (l + L) log2(e) / tau: both zeta = 1 / (1 + e) or e / (1 + e) and its slope
 // e / (1 + e)^2 keep their relative accuracy, and nothing overflows.
 
-#include "common/element_io.h"
+#include "simd/elements.h"
 
 template <class F>
 F perturbed_logit(const Functions<F>& f, F logit, const uint32_t* bits) {

@@ -3,7 +3,7 @@
 #include <tuple>
 
 #include "binary_concrete/kernels.cuh"
-#include "common/cuda_tensor.h"
+#include "torch/cuda_op.h"
 
 namespace dvae {
 namespace {

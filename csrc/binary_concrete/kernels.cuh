@@ -3,7 +3,7 @@
 #pragma once
 
 #include "binary_concrete/formulas.h"
-#include "common/element_call.cuh"
+#include "cuda/elements.cuh"
 
 namespace dvae {
 

@@ -1,10 +1,10 @@
 // Kernels of the categorical divergence and the concrete density, over the SIMD layer. Included once per target by
-// for_each_target.h. Each chunk of a row has a maximum of its own: one sweep takes the exponentials, the chunks are
+// foreach_target.h. Each chunk of a row has a maximum of its own: one sweep takes the exponentials, the chunks are
 // brought to a common scale, a second sweep uses them.
 
-#include "common/column_io.h"
-#include "common/row_io.h"
-#include "common/row_chunks.h"
+#include "simd/columns.h"
+#include "simd/rows.h"
+#include "simd/chunks.h"
 
 template <class Scalar>
 constexpr Scalar kMinusInf = -std::numeric_limits<Scalar>::infinity();

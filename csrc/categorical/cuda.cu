@@ -3,7 +3,7 @@
 #include <tuple>
 
 #include "categorical/kernels.cuh"
-#include "common/cuda_tensor.h"
+#include "torch/cuda_op.h"
 
 namespace dvae {
 namespace {

@@ -4,7 +4,7 @@
 #pragma once
 
 #include "categorical/formulas.h"
-#include "common/cuda_call.cuh"
+#include "cuda/arguments.cuh"
 
 namespace dvae {
 

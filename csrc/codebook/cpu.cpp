@@ -2,7 +2,7 @@
 
 #include "codebook/cpu.h"
 
-#include "common/intrinsics.h"
+#include "simd/intrinsics.h"
 
 #include <atomic>
 #include <cmath>
@@ -11,10 +11,10 @@
 #include <vector>
 
 #include "codebook/tensors.h"
-#include "common/parallel.h"
+#include "torch/parallel.h"
 
 #define DVAE_KERNELS "codebook/cpu_kernels.h"
-#include "common/for_each_target.h"
+#include "simd/foreach_target.h"
 
 namespace dvae {
 namespace {

@@ -1,4 +1,4 @@
-// Sums by code over the SIMD layer. Included once per target by for_each_target.h. Every column is added up in the order
+// Sums by code over the SIMD layer. Included once per target by foreach_target.h. Every column is added up in the order
 // of the rows, so the bits are those of every other target and backend.
 
 constexpr int kSumVectors = 4;  // vectors of a row that are summed side by side

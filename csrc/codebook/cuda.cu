@@ -5,7 +5,7 @@
 
 #include "codebook/kernels.cuh"
 #include "codebook/tensors.h"
-#include "common/cuda_tensor.h"
+#include "torch/cuda_op.h"
 
 namespace dvae {
 namespace {

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "codebook/blocks.h"
-#include "common/cuda_utils.cuh"
+#include "cuda/access.cuh"
 
 namespace dvae {
 

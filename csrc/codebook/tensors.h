@@ -2,7 +2,7 @@
 #pragma once
 
 #include "codebook/blocks.h"
-#include "common/tensor.h"
+#include "torch/tensor.h"
 
 namespace dvae {
 

@@ -1,5 +1,5 @@
 // The vocabulary of formulas that are written once for scalars and for SIMD vectors, here for float and double on host
-// and device; simd_math.h has the same words for the vectors of a target.
+// and device; simd/math.h has the same words for the vectors of a target.
 #pragma once
 
 #include "common/numerics.h"

@@ -2,16 +2,16 @@
 
 #include "gumbel_softmax/cpu.h"
 
-#include "common/intrinsics.h"
+#include "simd/intrinsics.h"
 
 #include <cmath>
 #include <tuple>
 
-#include "common/cpu_call.h"
-#include "common/parallel.h"
+#include "torch/cpu_op.h"
+#include "torch/parallel.h"
 
 #define DVAE_KERNELS "gumbel_softmax/cpu_kernels.h"
-#include "common/for_each_target.h"
+#include "simd/foreach_target.h"
 
 namespace dvae {
 namespace {

@@ -1,7 +1,7 @@
 // The same kernels for narrow or strided rows: a tile of F32::lanes rows side by side, so that nothing is reduced
 // across lanes and [B, K, H, W] is read as it lies.
 
-#include "common/column_io.h"
+#include "simd/columns.h"
 
 class ColumnWeights {
  public:

@@ -1,9 +1,9 @@
-// The Gumbel-softmax kernels, written once over the SIMD layer. Included once per target by for_each_target.h.
+// The Gumbel-softmax kernels, written once over the SIMD layer. Included once per target by foreach_target.h.
 
-#include "common/row_io.h"
-#include "common/row_chunks.h"
-#include "common/row_argmax.h"
-#include "common/row_weights.h"
+#include "simd/rows.h"
+#include "simd/chunks.h"
+#include "simd/argmax.h"
+#include "simd/softmax.h"
 
 template <class F>
 void soft_tiles(const SoftArgs& args, int64_t begin, int64_t end) {

@@ -2,7 +2,7 @@
 
 #include <tuple>
 
-#include "common/cuda_tensor.h"
+#include "torch/cuda_op.h"
 #include "gumbel_softmax/kernels.cuh"
 
 namespace dvae {

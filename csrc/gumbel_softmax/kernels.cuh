@@ -3,8 +3,8 @@
 // reduces, a second one writes. What does not fit is read, and its noise drawn, again.
 #pragma once
 
-#include "common/cuda_call.cuh"
-#include "common/row_states.h"
+#include "cuda/arguments.cuh"
+#include "common/online.h"
 #include "gumbel_softmax/formulas.h"
 
 namespace dvae {

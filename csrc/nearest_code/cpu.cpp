@@ -2,16 +2,16 @@
 
 #include "nearest_code/cpu.h"
 
-#include "common/intrinsics.h"
+#include "simd/intrinsics.h"
 
 #include <cmath>
 #include <vector>
 
-#include "common/parallel.h"
+#include "torch/parallel.h"
 #include "nearest_code/tensors.h"
 
 #define DVAE_KERNELS "nearest_code/cpu_kernels.h"
-#include "common/for_each_target.h"
+#include "simd/foreach_target.h"
 
 namespace dvae {
 namespace {

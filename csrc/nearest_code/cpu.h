@@ -4,7 +4,7 @@
 #include <atomic>
 
 #include "common/buffers.h"
-#include "common/targets.h"
+#include "simd/targets.h"
 #include "nearest_code/formulas.h"
 
 namespace dvae {

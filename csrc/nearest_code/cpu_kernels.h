@@ -1,4 +1,4 @@
-// The search for nearest codes over the SIMD layer. Included once per target by for_each_target.h.
+// The search for nearest codes over the SIMD layer. Included once per target by foreach_target.h.
 
 #include "nearest_code/cpu_passes.h"
 #include "nearest_code/cpu_codes.h"
@@ -386,8 +386,10 @@ class NearestSearch {
     int count = 0;
     for (int c = 0; c < scored; ++c) {
       for (int v = 0; v < kCodeVectors; ++v) {
-        close[count] = code_of(c, v);
-        count += quick[c][v] >= most - slack;  // without a branch: any of the lane's codes may be it
+        const int64_t code = code_of(c, v);
+        close[count] = code;
+        // without a branch: any of the lane's codes may be it. An infinite slack admits the lanes behind the last code too
+        count += (quick[c][v] >= most - slack) & (code < codes_.count);
       }
     }
     if (count == 1 && !args_.scores) return close[0];

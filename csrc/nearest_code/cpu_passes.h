@@ -1,5 +1,5 @@
 // What the passes of nearest_code do differently: how rows and codes are packed into words, and their dot products.
-// Included once per target by for_each_target.h.
+// Included once per target by foreach_target.h.
 
 constexpr int kCodeVectors = F32::lanes == 16 ? 4 : 2;
 

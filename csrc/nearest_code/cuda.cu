@@ -2,7 +2,7 @@
 
 #include <tuple>
 
-#include "common/cuda_tensor.h"
+#include "torch/cuda_op.h"
 #include "nearest_code/kernels.cuh"
 #include "nearest_code/tensors.h"
 

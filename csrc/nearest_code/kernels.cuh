@@ -5,7 +5,7 @@
 // second best. What the bound of formulas.h leaves open is then scored by the definition.
 #pragma once
 
-#include "common/cuda_utils.cuh"
+#include "cuda/access.cuh"
 #include "nearest_code/formulas.h"
 
 namespace dvae {

@@ -1,7 +1,7 @@
 // Checks of nearest_code's arguments, and memory for its results, for CPU and CUDA.
 #pragma once
 
-#include "common/tensor.h"
+#include "torch/tensor.h"
 
 namespace dvae {
 

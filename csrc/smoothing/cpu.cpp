@@ -2,19 +2,19 @@
 
 #include "smoothing/cpu.h"
 
-#include "common/intrinsics.h"
+#include "simd/intrinsics.h"
 
 #include <cmath>
 #include <tuple>
 #include <type_traits>
 
-#include "common/cpu_call.h"
-#include "common/parallel.h"
+#include "torch/cpu_op.h"
+#include "torch/parallel.h"
 #include "common/scalar_math.h"
 #include "smoothing/tensors.h"
 
 #define DVAE_KERNELS "smoothing/cpu_kernels.h"
-#include "common/for_each_target.h"
+#include "simd/foreach_target.h"
 
 namespace dvae {
 namespace {

@@ -1,10 +1,10 @@
-// The smoothing kernels, written once over the SIMD layer. Included once per target by for_each_target.h.
+// The smoothing kernels, written once over the SIMD layer. Included once per target by foreach_target.h.
 //
 // Each loop is compiled for every kind, so storage types are left to BlockReader and BlockWriter. A sample and its
 // gradient to the logits have a quick loop for what is common: the key's noise, and one beta for which no formula needs
 // a way around a loss of accuracy. Everything else shares one loop.
 
-#include "common/element_io.h"
+#include "simd/elements.h"
 #include "smoothing/formulas.h"
 
 // A kind with its one beta, or with the betas of a block's elements.

@@ -2,7 +2,7 @@
 
 #include <tuple>
 
-#include "common/cuda_tensor.h"
+#include "torch/cuda_op.h"
 #include "smoothing/kernels.cuh"
 #include "smoothing/tensors.h"
 

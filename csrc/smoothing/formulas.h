@@ -1,5 +1,5 @@
 // The smoothing transformations: one struct for each kind, written once for scalars (CUDA) and SIMD vectors (CPU) in the
-// words of common/scalar_math.h and common/simd_math.h. F is the scalar or vector, Math what it takes its functions from.
+// words of common/scalar_math.h and simd/math.h. F is the scalar or vector, Math what it takes its functions from.
 // Without include guard: kernels.cuh includes it in namespace dvae, cpu_kernels.h once per target. README.md of the op
 // derives the formulas.
 //

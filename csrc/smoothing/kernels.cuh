@@ -6,7 +6,7 @@
 
 #include <string_view>
 
-#include "common/element_call.cuh"
+#include "cuda/elements.cuh"
 #include "common/scalar_math.h"
 
 namespace dvae {

@@ -3,7 +3,7 @@
 
 #include <optional>
 
-#include "common/tensor.h"
+#include "torch/tensor.h"
 
 namespace dvae {
 

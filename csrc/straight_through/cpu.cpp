@@ -2,15 +2,15 @@
 
 #include "straight_through/cpu.h"
 
-#include "common/intrinsics.h"
+#include "simd/intrinsics.h"
 
 #include <cmath>
 
-#include "common/cpu_call.h"
-#include "common/parallel.h"
+#include "torch/cpu_op.h"
+#include "torch/parallel.h"
 
 #define DVAE_KERNELS "straight_through/cpu_kernels.h"
-#include "common/for_each_target.h"
+#include "simd/foreach_target.h"
 
 namespace dvae {
 namespace {

@@ -1,9 +1,9 @@
 // The backward of ReinMax and Gumbel-Rao, written once over the SIMD layer. Included once per target by
-// for_each_target.h. Rows are worked on one after the other, in chunks.
+// foreach_target.h. Rows are worked on one after the other, in chunks.
 
-#include "common/row_io.h"
-#include "common/row_chunks.h"
-#include "common/row_weights.h"
+#include "simd/rows.h"
+#include "simd/chunks.h"
+#include "simd/softmax.h"
 
 // What ReinMax gives to every category, before the chosen one gets its own part (see README.md):
 //   pi_tau (g - mean of the mixture) - pi (g - mean of pi) / 2

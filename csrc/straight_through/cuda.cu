@@ -1,6 +1,6 @@
 // CUDA backend of ReinMax and Gumbel-Rao: the ops on torch tensors.
 
-#include "common/cuda_tensor.h"
+#include "torch/cuda_op.h"
 #include "straight_through/kernels.cuh"
 
 namespace dvae {

@@ -3,8 +3,8 @@
 // Gumbel-Rao's noise is drawn twice.
 #pragma once
 
-#include "common/cuda_call.cuh"
-#include "common/row_states.h"
+#include "cuda/arguments.cuh"
+#include "common/online.h"
 #include "straight_through/formulas.h"
 
 namespace dvae {

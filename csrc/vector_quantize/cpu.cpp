@@ -1,17 +1,17 @@
 // CPU backend of vector_quantize: the ops on torch tensors.
 
-#include "common/intrinsics.h"
+#include "simd/intrinsics.h"
 
 #include <cmath>
 #include <tuple>
 
-#include "common/parallel.h"
+#include "torch/parallel.h"
 #include "common/row_tiles.h"
 #include "common/scalar_math.h"
 #include "vector_quantize/tensors.h"
 
 #define DVAE_KERNELS "vector_quantize/cpu_kernels.h"
-#include "common/for_each_target.h"
+#include "simd/foreach_target.h"
 
 namespace dvae {
 namespace {

@@ -1,7 +1,7 @@
-// Quantized rows and their gradients over the SIMD layer. Included once per target by for_each_target.h. Rows of half
+// Quantized rows and their gradients over the SIMD layer. Included once per target by foreach_target.h. Rows of half
 // precision pass through a buffer of one row; every tensor is read or written once.
 
-#include "common/row_io.h"
+#include "simd/rows.h"
 #include "vector_quantize/formulas.h"
 
 // Rows that lie `stride` apart, one at a time.

@@ -2,7 +2,7 @@
 
 #include <tuple>
 
-#include "common/cuda_tensor.h"
+#include "torch/cuda_op.h"
 #include "vector_quantize/kernels.cuh"
 #include "vector_quantize/tensors.h"
 

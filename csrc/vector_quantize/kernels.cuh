@@ -2,7 +2,7 @@
 // the host shim can run it all. Rows that are read more than once are so from the caches next to the multiprocessor.
 #pragma once
 
-#include "common/cuda_utils.cuh"
+#include "cuda/access.cuh"
 #include "common/scalar_math.h"
 #include "vector_quantize/arguments.h"
 

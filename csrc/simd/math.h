@@ -1,0 +1,308 @@
+// Elementary functions and noise over the SIMD layer of one target. Included after its <target>.h.
+
+// 2^x with relative error 1e-7 for x <= 127; exactly 0 far below the normal range, so that masked weights vanish.
+inline F32 exp2(F32 x) {
+  x = max(F32(-160.0f), x);  // NaN passes; -inf - (-inf) would make one
+  const F32 n = round_nearest(x);
+  const F32 r = x - n;
+  F32 p = fma(F32(1.327647129e-3f), r, F32(9.671868762e-3f));
+  p = fma(p, r, F32(5.550709142e-2f));
+  p = fma(p, r, F32(2.402223664e-1f));
+  p = fma(p, r, F32(6.931469852e-1f));
+  p = fma(p, r, F32(1.0f));
+  return scale(p, n);
+}
+
+// e^x for x in [-87, 88] with relative error 7e-8, which does not grow with x
+inline F32 fast_exp(F32 x) {
+  const F32 n = round_nearest(x * F32(kLog2e<float>));
+  const F32 r = fma(x, F32(1.92596303e-8f), fma_exact(x, F32(kLog2e<float>), F32(0.0f) - n));
+  F32 p = fma(F32(1.535336196e-4f), r, F32(1.339887502e-3f));
+  p = fma(p, r, F32(9.618436918e-3f));
+  p = fma(p, r, F32(5.550332367e-2f));
+  p = fma(p, r, F32(2.402264774e-1f));
+  p = fma(p, r, F32(6.931471825e-1f));
+  p = fma(p, r, F32(1.0f));
+  return scale(p, n);
+}
+
+// 1 - e^-x for x >= 0, with full relative accuracy
+inline F32 one_minus_exp(F32 x) {
+  F32 series(1.0f);
+  for (int j = 8; j > 1; --j) series = fma(x * F32(-1.0f / j), series, F32(1.0f));
+  return select(F32(0.5f) > x, x * series, F32(1.0f) - exp2(x * F32(-kLog2e<float>)));
+}
+
+template <class F>
+F quotient(F a, F b) {
+  return a / b;
+}
+
+#if !DVAE_SIMD_AVX512
+// Without a register table: one polynomial for log2(1 + r), r in [1/sqrt(2) - 1, sqrt(2) - 1].
+struct Logarithm {
+  // log2(x) of positive normal x
+  F32 log2(F32 x) const {
+    const F32 m = mantissa(x);
+    const Mask upper = m > F32(1.41421356f);
+    const F32 r = select(upper, fma(m, F32(0.5f), F32(-1.0f)), m - F32(1.0f));
+    return log2_1p(r) + (exponent(x) + select(upper, F32(1.0f), F32(0.0f)));
+  }
+
+  // Exponential noise over ln 2: -log2(1 - u), u = (bits + 1/2) / 2^32, with full relative accuracy at both ends.
+  F32 exponential(U32 bits) const {
+    const F32 u = fma(to_float(bits), F32(0x1p-32f), F32(0x1p-33f));
+    const F32 v = fma(to_float(complement(bits)), F32(0x1p-32f), F32(0x1p-33f));
+    return F32(0.0f) - select(F32(0.25f) > u, log2_1p(F32(0.0f) - u), log2(v));
+  }
+
+ private:
+  static F32 log2_1p(F32 r) {
+    // log(1 + r) = r - r^2/2 + r^3 p(r), the coefficients of Cephes' logf, then one factor
+    F32 p = fma(F32(7.0376836292e-2f), r, F32(-1.1514610310e-1f));
+    p = fma(p, r, F32(1.1676998740e-1f));
+    p = fma(p, r, F32(-1.2420140846e-1f));
+    p = fma(p, r, F32(1.4249322787e-1f));
+    p = fma(p, r, F32(-1.6668057665e-1f));
+    p = fma(p, r, F32(2.0000714765e-1f));
+    p = fma(p, r, F32(-2.4999993993e-1f));
+    p = fma(p, r, F32(3.3333331174e-1f));
+    p = fma(p, r, F32(-0.5f));
+    return fma(p, r * r, r) * F32(1.44269504f);
+  }
+};
+#endif
+
+// Double precision goes one element at a time through libm, behind the same names.
+struct F64 {
+  using Scalar = double;
+  static constexpr int lanes = 1;
+  double v;
+  F64() = default;
+  F64(double x) : v(x) {}
+  static F64 load(const double* p) { return *p; }
+  void store(double* p) const { *p = v; }
+  void stream(double* p) const { *p = v; }
+};
+struct BoolMask {
+  bool v;
+  bool any() const { return v; }
+};
+inline BoolMask operator|(BoolMask a, BoolMask b) { return {a.v || b.v}; }
+inline F64 operator+(F64 a, F64 b) { return a.v + b.v; }
+inline F64 operator-(F64 a, F64 b) { return a.v - b.v; }
+inline F64 operator*(F64 a, F64 b) { return a.v * b.v; }
+inline F64 operator/(F64 a, F64 b) { return a.v / b.v; }
+inline F64 fma(F64 a, F64 b, F64 c) { return a.v * b.v + c.v; }
+inline F64 fma_exact(F64 a, F64 b, F64 c) { return fma(a, b, c); }
+inline F64 min(F64 a, F64 b) { return a.v < b.v ? a.v : b.v; }
+inline F64 max(F64 a, F64 b) { return a.v > b.v ? a.v : b.v; }
+inline BoolMask operator>(F64 a, F64 b) { return {a.v > b.v}; }
+inline BoolMask operator==(F64 a, F64 b) { return {a.v == b.v}; }
+inline int first_lane(BoolMask) { return 0; }
+inline BoolMask either_nan(F64 a, F64 b) { return {a.v != a.v || b.v != b.v}; }
+inline BoolMask is_nan(F64 a) { return {a.v != a.v}; }
+inline F64 select(BoolMask m, F64 yes, F64 no) { return m.v ? yes : no; }
+inline double reduce_max(F64 a) { return a.v; }
+inline double reduce_add(F64 a) { return a.v; }
+inline F64 reciprocal(F64 x) { return 1 / x.v; }
+inline F64 exp2(F64 x) { return std::exp2(x.v); }
+inline F64 fast_exp(F64 x) { return std::exp(x.v); }
+inline F64 one_minus_exp(F64 x) { return -std::expm1(-x.v); }
+inline F64 square_root(F64 x) { return std::sqrt(x.v); }
+struct Logarithm64 {
+  bool needs(BoolMask m) const { return m.v; }
+  F64 log2(F64 x) const { return std::log2(x.v); }
+  F64 log1p(F64 x) const { return std::log1p(x.v); }
+  F64 log(F64 x, F64 rest) const { return 0.5 > rest.v ? std::log1p(-rest.v) : std::log(x.v); }
+  F64 log2_for_power(F64 x, F64 rest, F64 exponent) const {
+    return exponent.v > 3 ? log(x, rest).v * kLog2e<double> : std::log2(x.v);
+  }
+  F64 exponential(const uint32_t* bits) const { return exponential_from_bits<double>(*bits) * kLog2e<double>; }
+  F64 minus_log_bound(const uint32_t*) const { return 23; }  // of all noise
+};
+
+// What a kernel template needs beside the vector type.
+template <class F>
+struct Functions {
+  Logarithm logarithm;
+
+  // whether a lane has to take the way around a loss of accuracy
+  bool needs(Mask m) const { return m.any(); }
+  F32 log2(F32 x) const { return logarithm.log2(x); }
+  // log(1 + x) for x in (-1, 0] with its relative accuracy: what 1 + x rounds off is applied to the logarithm
+  F32 log1p(F32 x) const {
+    const F32 y = F32(1.0f) + x;
+    const F32 log = fma(log2(y), F32(kLn2<float>), (x - (y - F32(1.0f))) * reciprocal(y));
+    return select(y == F32(1.0f), x, log);
+  }
+  // natural, of normal x in (0, 1]; rest = 1 - x, whose relative accuracy counts where it is below 1/2
+  F32 log(F32 x, F32 rest) const {
+    return select(F32(0.5f) > rest, log1p(F32(0.0f) - rest), log2(x) * F32(kLn2<float>));
+  }
+  // log2 of such an x; rest is looked at only where the exponent would show the rounding of x
+  F32 log2_for_power(F32 x, F32 rest, F32 exponent) const {
+    const Mask large = exponent > F32(3.0f);
+    if (!large.any()) return log2(x);
+    return select(large, log(x, rest) * F32(kLog2e<float>), log2(x));
+  }
+  F32 exponential(const uint32_t* bits) const { return logarithm.exponential(U32::load(bits)); }
+
+  // An upper bound of -ln(E'), E' = exponential(bits), in a few instructions: E >= u >= bits / 2^32, and the bit
+  // pattern of a float is below its logarithm. Tight where noise is large; the last term covers all rounding.
+  F32 minus_log_bound(const uint32_t* bits) const {
+    constexpr float ln_ln2 = -0.36651292f, slack = 1e-4f;
+    const F32 pattern = bit_pattern(to_float(U32::load(bits)));
+    return fma(pattern, F32(-kLn2<float> * 0x1p-23f), F32((127 + 32) * kLn2<float> + ln_ln2 + slack));
+  }
+};
+template <>
+struct Functions<F64> : Logarithm64 {};
+
+// For arguments that are known to need no way around.
+struct ModerateFunctions : Functions<F32> {
+  bool needs(Mask) const { return false; }
+  F32 log2_for_power(F32 x, F32, F32) const { return log2(x); }
+};
+
+inline uint32_t low_word(uint64_t x) { return static_cast<uint32_t>(x); }
+inline uint32_t high_word(uint64_t x) { return static_cast<uint32_t>(x >> 32); }
+
+// Philox's round keys.
+struct KeySchedule {
+  static constexpr uint32_t m0 = 0xD2511F53, m1 = 0xCD9E8D57;
+  uint32_t k0[10], k1[10];
+
+  explicit KeySchedule(uint64_t key) {
+    uint32_t a = low_word(key), b = high_word(key);
+    for (int round = 0; round < 10; ++round, a += 0x9E3779B9, b += 0xBB67AE85) {
+      k0[round] = a;
+      k1[round] = b;
+    }
+  }
+};
+
+// The noise integers of a row (see _rng.py), counters (group, row, offset, draw). Counter words that do not vary along the
+// row are folded into per-row constants, so that the first two rounds cost one multiplication each instead of two.
+class RowNoise {
+ public:
+  // fill() writes whole steps of this many columns
+  static constexpr int step = 4 * F32::lanes;
+
+  RowNoise(uint64_t key, uint32_t offset) : keys_(key), offset_product_(uint64_t{KeySchedule::m1} * offset) {}
+
+  void set_row(uint32_t row, uint32_t draw = 0) {
+    round1_high_ = keys_.k1[0] ^ draw;
+    const uint64_t product = uint64_t{KeySchedule::m0} * (high_word(offset_product_) ^ row ^ keys_.k0[0]);
+    round2_high_ = low_word(offset_product_) ^ keys_.k0[1];
+    round2_low_ = high_word(product) ^ keys_.k1[1];
+    round3_low_ = low_word(product) ^ keys_.k1[2];
+  }
+
+  // Words of columns 4 * group onwards; `count` is rounded up to whole steps, `words` is aligned to 64 bytes. Calls
+  // meanwhile(begin, end) for the columns of every few steps: what waits for memory overlaps with the arithmetic.
+  template <class Meanwhile>
+  void fill(uint32_t group, uint32_t* words, int count, const Meanwhile& meanwhile) const {
+    constexpr int in_flight = 4;  // hides the latency of the multiplier
+    constexpr int few = step / block;
+    int done = 0;
+    for (; done + in_flight * block <= count; done += in_flight * block) {
+      blocks<in_flight>(group + done / 4, words + done);
+      meanwhile(done, done + in_flight * block);
+    }
+    for (; done < count; done += few * block) {
+      blocks<few>(group + done / 4, words + done);
+      meanwhile(done, done + few * block);
+    }
+  }
+
+ private:
+  static constexpr int block = 4 * W64::lanes;
+
+  template <int N>
+  void blocks(uint32_t group, uint32_t* words) const {
+    const W64 m0 = W64::set(KeySchedule::m0), m1 = W64::set(KeySchedule::m1);
+    W64 c0[N], c1[N], c2[N], c3[N];
+#pragma GCC unroll 4
+    for (int b = 0; b < N; ++b) {
+      const W64 p0 = multiply(W64::counters(group + b * W64::lanes), m0);
+      const W64 p1 = multiply(xor2(high(p0), W64::set(round1_high_)), m1);
+      const W64 q0 = multiply(xor2(high(p1), W64::set(round2_high_)), m0);
+      const W64 q1 = multiply(xor2(p0, W64::set(round2_low_)), m1);
+      c0[b] = xor3(high(q1), p1, W64::set(keys_.k0[2]));
+      c1[b] = q1;
+      c2[b] = xor2(high(q0), W64::set(round3_low_));
+      c3[b] = q0;
+    }
+    for (int round = 3; round < 9; ++round) {
+      const W64 k0 = W64::set(keys_.k0[round]), k1 = W64::set(keys_.k1[round]);
+#pragma GCC unroll 4
+      for (int b = 0; b < N; ++b) {
+        const W64 p0 = multiply(c0[b], m0), p1 = multiply(c2[b], m1);
+        c0[b] = xor3(high(p1), c1[b], k0);
+        c2[b] = xor3(high(p0), c3[b], k1);
+        c1[b] = p1;
+        c3[b] = p0;
+      }
+    }
+    const W64 k0 = W64::set(keys_.k0[9]), k1 = W64::set(keys_.k1[9]);
+#pragma GCC unroll 4
+    for (int b = 0; b < N; ++b) {
+      const W64 p0 = multiply(c0[b], m0), p1 = multiply(c2[b], m1);
+      store_words(low_xor_then_high(p1, c1[b], k0), low_xor_then_high(p0, c3[b], k1), words + b * block);
+    }
+  }
+
+  KeySchedule keys_;
+  uint64_t offset_product_;
+  uint32_t round1_high_ = 0, round2_high_ = 0, round2_low_ = 0, round3_low_ = 0;
+};
+
+// The same integers for F32::lanes consecutive rows side by side, one row a lane.
+class ColumnNoise {
+ public:
+  ColumnNoise(uint64_t key, uint32_t offset) : keys_(key), offset_product_(uint64_t{KeySchedule::m1} * offset) {}
+
+  void set_rows(uint32_t first) {
+    const W64 mask = W64::set(high_word(offset_product_) ^ keys_.k0[0]);
+    for (int i = 0; i < W64::per_vector; ++i) {
+      round2_[i] = multiply(xor2(W64::rows(first, i), mask), W64::set(KeySchedule::m0));
+    }
+  }
+
+  // Words of columns 4 * group .. 4 * group + 3, each as F32::lanes rows; `words` is aligned to 64 bytes.
+  void fill(uint32_t group, uint32_t* words) const {
+    constexpr int n = W64::per_vector;
+    const W64 m0 = W64::set(KeySchedule::m0), m1 = W64::set(KeySchedule::m1);
+    // What depends on the group alone of the first three rounds; round2_ is what depends on the row alone.
+    const uint64_t first = uint64_t{KeySchedule::m0} * group;
+    const uint64_t second = uint64_t{KeySchedule::m1} * (high_word(first) ^ keys_.k1[0]);
+    const uint64_t third = uint64_t{KeySchedule::m0} * (high_word(second) ^ low_word(offset_product_) ^ keys_.k0[1]);
+    W64 c0[n], c1[n], c2[n], c3[n];
+    for (int i = 0; i < n; ++i) {
+      c1[i] = multiply(xor2(high(round2_[i]), W64::set(low_word(first) ^ keys_.k1[1])), m1);
+      c0[i] = xor2(high(c1[i]), W64::set(low_word(second) ^ keys_.k0[2]));
+      c2[i] = xor2(round2_[i], W64::set(high_word(third) ^ keys_.k1[2]));
+      c3[i] = W64::set(low_word(third));
+    }
+    for (int round = 3; round < 10; ++round) {
+      const W64 k0 = W64::set(keys_.k0[round]), k1 = W64::set(keys_.k1[round]);
+      for (int i = 0; i < n; ++i) {
+        const W64 a = multiply(c0[i], m0), b = multiply(c2[i], m1);
+        c0[i] = xor3(high(b), c1[i], k0);
+        c2[i] = xor3(high(a), c3[i], k1);
+        c1[i] = b;
+        c3[i] = a;
+      }
+    }
+    store_rows(c0, words);
+    store_rows(c1, words + F32::lanes);
+    store_rows(c2, words + 2 * F32::lanes);
+    store_rows(c3, words + 3 * F32::lanes);
+  }
+
+ private:
+  KeySchedule keys_;
+  uint64_t offset_product_;
+  W64 round2_[W64::per_vector];
+};

@@ -1,0 +1,72 @@
+// What the CPU ops make of their arguments.
+#pragma once
+
+#include <algorithm>
+#include <limits>
+#include <optional>
+
+#include "common/row_tiles.h"
+#include "simd/targets.h"
+#include "torch/tensor.h"
+
+namespace dvae {
+
+// tau as kernels use it. A tensor's value is looked at here, where it is at hand.
+struct HostTemperature {
+  double value;
+
+  HostTemperature(const std::optional<Tensor>& tau, double tau_value) : value(tau_value) {
+    if (!tau.has_value()) return;
+    STD_TORCH_CHECK(
+        tau->numel() == 1 && (tau->scalar_type() == ScalarType::Double || tau->scalar_type() == ScalarType::Float),
+        "dvae_kernels: expected tau to be one float32 or float64 value");
+    value = tau->scalar_type() == ScalarType::Double ? *static_cast<const double*>(tau->const_data_ptr())
+                                                     : *static_cast<const float*>(tau->const_data_ptr());
+  }
+  bool zero() const { return value == 0; }
+  bool valid() const { return value >= 0 && value < std::numeric_limits<double>::infinity(); }
+  // Finite in the compute type: times an exponent of zero it must stay zero.
+  double inverse(ScalarType compute) const {
+    const double limit = compute == ScalarType::Double ? std::numeric_limits<double>::max()
+                                                       : double{std::numeric_limits<float>::max()};
+    return std::min(1 / value, limit);
+  }
+};
+
+inline NoiseKey noise_key(const Tensor& key, const Tensor& like) {
+  check_key(key, like);
+  const auto* words = static_cast<const int64_t*>(key.const_data_ptr());
+  return {static_cast<uint64_t>(words[0]), static_cast<uint32_t>(words[key.stride(0)])};
+}
+
+inline std::optional<NoiseKey> optional_noise_key(const std::optional<Tensor>& key, const Tensor& like) {
+  return key.has_value() ? std::optional(noise_key(*key, like)) : std::nullopt;
+}
+
+template <int N>
+RowTiles tiles_of(const RowLayout<N>& layout, ScalarType compute, bool splits_rows) {
+  constexpr int line = 16;  // floats in a cache line, and rows that are handled together
+  // Narrow rows would leave most of a vector empty; strided ones would be gathered. Both go side by side, if a tile of
+  // them stays in the second-level cache.
+  constexpr int64_t narrow = 48, longest = 2048;
+  bool strided = false;
+  for (const RowStrides& s : layout.strides) strided = strided || s.category != 1;
+  const bool columns = compute == ScalarType::Float && layout.categories <= (strided ? longest : narrow);
+  if (columns) return {layout.outer, layout.categories, layout.inner, float_lanes(active_target), true, 1};
+  const auto rows = static_cast<int>(strided ? std::min<int64_t>(line, layout.inner) : 1);
+  const int64_t ranges = splits_rows ? layout.categories / kRowRange : 1;
+  return {layout.outer, layout.categories, layout.inner, rows, false, ranges};
+}
+
+inline Tensor fill(Tensor tensor, double value) { return torch::stable::fill_(tensor, value); }
+
+// Outputs beyond the last-level cache are written past it: nothing there would be read before it is evicted.
+inline bool is_large(const Tensor& tensor) {
+  return tensor.numel() * static_cast<int64_t>(tensor.element_size()) >= int64_t{32} << 20;
+}
+
+inline Buffer optional_buffer(const Tensor& tensor) {
+  return tensor.numel() > 0 ? buffer_of(tensor) : Buffer{nullptr, Storage::float32};
+}
+
+}  // namespace dvae

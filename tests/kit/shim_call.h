@@ -1,0 +1,71 @@
+// What the shims share: a call as ctypes passes it. Pointers and strides are the caller's. Functions that take a call
+// return int, as ctypes expects.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "cuda/arguments.cuh"
+#include "common/elements.h"
+
+constexpr int kMaxShimTensors = 5;
+
+struct ShimCall {
+  int ndim, dim;
+  const int64_t* sizes;
+  const int64_t* strides[kMaxShimTensors];
+  void* data[kMaxShimTensors];
+  int storage[kMaxShimTensors];
+  const int64_t* key;
+  uint32_t row_offset;
+  const void* tau;
+  double tau_value;
+  void* row_parts;
+  int64_t shared_limit;
+
+  dvae::RowCall row_call() const {
+    dvae::shim::shared_limit = static_cast<size_t>(shared_limit);
+    dvae::RowCall call;
+    call.noise = {key, 1, row_offset};
+    call.tau = tau;
+    call.tau_value = tau_value;
+    return call;
+  }
+
+  // Calls run(layout, tensors) with the first N tensors. False where the rows do not collapse; the host code of the
+  // extension then copies.
+  template <int N, class Run>
+  bool with_layout(const Run& run) const {
+    std::array<const int64_t*, N> all;
+    dvae::Buffer tensors[N];
+    for (int t = 0; t < N; ++t) {
+      all[t] = strides[t];
+      tensors[t] = {data[t], static_cast<dvae::Storage>(storage[t])};
+    }
+    dvae::RowLayout<N> layout;
+    if (!dvae::collapse_rows<N>(ndim, sizes, dim, all, &layout)) return false;
+    run(layout, tensors);
+    return true;
+  }
+};
+
+// Of elementwise kernels, on contiguous tensors.
+struct ElementShimCall {
+  int64_t count, index_offset;
+  void* data[kMaxShimTensors];
+  int storage[kMaxShimTensors];
+  const int64_t* key;
+  const void* tau;
+  double tau_value;
+  void* block_sums;
+
+  dvae::RowCall call() const {
+    dvae::RowCall call;
+    call.noise = {key, 1, 0};
+    call.tau = tau;
+    call.tau_value = tau_value;
+    return call;
+  }
+  dvae::ElementBlocks blocks() const { return {count, index_offset}; }
+  dvae::Buffer tensor(int t) const { return {data[t], static_cast<dvae::Storage>(storage[t])}; }
+};
