@@ -31,11 +31,10 @@ class CodesOfHead {
         terms_(allocate<CodeTerms>(padded_)),
         squares_(allocate<double>(count)),
         norms_(allocate<double>(count)),
-        centre_(allocate<float>(padded_columns(columns))),
-        row_centre_(allocate<float>(padded_columns(columns))),
+        centres_(allocate<float>(2 * padded_columns(columns))),
         peaks_(allocate<float>(count)) {
-    codes = {values, count, columns, metric, terms_.get(), squares_.get(), centre_.get(), row_centre_.get(), 0,
-             norms_.get(), peaks_.get()};
+    codes = {values, count, columns, metric, terms_.get(), squares_.get(), centres_.get(),
+             centres_.get() + padded_columns(columns), 0, norms_.get(), peaks_.get()};
     std::fill(codes.terms + count, codes.terms + padded_, CodeTerms{kNaN<double>, 0});
     const auto set_terms = DVAE_DISPATCH(set_code_terms), measure = DVAE_DISPATCH(measure_codes);
     parallel_over_codes(count, columns, [&](int64_t begin, int64_t end) { set_terms(codes, begin, end); });
@@ -81,7 +80,7 @@ class CodesOfHead {
   double largest_length_ = 0, centre_square_ = 0;
   Allocation<CodeTerms> terms_;
   Allocation<double> squares_, norms_;
-  Allocation<float> centre_, row_centre_, peaks_;
+  Allocation<float> centres_, peaks_;
 };
 
 CodePass first_pass(const Codes& codes) {
@@ -103,14 +102,15 @@ class PackedOfHead {
     const int64_t units = (codes.columns + values_per_word - 1) / values_per_word;
     words_.reset(allocate<unsigned char>(tiles * tile * units * (pass == CodePass::doubles ? 8 : 4)));
     const bool exact = pass == CodePass::doubles;
-    const int64_t terms = exact ? tiles * tile : 0, facts = tiles * tile - terms;
-    scales_.reset(allocate<double>(terms));
-    offsets_.reset(allocate<double>(terms));
-    starts_.reset(allocate<float>(facts));
-    sums_.reset(allocate<int32_t>(facts));
-    errors_.reset(allocate<float>(facts));
-    packed = {pass, units, tile, tiles, words_.get(), scales_.get(), offsets_.get(), starts_.get(), sums_.get(),
-              errors_.get(), 1, 0, {}};
+    packed = {pass, units, tile, tiles, words_.get(), nullptr, nullptr, nullptr, nullptr, nullptr, 1, 0, {}};
+    if (exact) {
+      terms_.reset(packed.scales = allocate<double>(2 * tiles * tile));
+      packed.offsets = packed.scales + tiles * tile;
+    } else {
+      starts_.reset(packed.starts = allocate<float>(tiles * tile));
+      sums_.reset(packed.sums = allocate<int32_t>(tiles * tile));
+      errors_.reset(packed.errors = allocate<float>(tiles * tile));
+    }
     if (!exact) packed.scale = scale_of(head, pass);
     const auto pack = DVAE_DISPATCH(pack_codes);
     parallel_over_codes(tiles, tile * codes.columns, [&](int64_t begin, int64_t end) { pack(codes, packed, begin, end); });
@@ -149,7 +149,7 @@ class PackedOfHead {
   }
 
   Allocation<unsigned char> words_;
-  Allocation<double> scales_, offsets_;
+  Allocation<double> terms_;
   Allocation<float> starts_, errors_;
   Allocation<int32_t> sums_;
 };

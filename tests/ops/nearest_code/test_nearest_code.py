@@ -133,7 +133,7 @@ def test_special_values(target: Target) -> None:
         check(target, x[:1], codes, metric, "N = 1")
         check(target, -codes[13:14], codes[13:14] * torch.tensor([[1.0], [0]]), metric, "worse than zeros")
         x64, codes64 = x.double().to(target.device), codes.double().to(target.device)
-        indices = nearest_code(x64, codes64, metric, backend=target.backend)
+        indices = nearest_code(x64, codes64, metric=metric, backend=target.backend)
         assert torch.equal(indices.cpu(), definition(x, codes, metric)[0])
 
 
