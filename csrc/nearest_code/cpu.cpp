@@ -16,7 +16,7 @@
 namespace dvae {
 namespace {
 
-// stage(begin, end) over codes, or tiles of them, that take `elements` each.
+// Calls stage(begin, end) over all codes, or tiles of them, of `elements` each.
 template <class Stage>
 void parallel_over_codes(int64_t count, int64_t elements, const Stage& stage) {
   constexpr int64_t elements_per_thread = 1 << 12;
@@ -32,9 +32,9 @@ class CodesOfHead {
         squares_(allocate<double>(count)),
         norms_(allocate<double>(count)),
         centres_(allocate<float>(2 * padded_columns(columns))),
-        peaks_(allocate<float>(count)) {
+        amax_(allocate<float>(count)) {
     codes = {values, count, columns, metric, terms_.get(), squares_.get(), centres_.get(),
-             centres_.get() + padded_columns(columns), 0, norms_.get(), peaks_.get()};
+             centres_.get() + padded_columns(columns), 0, norms_.get(), amax_.get()};
     std::fill(codes.terms + count, codes.terms + padded_, CodeTerms{kNaN<double>, 0});
     const auto set_terms = DVAE_DISPATCH(set_code_terms), measure = DVAE_DISPATCH(measure_codes);
     parallel_over_codes(count, columns, [&](int64_t begin, int64_t end) { set_terms(codes, begin, end); });
@@ -49,14 +49,16 @@ class CodesOfHead {
   }
 
   double largest_length() const { return largest_length_; }
-  double largest_norm() const { return std::sqrt(*std::max_element(codes.norms, codes.norms + codes.count)) * (1 + 1e-9); }
-  float largest_value() const { return *std::max_element(codes.peaks, codes.peaks + codes.count); }
+  double largest_norm() const {
+    return std::sqrt(*std::max_element(codes.norms, codes.norms + codes.count)) * (1 + 1e-9);
+  }
+  float largest_value() const { return *std::max_element(codes.amax, codes.amax + codes.count); }
   double centre_norm() const { return std::sqrt(centre_square_) * (1 + 1e-9); }
 
   Codes codes;
 
  private:
-  // About the mean: results do not depend on it, so a sample of the codes will do.
+  // About the mean of the codes: no result depends on the centre, so that of a sample serves.
   void find_centre() {
     constexpr int64_t sample = 1024;
     const auto* values = static_cast<const float*>(codes.values.data);
@@ -80,19 +82,19 @@ class CodesOfHead {
   double largest_length_ = 0, centre_square_ = 0;
   Allocation<CodeTerms> terms_;
   Allocation<double> squares_, norms_;
-  Allocation<float> centres_, peaks_;
+  Allocation<float> centres_, amax_;
 };
 
 CodePass first_pass(const Codes& codes) {
   if (codes.values.type == Storage::float64) return CodePass::doubles;
   if (active_target != CpuTarget::avx512_vnni) return CodePass::floats;
-  // Bytes take half the time of shorts, but leave more candidates: they pay where neither few columns tell the codes
-  // apart nor the errors of very many add up.
+  // Bytes take half the time of shorts, but leave more candidates: too many of them where there are few columns to tell
+  // codes apart, or where the errors of very many add up.
   constexpr int64_t fewest = 16, most = 384;
   return codes.columns >= fewest && codes.columns <= most ? CodePass::bytes : CodePass::shorts;
 }
 
-// The codes of one head as a pass takes them, with their memory.
+// The codes of one head packed for one pass, with their memory.
 class PackedOfHead {
  public:
   PackedOfHead(const CodesOfHead& head, CodePass pass) {
@@ -113,7 +115,8 @@ class PackedOfHead {
     }
     if (!exact) packed.scale = scale_of(head, pass);
     const auto pack = DVAE_DISPATCH(pack_codes);
-    parallel_over_codes(tiles, tile * codes.columns, [&](int64_t begin, int64_t end) { pack(codes, packed, begin, end); });
+    const auto pack_tiles = [&](int64_t begin, int64_t end) { pack(codes, packed, begin, end); };
+    parallel_over_codes(tiles, tile * codes.columns, pack_tiles);
     if (!exact) set_bounds(head);
   }
 
@@ -135,7 +138,7 @@ class PackedOfHead {
     const auto [normalised, is_distance] = codes.metric;
     const double scale = packed.scale, largest = head.largest_norm(), half = is_distance ? largest * largest / 2 : 0;
     const double distance = std::sqrt(*std::max_element(packed.errors, packed.errors + packed.tiles * packed.tile));
-    // of normalising, subtracting the centre and dividing by the scale, beside that of rounding to integers
+    // the rounding of normalising, subtracting the centre and dividing by the scale, beside that to integers
     const double rounding = unit * (4 * largest + (normalised ? 2 : 0));
     const double slack = 1 + 4 * unit * static_cast<double>(codes.columns + 16);
     const double error = scale * distance * slack + rounding;
@@ -143,7 +146,7 @@ class PackedOfHead {
     packed.bounds = {largest + error, error, half, 4 * unit * half, head.centre_norm(),
                      is_distance ? head.centre_norm() : 0};
     if (packed.pass != CodePass::floats) return;
-    CodeBounds<double>& bounds = packed.bounds;  // in the scale, which a pass of floats shares with its rows
+    CodeBounds<double>& bounds = packed.bounds;  // floats have one scale for rows and codes
     for (double* length : {&bounds.norm, &bounds.error, &bounds.centre, &bounds.row_centre}) *length /= scale;
     for (double* square : {&bounds.half, &bounds.half_error}) *square = *square / scale / scale;
   }
@@ -154,7 +157,7 @@ class PackedOfHead {
   Allocation<int32_t> sums_;
 };
 
-// Every row goes through passes until one is sure of it; the last one always is.
+// Every row goes through passes until one decides it; the last one always does.
 void search_head(
     const CodesOfHead& head, const Buffer& x, int64_t stride, int64_t count, int64_t* indices, void* scores,
     int64_t* rescored) {
@@ -163,11 +166,11 @@ void search_head(
   bool first = true;
   for (CodePass pass = first_pass(head.codes);; pass = pass < CodePass::floats ? CodePass::floats : CodePass::doubles) {
     const PackedOfHead codes(head, pass);
-    std::vector<uint8_t> open(count);
-    constexpr int64_t tile_rows = 8 * kRowGroup, few = 8 * tile_rows;  // or smaller tiles, so that threads share them
+    std::vector<uint8_t> undecided(count);
+    constexpr int64_t tile_rows = 8 * kRowGroup, few = 8 * tile_rows;  // of few rows, more threads get smaller tiles
     const NearestArgs args{
         &head.codes, &codes.packed, x, stride, first ? nullptr : rows.data(), count,
-        count < few ? 2 * kRowGroup : tile_rows, head.largest_length(), indices, scores, open.data(),
+        count < few ? 2 * kRowGroup : tile_rows, head.largest_length(), indices, scores, undecided.data(),
         first ? &rescored_rows : &ignored, first ? &rescored_blocks : &ignored};
     const auto search = DVAE_DISPATCH(search_rows);
     constexpr int64_t products_per_thread = 1 << 20;  // some ten microseconds
@@ -178,7 +181,7 @@ void search_head(
     if (first) rescored[2] += count * codes.packed.tiles * (codes.packed.tile / (has_avx512(active_target) ? 4 : 2));
     std::vector<int64_t> left;
     for (int64_t i = 0; i < count; ++i) {
-      if (open[i]) left.push_back(first ? i : rows[i]);
+      if (undecided[i]) left.push_back(first ? i : rows[i]);
     }
     rows = std::move(left);
     count = static_cast<int64_t>(rows.size());
@@ -189,7 +192,7 @@ void search_head(
   rescored[1] += rescored_blocks;
 }
 
-// In the compute dtype, contiguous.
+// The codebook in the compute dtype, contiguous.
 Tensor as_values(const Tensor& codebook) {
   const ScalarType compute = compute_type(codebook.scalar_type());
   if (codebook.scalar_type() == compute) return torch::stable::contiguous(codebook);

@@ -1,4 +1,4 @@
-// The codes of nearest_code: measured and packed. Included once per target by foreach_target.h, after cpu_passes.h.
+// Measuring and packing the codes of nearest_code. Included once per target by foreach_target.h, after cpu_passes.h.
 
 // b = scale c - m of one code, then zeros up to whole vectors; all zeros for a code that cannot be chosen.
 inline void centred_code(const Codes& codes, int64_t k, float* to) {
@@ -46,12 +46,12 @@ inline void measure_codes(const Codes& codes, int64_t begin, int64_t end) {
   const Allocation<float> line(allocate<float>(padded));
   for (int64_t k = begin; k < end; ++k) {
     centred_code(codes, k, line.get());
-    F32 peak(0.0f);
+    F32 amax(0.0f);
     for (int64_t d = 0; d < padded; d += F32::lanes) {
       const F32 c = F32::load(line.get() + d);
-      peak = max(peak, max(c, F32(0.0f) - c));
+      amax = max(amax, max(c, F32(0.0f) - c));
     }
-    codes.peaks[k] = reduce_max(peak);
+    codes.amax[k] = reduce_max(amax);
     codes.norms[k] = quick_dot(line.get(), line.get(), padded);
   }
 }

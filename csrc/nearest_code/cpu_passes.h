@@ -1,4 +1,4 @@
-// What the passes of nearest_code do differently: how rows and codes are packed into words, and their dot products.
+// The passes of nearest_code: how each packs rows and codes into words, and multiplies them.
 // Included once per target by foreach_target.h.
 
 constexpr int kCodeVectors = F32::lanes == 16 ? 4 : 2;
@@ -64,7 +64,7 @@ double quick_dot(const A* a, const B* b, int64_t columns) {
   return sum;
 }
 
-// Those of one row and the codes of one lane.
+// Dot products of one row with kCodeVectors vectors of codes, one code per lane.
 template <class T>
 void quick_dots(const T* x, const T* const (&codes)[kCodeVectors], int64_t columns, double* to) {
   Doubles sums[kCodeVectors];
@@ -86,7 +86,7 @@ struct TileTerms {
   const double *scales, *offsets;
 };
 
-// What packing makes of a row or a code, in its scale: squared norm, squared distance to the values, their sum.
+// Measures of a packed row or code, in its scale: squared norm, squared distance to the unpacked values, and sum.
 struct Packed {
   float square, error = 0;
   int32_t sum = 0;
@@ -142,8 +142,8 @@ inline I32 max(I32 a, I32 b) { return {_mm512_max_epi32(a.v, b.v)}; }
 inline int32_t reduce_max(I32 a) { return _mm512_reduce_max_epi32(a.v); }
 inline uint32_t lanes_above(I32 a, int32_t below) { return _mm512_cmpgt_epi32_mask(a.v, _mm512_set1_epi32(below)); }
 
-// Values rounded to integers. The dot products are instructions of AVX512_VNNI, which the flags of this target leave
-// out, and whose intrinsics GCC 12 spills.
+// Values rounded to integers. The dot products are AVX512_VNNI instructions in assembly: the flags of this target leave
+// them out, and GCC 12 spills their intrinsics.
 template <int values_per_word>
 struct IntegerPass {
   using Word = int32_t;
@@ -153,7 +153,7 @@ struct IntegerPass {
   static I32 spread(int32_t word) { return {_mm512_set1_epi32(word)}; }
   static I32 finish(I32 sum, const TileTerms&, int) { return sum; }
 
-  // shift: what is added to each integer after rounding
+  // shift: added to each integer after rounding
   static Packed pack(const float* values, int64_t columns, float inverse_scale, int shift, int32_t* words, int64_t step) {
     constexpr int per_vector = F32::lanes / values_per_word;
     F32 square(0.0f), error(0.0f);

@@ -2,7 +2,7 @@
 //
 // A block scores a tile of rows against all codes in float32, tile by tile, as a matrix product in registers. Of a row,
 // each of its threads keeps the best maximum among the blocks of eight codes that it sees, where that was, and the
-// second best. What the bound of formulas.h leaves open is then scored by the definition.
+// second best. Rows that the bound of formulas.h leaves undecided are then scored by the definition.
 #pragma once
 
 #include "cuda/access.cuh"
@@ -37,7 +37,7 @@ struct HeadMatrix {
   }
 };
 
-// Sizes of what is computed of the codes first.
+// Sizes of the codes, and of the memory for packing them.
 struct NearestSizes {
   int64_t heads, codes, columns;
 
@@ -159,7 +159,7 @@ __global__ void __launch_bounds__(kNearestThreads) centre_codes_kernel(RowPlan, 
   args.scales[2 * head + 1] = spread.square * scale * scale;
 }
 
-// A thread for each code of a tile: what the first pass reads of it.
+// A thread for each code of a tile packs it for the first pass.
 template <class Acc>
 __global__ void __launch_bounds__(kNearestTile) code_tiles_kernel(RowPlan, NearestArgs<Acc> args) {
   DVAE_SHARED_MEMORY(memory);
@@ -184,7 +184,7 @@ __global__ void __launch_bounds__(kNearestTile) code_tiles_kernel(RowPlan, Neare
   if (threadIdx.x == 0) args.squares[blockIdx.x] = square;
 }
 
-// Of the codes, from the largest |b|^2 and |m|^2; float32, so that what overflows there leaves everything open.
+// The bounds of the codes, from the largest |b|^2 and |m|^2. In float32: a bound that overflows leaves all undecided.
 DVAE_HD inline CodeBounds<float> float_bounds(
     double square, double centre_square, int64_t columns, const Metric& metric) {
   const auto up = [](double x) { return static_cast<float>(x * 1.000001); };  // more than its rounding takes away
@@ -194,7 +194,7 @@ DVAE_HD inline CodeBounds<float> float_bounds(
   return {norm, error, half, 0x1.01p-24f * half + 0x1p-149f, m, metric.distance ? m : 0};
 }
 
-// Of a row, from |a|^2.
+// The error of a row's scores, from |a|^2.
 DVAE_HD inline float float_pass_error(const CodeBounds<float>& codes, double square, int64_t columns) {
   constexpr PassArithmetic pass = kFloatPass;
   const auto norm = static_cast<float>(sqrt(square) * 1.000001);
@@ -243,7 +243,7 @@ __device__ void load_runs(const float* source, float (&to)[N]) {
   }
 }
 
-// What a thread knows of a row.
+// A thread's best blocks for a row.
 struct KeptBlocks {
   float best, second;  // maxima of its blocks of codes
   int32_t tile;        // of the best
@@ -362,7 +362,7 @@ __global__ void __launch_bounds__(kNearestThreads, sizeof(Acc) == 4 ? 2 : 1)
   }
   wait_for_copies<0>();
 
-  // What is kept goes where the tiles were; from now on groups of threads take a row each.
+  // The best blocks go where the tiles were; from now on groups of threads take a row each.
   KeptBlocks* const all_kept = reinterpret_cast<KeptBlocks*>(memory);
 #pragma unroll
   for (int i = 0; i < kRows; ++i) all_kept[place_in_tile<kRows>(ty, i) * kNearestSide + tx] = kept[i];
@@ -376,7 +376,7 @@ __global__ void __launch_bounds__(kNearestThreads, sizeof(Acc) == 4 ? 2 : 1)
   for (int64_t t = lane; t < tiles; t += kRowLanes) largest = fmax(largest, args.squares[head * tiles + t]);
   merge_lanes(largest, [](double& a, double b) { a = fmax(a, b); });
   const CodeBounds<float> bounds = float_bounds(largest, args.scales[2 * head + 1], columns, args.metric);
-  unsigned long long open_rows = 0, scored_blocks = 0;
+  unsigned long long undecided_rows = 0, scored_blocks = 0;
 #pragma unroll 1
   for (int slot = thread / kRowLanes; slot < kTile; slot += kNearestThreads / kRowLanes) {
     const bool exists = first_row + slot < args.x.rows;
@@ -401,7 +401,7 @@ __global__ void __launch_bounds__(kNearestThreads, sizeof(Acc) == 4 ? 2 : 1)
     unsigned long long blocks = 0;
     if (exists && norm.infinite == 0) {
       for (int i = 0; i < kNearestSide; ++i) {
-        // NaN leaves everything open
+        // NaN leaves all blocks undecided
         const bool all = !(row_kept[i].second < threshold), one = !(row_kept[i].best < threshold);
         int64_t t = all ? 0 : row_kept[i].tile;
         const int64_t end = all ? tiles : one ? t + 1 : t;
@@ -428,11 +428,11 @@ __global__ void __launch_bounds__(kNearestThreads, sizeof(Acc) == 4 ? 2 : 1)
     if (lane == 0 && exists) {
       args.indices[head * args.x.rows + row] = winner.code;
       if (args.scores) args.scores[head * args.x.rows + row] = static_cast<Acc>(winner.score);
-      open_rows += blocks > 1;
+      undecided_rows += blocks > 1;
       scored_blocks += blocks;
     }
   }
-  if (open_rows) atomicAdd(args.rescored, open_rows);
+  if (undecided_rows) atomicAdd(args.rescored, undecided_rows);
   if (scored_blocks) atomicAdd(args.rescored + 1, scored_blocks);
   if (blockIdx.x == 0 && thread == 0) {
     const int64_t rest = sizes.codes - (tiles - 1) * kNearestTile, quads = (rest + 3) / 4;
