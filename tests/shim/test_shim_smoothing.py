@@ -14,7 +14,7 @@ from torch import Tensor
 from contract.harness import Case, assert_keeps_the_contract, largest, noise_key
 from contract.ops.smoothing import ROOM
 from dvae_kernels import _rng
-from dvae_kernels._elements import new_parts
+from dvae_kernels._elements import new_parameter_gradient
 from dvae_kernels.ops.smoothing import SMOOTHING_KINDS, reference, smoothing_log_prob, smoothing_transform
 
 CONTINUOUS = [kind for kind in SMOOTHING_KINDS if kind != "power_mixture"]  # whose noise has a gradient
@@ -62,7 +62,7 @@ class Shim(ElementShim):
     def smoothing_bwd(self, grad: Tensor, logits: Tensor, noise: Tensor | None, key: Tensor | None,
                       beta: Tensor | None, beta_value: float, kind: str, index_offset: int, beta_grad: bool,
                       noise_grad: bool) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        dlogits, dbeta = torch.empty_like(logits), new_parts(logits, beta, beta_grad)
+        dlogits, dbeta = torch.empty_like(logits), new_parameter_gradient(logits, beta, beta_grad)
         compute = _rng.compute_dtype(logits.dtype)
         dnoise = torch.empty_like(logits, dtype=compute) if noise_grad else logits.new_empty((0,), dtype=compute)
         written = dbeta if beta_grad else None, dnoise if noise_grad else None
@@ -80,7 +80,11 @@ class Shim(ElementShim):
         self, grad: Tensor, zeta: Tensor, logits: Tensor, beta: Tensor | None, beta_value: float, kind: str,
         beta_grad: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        dzeta, dlogits, dbeta = torch.empty_like(zeta), torch.empty_like(logits), new_parts(logits, beta, beta_grad)
+        dzeta, dlogits, dbeta = (
+            torch.empty_like(zeta),
+            torch.empty_like(logits),
+            new_parameter_gradient(logits, beta, beta_grad),
+        )
         self.call("shim_log_prob_bwd", kind, [grad, zeta, logits, dzeta, dlogits], _each(beta), outputs=2,
                   written=(dbeta if beta_grad else None,), beta=beta, beta_value=beta_value)  # fmt: skip
         return dzeta, dlogits, dbeta

@@ -34,8 +34,8 @@ def values(function: str, shape: tuple[int, ...], scale: float = 2.0) -> Inputs:
 
 def evaluate(function: str, inputs: Inputs, dim: int, backend: str) -> Tensor:
     if function == "gumbel_softmax_log_prob":
-        return gumbel_softmax_log_prob(inputs["y"], inputs["logits"], inputs["tau"], dim, backend=backend)
-    return categorical_kl(inputs["logits"], dim, prior=inputs.get("prior"), backend=backend)
+        return gumbel_softmax_log_prob(inputs["y"], inputs["logits"], inputs["tau"], dim=dim, backend=backend)
+    return categorical_kl(inputs["logits"], inputs.get("prior"), dim=dim, backend=backend)
 
 
 def categorical_case(
@@ -167,6 +167,9 @@ ROOM = Room(
                 "scalar": ({"logits": torch.zeros(())}, ValueError, _SCALAR),
                 "prior dtype": ({"prior": _X.double()}, TypeError, "expected prior of dtype float32, got float64"),
                 "prior device": ({"prior": _X.to("meta")}, ValueError, "expected prior on cpu, got meta"),
+                "prior int": (
+                    {"prior": 1}, TypeError, "expected prior to be a Tensor, got int (dim is keyword-only)",
+                ),
                 "prior shape": (
                     {"prior": torch.zeros(2)}, ValueError, "expected prior that broadcasts to (2, 3), got shape (2,)",
                 ),
