@@ -6,12 +6,12 @@ alone, so the blocks change nothing.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from dvae_kernels._dtypes import compute_dtype
-from dvae_kernels.ops.gumbel_softmax.schemas import ARGMAX
+from dvae_kernels.ops.gumbel_softmax.schemas import GUMBEL_ARGMAX
 from dvae_kernels.ops.vector_quantize.formulas import code_logits, scoring_codes
+from dvae_kernels.ops.vector_quantize.schemas import new_indices
 
 # Scores of a block: 2 MiB of float32 on a CPU. On a GPU each block costs some launches.
 _BLOCK = {"cpu": 1 << 19, "cuda": 1 << 23}
@@ -27,10 +27,5 @@ def sample_codes(
     for first in range(0, rows, step):
         block = slice(first, first + step)
         logits = code_logits(x[:, block], codes, offsets, centre, temperature)
-        indices[:, block] = ARGMAX[backend](logits, key, 1, row_offset + first * heads).t().clamp(min=0)
+        indices[:, block] = GUMBEL_ARGMAX[backend](logits, key, 1, row_offset + first * heads).t().clamp(min=0)
     return indices
-
-
-def new_indices(x: Tensor) -> Tensor:
-    """One index a row of x [H, N, D]."""
-    return x.new_empty(x.shape[:2], dtype=torch.int64)

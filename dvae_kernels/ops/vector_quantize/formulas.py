@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dvae_kernels._autograd import without_autocast
-from dvae_kernels.ops.nearest_code.formulas import METRICS
+from dvae_kernels.ops.nearest_code import METRICS
 
 
 def scoring_codes(codebook: Tensor, metric: str, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:

@@ -16,8 +16,8 @@ from dvae_kernels import _autograd, _backend, _rng, _validate
 from dvae_kernels._indices import MASKED
 from dvae_kernels._rows import by_head, from_heads
 from dvae_kernels.ops.codebook import code_sums
-from dvae_kernels.ops.codebook.op import CODE_SUMS
-from dvae_kernels.ops.nearest_code.formulas import METRICS
+from dvae_kernels.ops.codebook.schemas import CODE_SUMS
+from dvae_kernels.ops.nearest_code import METRICS
 from dvae_kernels.ops.nearest_code.schemas import NEAREST_CODE
 from dvae_kernels.ops.vector_quantize import reference
 from dvae_kernels.ops.vector_quantize.schemas import SAMPLE_CODES, VECTOR_QUANTIZE_BWD, VECTOR_QUANTIZE_FWD

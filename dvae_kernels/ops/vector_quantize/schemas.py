@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels._library import define_op
-from dvae_kernels.ops.vector_quantize import composition, reference
+from dvae_kernels.ops.vector_quantize import reference
 
 _TRITON = "dvae_kernels.ops.vector_quantize.triton_kernels"
 
@@ -23,6 +24,11 @@ def new_quantized(x: Tensor, codebook: Tensor, keep_codes: bool) -> tuple[Tensor
 def new_gradients(x: Tensor, codes_grad: bool) -> tuple[Tensor, Tensor]:
     rows, columns = x.shape
     return x.new_empty((rows, columns)), x.new_empty((rows if codes_grad else 0, columns), dtype=compute_dtype(x.dtype))
+
+
+def new_indices(x: Tensor) -> Tensor:
+    """One index a row of x [H, N, D]."""
+    return x.new_empty(x.shape[:2], dtype=torch.int64)
 
 
 # Of x [N, D], codebook [K, D] and indices [N]: (quantized [N, D] in the dtype of x, the codes [N, D] in the codebook's,
@@ -47,6 +53,6 @@ VECTOR_QUANTIZE_BWD = define_op(
 SAMPLE_CODES = define_op(
     "sample_codes(Tensor x, Tensor codebook, Tensor key, str metric, float temperature, SymInt row_offset) -> Tensor",
     reference=reference.sample_codes,
-    composed=composition.sample_codes,
-    allocate=composition.new_indices,
+    composed="dvae_kernels.ops.vector_quantize.composition:sample_codes",
+    allocate=new_indices,
 )

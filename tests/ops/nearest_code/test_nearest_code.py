@@ -13,8 +13,7 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
 from dvae_kernels import _backend, nearest_code, nearest_code_scores
-from dvae_kernels.ops.nearest_code import reference
-from dvae_kernels.ops.nearest_code.formulas import METRICS
+from dvae_kernels.ops.nearest_code import METRICS, reference
 from dvae_kernels.ops.nearest_code.schemas import NEAREST_CODE
 from kit.layouts import LAYOUTS, lay_out, storage_bytes
 from kit.targets import CAPABILITIES, TARGETS, Target, params, ready

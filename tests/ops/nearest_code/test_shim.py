@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dvae_kernels.ops.nearest_code import reference
-from dvae_kernels.ops.nearest_code.formulas import METRICS
+from dvae_kernels.ops.nearest_code import METRICS, reference
 from kit.shim import H100_SHARED, STORAGE, assert_unbroken, compile_shim, fenced
 from ops.nearest_code.cases import DATA, data
 

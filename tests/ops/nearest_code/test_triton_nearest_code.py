@@ -13,8 +13,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("needs TRITON_INTERPRET=1 before Triton kernels are decorated", allow_module_level=True)
 pytest.importorskip("triton")
 
-from dvae_kernels.ops.nearest_code import triton_kernels, triton_packing
-from dvae_kernels.ops.nearest_code.formulas import METRICS
+from dvae_kernels.ops.nearest_code import METRICS, triton_kernels, triton_packing
 from ops.nearest_code.cases import data, definition
 
 pytestmark = pytest.mark.interpret
