@@ -1,4 +1,4 @@
-"""What a metric is, for every backend; csrc/nearest_code/formulas.h is its twin."""
+"""The metrics, for all Python backends; csrc/nearest_code/formulas.h is the twin."""
 
 from __future__ import annotations
 

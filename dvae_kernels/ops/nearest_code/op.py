@@ -15,7 +15,7 @@ PRECISIONS = ("exact", "fp32", "bf16")
 
 
 class NearestCode(NamedTuple):
-    """What :func:`nearest_code_scores` returns."""
+    """The result of :func:`nearest_code_scores`."""
 
     indices: Tensor
     scores: Tensor
@@ -77,7 +77,11 @@ def nearest_code_scores(
     """:func:`nearest_code` with the scores of the chosen codes, and how much of the work the first pass left undecided.
 
     Args:
-        x, codebook, metric, precision, backend: as for :func:`nearest_code`.
+        x: the rows, [..., D], or [..., H, D] for a codebook of H heads.
+        codebook: the codes, [K, D] or [H, K, D].
+        metric: the name of s, as for :func:`nearest_code`.
+        precision: "exact", "fp32" or "bf16", as for :func:`nearest_code`.
+        backend: "cpp", "triton", "cuda" or "reference" instead of the automatic choice.
 
     Returns:
         (indices, scores, rescored), a NamedTuple; none is differentiable.
@@ -92,7 +96,9 @@ def nearest_code_scores(
         rows or no pass came first.
 
     Raises:
-        As :func:`nearest_code`.
+        TypeError, ValueError, BackendUnavailable: as :func:`nearest_code`.
+
+    Source: as for :func:`nearest_code`; the bound that makes it exact is derived on the op's page.
 
     Example:
         >>> codebook = torch.tensor([[0.0, 0.0], [1.0, 1.0], [5.0, 5.0]])

@@ -17,7 +17,8 @@ _BLOCK = 1 << 20  # scores that exist at a time
 def nearest_code(
     x: Tensor, codebook: Tensor, metric: str, precision: str, with_score: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(indices [H, N], their scores [H, N] or empty, counts of what was re-scored) of x [H, N, D], codebook [H, K, D].
+    """(indices [H, N], their scores [H, N] or empty, counts of re-scored rows and blocks) of x [H, N, D] and codebook
+    [H, K, D].
 
     Every score is in float64 whatever the precision, and none is re-scored. A block is D additions to a matrix: under
     torch.compile they are unrolled, as blocks are.

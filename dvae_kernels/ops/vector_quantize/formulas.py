@@ -10,8 +10,8 @@ from dvae_kernels.ops.nearest_code import METRICS
 
 
 def scoring_codes(codebook: Tensor, metric: str, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """(codes, offsets [H, 1, K], centre [H, 1, D]) with s(k) = (x - centre) . codes_k + offset_k, up to what is the
-    same for all codes. A code that is not finite has offset -inf."""
+    """(codes, offsets [H, 1, K], centre [H, 1, D]) with s(k) = (x - centre) . codes_k + offset_k, up to a
+    constant of the row. A code that is not finite has offset -inf."""
     codes = codebook.to(dtype)
     finite = codes.isfinite().all(2, keepdim=True)
     codes = torch.where(finite, codes, 0)

@@ -27,7 +27,7 @@ REDUCTIONS = ("mean", "sum", "none")
 
 
 class VectorQuantized(NamedTuple):
-    """What :func:`vector_quantize` returns."""
+    """The result of :func:`vector_quantize`."""
 
     quantized: Tensor
     indices: Tensor
@@ -35,7 +35,7 @@ class VectorQuantized(NamedTuple):
 
 
 class _Options(NamedTuple):
-    """Of a call, what is not a tensor."""
+    """The arguments of a call that are not tensors."""
 
     heads: int
     reduction: str
@@ -179,12 +179,13 @@ def vector_quantize(
             the codebook follows moving averages (:func:`ema_update_`).
         gradient: to x from the quantized rows. "straight_through": theirs, unchanged. "rotation": theirs, turned and
             stretched as x was into its code.
-        metric: "l2" or "cosine", by which the nearest code is chosen; the losses are squared distances with either.
+        metric: "l2" or another name of :func:`nearest_code`'s score s, by which the nearest code is chosen; the losses
+            are squared distances with any.
         mask: bool, broadcastable to the shape of x without D and H: True for rows that are real, False for padding.
         reduction: of the losses: "mean" over all elements of real rows, "sum", or "none": one of each row.
-        temperature: a finite number >= 0. Above 0 codes are drawn, with probabilities that go as exp(-|x - c|^2 /
-            temperature), or exp(2 x . c / (|c| temperature)) with the cosine metric; at 0 the nearest is taken and
-            nothing is drawn.
+        temperature: a finite number >= 0. Above 0 code k is drawn with a probability that goes as
+            exp(2 s(k) / temperature): exp(-|x - c_k|^2 / temperature) with l2. At 0 the nearest is taken and nothing
+            is drawn.
         key: int64[2] = (seed, offset) on the device of x: the identity of the noise.
         seed: an int, taken modulo 2^64; short for the key (seed, 0).
         generator: a torch.Generator to draw the key from; without key, seed or generator, torch's default one. Under

@@ -1,6 +1,6 @@
 """Vector quantization in plain torch: the definition that every backend is tested against.
 
-The ops have the signatures of schemas.py, those on rows take them as [N, D].
+The ops have the signatures of schemas.py; ops on rows take them as [N, D].
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def vector_quantize_bwd(
     rotation: bool,
     codes_grad: bool,
 ) -> tuple[Tensor, Tensor]:
-    """(dx, dcodes in the compute dtype or nothing). Differentiable, to what the losses do not hold constant."""
+    """(dx, dcodes in the compute dtype or nothing). Differentiable to the side that a loss does not hold constant."""
     dtype, compute = x.dtype, compute_dtype(x.dtype)
     masked = (indices == MASKED)[:, None]
     x, codes = torch.where(masked, 0, x).to(compute), torch.where(masked, 0, codes).to(compute)

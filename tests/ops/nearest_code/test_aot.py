@@ -68,9 +68,9 @@ def test_machine_code(case: Case, compiled: dict[Case, Future[list[Binary]]]) ->
     check(binaries["half_rows"], case, _HALF_ROWS, Ceiling(80, 512))
     check_product(binaries["block_maxima"], case)
     decide = binaries["decide"]
-    # within a warp, 32 of them on a multiprocessor; columns of the codes as they come, by eight and one by one
+    # within a warp, 32 of them on a multiprocessor; columns of the codes by eight and one by one, then the terms
     assert decide.usage["SHARED"] == 0 and decide.usage["REG"] <= 64, f"{case}: {decide.usage}"
-    assert 8 <= decide.count("DFMA") / max(1, decide.per_thread) <= 16, f"{case}: {decide.opcodes}"
+    assert 9 <= decide.count("DFMA|DADD|DMUL") / max(1, decide.per_thread) <= 17, f"{case}: {decide.opcodes}"
 
 
 def check_product(binary: Binary, case: Case) -> None:
