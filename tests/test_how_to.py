@@ -67,7 +67,7 @@ def build(example: Path) -> str:
     (example / "target.cpp").write_text(TARGET)
     library = example / "squared_norm.so"
     subprocess.run(
-        [compiler, "-std=c++17", "-O1", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror",
+        [compiler, "-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-shared", "-Wall", "-Wextra", "-Werror",
          "-DTORCH_TARGET_VERSION=0x020b000000000000", f"-I{example / 'csrc'}", f"-I{ROOT / 'csrc'}",
          "-isystem", str(home / "include"), str(example / "target.cpp"), str(example / "csrc/squared_norm/cpu.cpp"),
          f"-L{home / 'lib'}", "-Wl,--no-as-needed", "-ltorch_cpu", "-ltorch", "-o", str(library)],
