@@ -1,6 +1,7 @@
-// Includes DVAE_KERNELS (a header without include guard) once per CPU target, inside namespace dvae::<target>, with
-// the layer of <target>.h. Target pragmas rather than compiler flags: code of a higher target can then not
-// leak through inline functions of the standard library, all of whose headers must be included before this one.
+// Includes DVAE_KERNELS (a header without include guard) once per CPU target: inside namespace dvae::<target>, behind
+// the SIMD layer of the target, in an anonymous namespace, so that no two ops share a name. Target pragmas rather than
+// compiler flags: code of a higher target can then not leak through inline functions of the standard library, whose
+// headers must all be included before this one.
 
 #include <algorithm>
 #include <array>
@@ -13,8 +14,12 @@
 #include <type_traits>
 #include <vector>
 
+#include "common/elements.h"
+#include "common/indices.h"
+#include "common/noise.h"
+#include "common/rows.h"
+#include "common/scalar_math.h"
 #include "simd/intrinsics.h"
-#include "common/numerics.h"
 #include "simd/tables.h"
 
 #if defined(__clang__)
@@ -29,30 +34,41 @@
 
 #if defined(__x86_64__)
 
+#define DVAE_TARGET avx512
 #define DVAE_SIMD_AVX512 1
 DVAE_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
 namespace dvae::avx512 {
-#include "simd/avx512.h"
-#include "simd/math.h"
+#include "simd/layer.h"
+namespace {
 #include DVAE_KERNELS
+}  // namespace
 }  // namespace dvae::avx512
 DVAE_TARGET_END
 #undef DVAE_SIMD_AVX512
+#undef DVAE_TARGET
 
+#define DVAE_TARGET avx2
+#define DVAE_SIMD_AVX2 1
 DVAE_TARGET_BEGIN("avx2,fma,f16c")
 namespace dvae::avx2 {
-#include "simd/avx2.h"
-#include "simd/math.h"
+#include "simd/layer.h"
+namespace {
 #include DVAE_KERNELS
+}  // namespace
 }  // namespace dvae::avx2
 DVAE_TARGET_END
+#undef DVAE_SIMD_AVX2
+#undef DVAE_TARGET
 
 #endif
 
+#define DVAE_TARGET baseline
 #define DVAE_SIMD_BASELINE 1
 namespace dvae::baseline {
-#include "simd/baseline.h"
-#include "simd/math.h"
+#include "simd/layer.h"
+namespace {
 #include DVAE_KERNELS
+}  // namespace
 }  // namespace dvae::baseline
 #undef DVAE_SIMD_BASELINE
+#undef DVAE_TARGET

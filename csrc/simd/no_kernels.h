@@ -1,0 +1,1 @@
+// A kernel file without kernels, for editor.h.
