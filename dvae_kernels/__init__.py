@@ -8,10 +8,11 @@ Importing this loads neither triton nor a compiled module; each is loaded by the
 from dvae_kernels import nn
 from dvae_kernels._backend import BackendUnavailable, use_backend
 from dvae_kernels.ops.binary_concrete import binary_concrete, binary_concrete_log_prob
-from dvae_kernels.ops.categorical import categorical_kl, gumbel_softmax_log_prob
+from dvae_kernels.ops.categorical_kl import categorical_kl
 from dvae_kernels.ops.codebook import code_statistics, ema_update_
 from dvae_kernels.ops.gumbel_softmax import gumbel_argmax, gumbel_softmax
 from dvae_kernels.ops.gumbel_softmax_embed import gumbel_softmax_embed
+from dvae_kernels.ops.gumbel_softmax_log_prob import gumbel_softmax_log_prob
 from dvae_kernels.ops.nearest_code import nearest_code
 from dvae_kernels.ops.smoothing import SMOOTHING_KINDS, smoothing_log_prob, smoothing_transform
 from dvae_kernels.ops.vector_quantize import vector_quantize

@@ -23,6 +23,23 @@ def needs_function(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
+def apply_or_forward(
+    function: type[torch.autograd.Function],
+    differentiable: tuple[Tensor | None, ...],
+    *constants: Any,
+    borrows_key: bool = False,
+) -> Any:
+    """function.apply(*differentiable, *constants), or its forward alone where no gradient can be asked for.
+
+    borrows_key: the first of the constants is a noise key of the caller, who may advance it before backward.
+    """
+    if not needs_function(*differentiable):
+        return function.forward(*differentiable, *constants)
+    if borrows_key:
+        constants = (constants[0].clone(), *constants[1:])
+    return function.apply(*differentiable, *constants)
+
+
 def transformed() -> bool:
     """Whether a transform of torch.func is active: whether it differentiates cannot be seen from requires_grad."""
     return torch._C._are_functorch_transforms_active()
@@ -34,6 +51,11 @@ def differentiated_twice() -> bool:
     Compiled graphs never do that, and dynamo cannot trace a Function inside a backward.
     """
     return torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+def backward_backend(backend: str) -> str:
+    """Inside a backward: the backend of its op, plain torch where autograd is to differentiate the gradient in turn."""
+    return "reference" if differentiated_twice() else backend
 
 
 def quick_apply(function: Function) -> Function:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -16,7 +18,8 @@ def define_op(
     schema: str,
     *,
     reference: Callable[..., Any],
-    fake: Callable[..., Any],
+    allocate: Callable[..., Any] | None = None,
+    fake: Callable[..., Any] | None = None,
     triton: str | None = None,
     composed: Callable[..., Any] | None = None,
 ) -> dict[str, Callable[..., Any]]:
@@ -24,13 +27,17 @@ def define_op(
 
     schema: `name(arguments) -> returns`. `reference` is a function of plain torch with those arguments, which stays
     one, so that torch.compile sees into it. `cpp` and `cuda` get their kernels when their module is loaded; `triton`
-    is the launcher `"module:function"`, imported at the first call. `fake` gives shapes, dtypes and strides to
-    torch.compile and is the same for every backend, so all of them must allocate alike.
+    is the launcher `"module:function"`, imported at the first call. `allocate` makes the outputs, not written, from
+    some of the arguments, which it names as the schema does. Launchers call it, and it is the op's fake: torch.compile
+    takes the same shapes, dtypes and strides for every backend, so all of them must allocate alike.
 
     In place of kernels, an op may be `composed` of other ops: a function of the backend's name and the arguments, whose
     loops and shapes torch.compile does not see.
     """
     name, signature = schema.split("(", 1)
+    if fake is None:
+        assert allocate is not None
+        fake = _allocating(signature, allocate)
     implementations: dict[str, Callable[..., Any]] = {"reference": reference}
     for backend in ("cpp", "triton", "cuda"):
         _LIBRARY.define(f"{name}.{backend}({signature}", tags=(torch.Tag.pt2_compliant_tag,))
@@ -46,6 +53,19 @@ def define_op(
         for key in ("CPU", "CUDA"):  # Triton on CPU: under the interpreter
             _LIBRARY.impl(f"{name}.{backend}", kernel, key)
     return implementations
+
+
+def _allocating(signature: str, allocate: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of an op's arguments that passes `allocate` those it names."""
+    names = re.findall(r"(\w+)[,)]", signature.split("->")[0])
+    wanted = list(inspect.signature(allocate).parameters)
+    assert set(wanted) <= set(names), f"{allocate.__name__}: no {set(wanted) - set(names)} in ({signature}"
+
+    def fake(*args: Any, **kwargs: Any) -> Any:
+        values = dict(zip(names, args)) | kwargs
+        return allocate(*(values[name] for name in wanted))
+
+    return fake
 
 
 class _Lazy:

@@ -14,6 +14,8 @@ import math
 import torch
 from torch import Tensor
 
+from dvae_kernels._dtypes import compute_dtype
+
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -136,35 +138,3 @@ def uniform_like(logits: Tensor, key: Tensor, *, index_offset: int = 0, draw: in
     """Uniform noise of the stream for every element of `logits`, in the compute dtype, and its complement."""
     bits = element_bits(key, logits.numel(), index_offset=index_offset, draw=draw).reshape(logits.shape)
     return bits_to_uniform(bits, compute_dtype(logits.dtype))
-
-
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float64 for float64, float32 for everything narrower."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def sample_dtype(logits: Tensor) -> torch.dtype:
-    """The dtype of samples: the logits' own, or float32 for half logits under autocast."""
-    half = logits.dtype in (torch.float16, torch.bfloat16)
-    device = logits.device.type
-    autocast = half and torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    return torch.float32 if autocast else logits.dtype
-
-
-def split_temperature(tau: float | Tensor, dtype: torch.dtype) -> tuple[Tensor | None, float]:
-    """A (validated) temperature as ops take it beside logits of `dtype`: a scalar tensor of the compute dtype, or a
-    finite number of it."""
-    compute = compute_dtype(dtype)
-    if isinstance(tau, Tensor):
-        return tau.to(compute).reshape(()), 0.0
-    return None, min(float(tau), torch.finfo(compute).max)
-
-
-def split_sharpness(beta: float | Tensor, logits: Tensor) -> tuple[Tensor | None, float]:
-    """A (validated) beta as ops take it: a tensor of the compute dtype, scalar or of the shape of the logits, or a
-    positive finite number of it."""
-    compute = compute_dtype(logits.dtype)
-    if isinstance(beta, Tensor):
-        return beta.to(compute).reshape(()) if beta.numel() == 1 else beta.to(compute).expand(logits.shape), 0.0
-    limits = torch.finfo(compute)
-    return None, max(min(float(beta), limits.max), limits.tiny)

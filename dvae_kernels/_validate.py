@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+from dvae_kernels._dtypes import FLOATS
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -59,8 +59,7 @@ def broadcast_with_logits(op: str, name: str, tensor: Tensor, logits: Tensor) ->
 
 def dimension(op: str, tensor: Tensor, dim: Any) -> int:
     """`dim` counted from the front."""
-    if not isinstance(dim, int) or isinstance(dim, bool):
-        raise TypeError(f"{op}: expected dim to be an int, got {type_name(dim)}")
+    integer(op, "dim", dim)
     n = tensor.dim()
     if n == 0:
         raise ValueError(f"{op}: expected at least one dimension, got a scalar")
@@ -77,9 +76,7 @@ def some_category(op: str, shape: torch.Size, dim: int) -> None:
 
 def codebook(op: str, codes: Any, x: Tensor) -> None:
     """Codes [K, D], or [H, K, D] for heads, that go with the rows of x, [..., D] or [..., H, D]."""
-    floating(op, "codebook", codes)
-    if codes.dim() not in (2, 3):
-        raise ValueError(f"{op}: expected codebook of shape [K, D] or [H, K, D], got {tuple(codes.shape)}")
+    codebook_shape(op, codes)
     if 0 in codes.shape:
         raise ValueError(f"{op}: expected a codebook with codes, got shape {tuple(codes.shape)}")
     row = (*codes.shape[:-2], codes.shape[-1])
@@ -90,6 +87,13 @@ def codebook(op: str, codes: Any, x: Tensor) -> None:
     if (x.dtype == torch.float64) != (codes.dtype == torch.float64):
         names = f"{dtype_name(x.dtype)} and {dtype_name(codes.dtype)}"
         raise TypeError(f"{op}: expected x and codebook both float64 or neither, got {names}")
+
+
+def codebook_shape(op: str, codes: Any) -> None:
+    """Codes [K, D], or [H, K, D] for heads."""
+    floating(op, "codebook", codes)
+    if codes.dim() not in (2, 3):
+        raise ValueError(f"{op}: expected codebook of shape [K, D] or [H, K, D], got {tuple(codes.shape)}")
 
 
 def one_of(op: str, name: str, value: Any, choices: tuple[str, ...]) -> None:
@@ -104,11 +108,16 @@ def boolean(op: str, name: str, value: Any) -> None:
         raise TypeError(f"{op}: expected {name} to be a bool, got {type_name(value)}")
 
 
-def positive_integer(op: str, name: str, value: Any) -> None:
+def integer(op: str, name: str, value: Any) -> None:
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{op}: expected {name} to be an int, got {type_name(value)}")
-    if not 1 <= value < 1 << 32:  # a counter word of the noise stream numbers them
-        raise ValueError(f"{op}: expected {name} in [1, 2^32), got {value}")
+
+
+def count(op: str, name: str, value: Any, *, least: int = 1) -> None:
+    """A number of things, which 32 bits hold: `least` or more."""
+    integer(op, name, value)
+    if not least <= value < 1 << 32:
+        raise ValueError(f"{op}: expected {name} in [{least}, 2^32), got {value}")
 
 
 def temperature(op: str, name: str, value: Any, device: torch.device, *, positive: bool = False) -> None:
@@ -130,10 +139,21 @@ def temperature(op: str, name: str, value: Any, device: torch.device, *, positiv
         raise ValueError(f"{op}: expected finite {name} {'>' if positive else '>='} 0, got {value}")
 
 
-def weight(op: str, name: str, value: Any) -> None:
-    """A finite Python number >= 0."""
+def number(op: str, name: str, value: Any) -> None:
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise TypeError(f"{op}: expected {name} to be a float, got {type_name(value)}")
+
+
+def share(op: str, name: str, value: Any) -> None:
+    """A Python number in [0, 1]."""
+    number(op, name, value)
+    if not 0 <= value <= 1:
+        raise ValueError(f"{op}: expected {name} in [0, 1], got {value}")
+
+
+def weight(op: str, name: str, value: Any) -> None:
+    """A finite Python number >= 0."""
+    number(op, name, value)
     if not 0 <= value <= sys.float_info.max:
         raise ValueError(f"{op}: expected finite {name} >= 0, got {value}")
 
@@ -176,8 +196,8 @@ def noise_source(op: str, device: torch.device, key: Any, seed: Any, generator: 
             raise ValueError(f"{op}: expected key of shape (2,), got {tuple(key.shape)}")
         if key.device != device:
             raise ValueError(f"{op}: expected key on {device}, got {key.device}")
-    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
-        raise TypeError(f"{op}: expected seed to be an int, got {type_name(seed)}")
+    if seed is not None:
+        integer(op, "seed", seed)
     if generator is not None:
         if not isinstance(generator, torch.Generator):
             raise TypeError(f"{op}: expected generator to be a torch.Generator, got {type_name(generator)}")
@@ -186,16 +206,14 @@ def noise_source(op: str, device: torch.device, key: Any, seed: Any, generator: 
 
 
 def row_range(op: str, row_offset: Any, rows: int) -> None:
-    """Rows are numbered in 32 bits by the noise stream."""
-    if not isinstance(row_offset, int) or isinstance(row_offset, bool):
-        raise TypeError(f"{op}: expected row_offset to be an int, got {type_name(row_offset)}")
+    """The noise stream numbers rows in 32 bits."""
+    integer(op, "row_offset", row_offset)
     if row_offset < 0 or row_offset + rows > 1 << 32:
         raise ValueError(f"{op}: expected rows within [0, 2^32), got {rows} from row_offset {row_offset}")
 
 
 def index_range(op: str, index_offset: Any, count: int) -> None:
-    """Elements are numbered in 64 bits by the noise stream."""
-    if not isinstance(index_offset, int) or isinstance(index_offset, bool):
-        raise TypeError(f"{op}: expected index_offset to be an int, got {type_name(index_offset)}")
+    """The noise stream numbers elements in 64 bits."""
+    integer(op, "index_offset", index_offset)
     if index_offset < 0 or index_offset > (1 << 64) - count:
         raise ValueError(f"{op}: expected elements within [0, 2^64), got {count} from index_offset {index_offset}")

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dvae_kernels import _autograd, _rng, _validate
-from dvae_kernels.ops.categorical import categorical_kl
+from dvae_kernels import _autograd, _validate
+from dvae_kernels._dtypes import compute_dtype
+from dvae_kernels.ops.categorical_kl import categorical_kl
 
 __all__ = ["bernoulli_kl", "bernoulli_log_likelihood", "categorical_kl"]
 
@@ -44,7 +45,7 @@ def bernoulli_kl(logits: Tensor, prior: Tensor | None = None) -> Tensor:
     """
     op = "bernoulli_kl"
     _validate.floating(op, "logits", logits)
-    compute = _rng.compute_dtype(logits.dtype)
+    compute = compute_dtype(logits.dtype)
     if prior is None:
         prior = logits.new_zeros(())
     else:

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dvae_kernels._rng import compute_dtype
+from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels._triton.rows import Rows
 
 

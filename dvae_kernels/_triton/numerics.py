@@ -5,8 +5,9 @@ A number and its distance from 1 come as two arguments, each accurate where it i
 
 import triton
 import triton.language as tl
+from triton.language.extra import libdevice
 
-from dvae_kernels._triton.philox import _INTERPRETED, log2
+from dvae_kernels._triton.interpreter import INTERPRETED
 
 LN2 = tl.constexpr(0.6931471805599453)
 LOG2E = tl.constexpr(1.4426950408889634)
@@ -40,7 +41,7 @@ def inside_unit(x):
 @triton.jit
 def reciprocal(x):
     """1 / x. In float32 one instruction, to 1 ulp where neither x nor 1 / x is subnormal."""
-    if x.dtype == tl.float32 and not _INTERPRETED:
+    if x.dtype == tl.float32 and not INTERPRETED:
         return tl.inline_asm_elementwise("rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], tl.float32, True, 1)
     else:
         return 1.0 / x
@@ -63,6 +64,15 @@ def exp(x):
         return series * power.to(tl.float32, bitcast=True)
     else:
         return tl.exp(x)
+
+
+@triton.jit
+def log2(x):
+    """Base-2 logarithm. In float32 one instruction (error 2^-22), where tl.log2 takes some fifteen."""
+    if x.dtype == tl.float32 and not INTERPRETED:
+        return libdevice.fast_log2f(x)
+    else:
+        return tl.log2(x)
 
 
 @triton.jit

@@ -5,34 +5,9 @@ A Philox call makes four words, for four consecutive columns of a row, so tiles 
 
 import triton
 import triton.language as tl
-from triton.language.extra import libdevice
 
-# The interpreter knows no libdevice.
-_INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
-
-
-@triton.jit
-def log2(x):
-    """Base-2 logarithm. In float32 one instruction (error 2^-22), where tl.log2 takes some fifteen."""
-    if x.dtype == tl.float32 and not _INTERPRETED:
-        return libdevice.fast_log2f(x)
-    else:
-        return tl.log2(x)
-
-
-@triton.jit
-def join4(a, b, c, d, ROWS: tl.constexpr, BLOCK_K: tl.constexpr):
-    """Columns 4g, 4g+1, 4g+2, 4g+3 from four [ROWS, BLOCK_K / 4] tiles: a [ROWS, BLOCK_K] tile."""
-    return tl.reshape(tl.join(tl.join(a, c), tl.join(b, d)), [ROWS, BLOCK_K])
-
-
-@triton.jit
-def split4(x, ROWS: tl.constexpr, BLOCK_K: tl.constexpr):
-    """The inverse of join4."""
-    ac, bd = tl.split(tl.reshape(x, [ROWS, BLOCK_K // 4, 2, 2]))
-    a, c = tl.split(ac)
-    b, d = tl.split(bd)
-    return a, b, c, d
+from dvae_kernels._triton.numerics import log2
+from dvae_kernels._triton.tiles import join4
 
 
 @triton.jit

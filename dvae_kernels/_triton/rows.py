@@ -61,6 +61,12 @@ def launch(kernel: Any, programs: int, *args: Any, **options: Any) -> None:
         kernel[(programs,)](*args, **options)
 
 
+def launch_rows(kernel: Any, view: Rows, programs: int, constants: dict[str, Any], *args: Any) -> None:
+    """kernel(*args, rows, K, inner, strides of each tensor, ...) over the rows of `view`."""
+    strides = (stride for triple in view.strides for stride in triple)
+    launch(kernel, programs, *args, view.rows, view.k, view.inner, *strides, **constants)
+
+
 def _on_device(tensor: Tensor) -> AbstractContextManager[Any]:
     # switching costs microseconds, and the device is nearly always the current one
     if tensor.is_cuda and tensor.device.index != torch.cuda.current_device():

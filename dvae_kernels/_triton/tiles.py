@@ -3,7 +3,20 @@
 import triton
 import triton.language as tl
 
-from dvae_kernels._triton.philox import join4, split4
+
+@triton.jit
+def join4(a, b, c, d, ROWS: tl.constexpr, BLOCK_K: tl.constexpr):
+    """Columns 4g, 4g+1, 4g+2, 4g+3 from four [ROWS, BLOCK_K / 4] tiles: a [ROWS, BLOCK_K] tile."""
+    return tl.reshape(tl.join(tl.join(a, c), tl.join(b, d)), [ROWS, BLOCK_K])
+
+
+@triton.jit
+def split4(x, ROWS: tl.constexpr, BLOCK_K: tl.constexpr):
+    """The inverse of join4."""
+    ac, bd = tl.split(tl.reshape(x, [ROWS, BLOCK_K // 4, 2, 2]))
+    a, c = tl.split(ac)
+    b, d = tl.split(bd)
+    return a, b, c, d
 
 
 @triton.jit

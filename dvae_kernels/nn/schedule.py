@@ -75,17 +75,13 @@ class Schedule(nn.Module):
         if shape not in _SHAPES:
             raise ValueError(f"Schedule: unknown shape {shape!r}, expected one of {', '.join(_SHAPES)}")
         for name, number in (("start", start), ("end", end)):
-            if not isinstance(number, (int, float)) or isinstance(number, bool):
-                raise TypeError(f"Schedule: expected {name} to be a float, got {_validate.type_name(number)}")
+            _validate.number("Schedule", name, number)
             if not abs(number) <= torch.finfo(torch.float32).max:
                 raise ValueError(f"Schedule: expected {name} to be finite in float32, got {number}")
             if shape == "exponential" and number <= 0:
                 raise ValueError(f"Schedule: expected {name} > 0 for shape 'exponential', got {number}")
-        _validate.positive_integer("Schedule", "steps", steps)
-        if not isinstance(hold, int) or isinstance(hold, bool):
-            raise TypeError(f"Schedule: expected hold to be an int, got {_validate.type_name(hold)}")
-        if not 0 <= hold < 1 << 32:
-            raise ValueError(f"Schedule: expected hold in [0, 2^32), got {hold}")
+        _validate.count("Schedule", "steps", steps)
+        _validate.count("Schedule", "hold", hold, least=0)
         self.start, self.end, self.steps, self.shape, self.hold = float(start), float(end), steps, shape, hold
         self.register_buffer("position", torch.zeros((), dtype=torch.int64))
         self.register_buffer("value", torch.empty((), dtype=torch.float32), persistent=False)

@@ -54,22 +54,23 @@ _CEILINGS = {
 
 def launch_all(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     """Every kernel once, the divergence also with a prior that learns, the density with a tau that learns."""
-    from dvae_kernels.ops.categorical import triton_kernels as ops
+    from dvae_kernels.ops.categorical_kl import triton_kernels as kl
+    from dvae_kernels.ops.gumbel_softmax_log_prob import triton_kernels as density
 
     x, y, prior = (torch.empty(shape, dtype=dtype, device="meta") for _ in range(3))
     grad = torch.empty((shape[0], *shape[2:]), dtype=torch.float32, device="meta")
     tau = torch.empty((), dtype=torch.float32, device="meta")
-    ops.categorical_kl_fwd(x, None, 1)
-    ops.categorical_kl_fwd(x, prior, 1)
-    ops.categorical_kl_bwd(grad, x, None, 1, False)
-    ops.categorical_kl_bwd(grad, x, prior, 1, True)
-    ops.gumbel_softmax_log_prob_fwd(y, x, tau, 0.0, 1)
-    ops.gumbel_softmax_log_prob_bwd(grad, y, x, tau, 0.0, 1, True)
+    kl.categorical_kl_fwd(x, None, 1)
+    kl.categorical_kl_fwd(x, prior, 1)
+    kl.categorical_kl_bwd(grad, x, None, 1, False)
+    kl.categorical_kl_bwd(grad, x, prior, 1, True)
+    density.gumbel_softmax_log_prob_fwd(y, x, tau, 0.0, 1)
+    density.gumbel_softmax_log_prob_bwd(grad, y, x, tau, 0.0, 1, True)
 
 
 @pytest.fixture(scope="module")
 def compiled(request: pytest.FixtureRequest, compilers: ProcessPoolExecutor) -> dict[Case, Future[list[Binary]]]:
-    return submit(request, compilers, "dvae_kernels.ops.categorical.triton_kernels", launch_all, _CASES)
+    return submit(request, compilers, "dvae_kernels._triton.rows", launch_all, _CASES)
 
 
 @pytest.mark.parametrize("case", _CASES, ids=str)

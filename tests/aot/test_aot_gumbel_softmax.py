@@ -74,7 +74,7 @@ def launch_all(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
 
 @pytest.fixture(scope="module")
 def compiled(request: pytest.FixtureRequest, compilers: ProcessPoolExecutor) -> dict[Case, Future[list[Binary]]]:
-    return submit(request, compilers, "dvae_kernels.ops.gumbel_softmax.triton_kernels", launch_all, _CASES)
+    return submit(request, compilers, "dvae_kernels._triton.rows", launch_all, _CASES)
 
 
 @pytest.mark.parametrize("case", _CASES, ids=str)
@@ -88,7 +88,7 @@ def test_machine_code(case: Case, compiled: dict[Case, Future[list[Binary]]]) ->
 
 @pytest.fixture(scope="module")
 def compiled_index(request: pytest.FixtureRequest, compilers: ProcessPoolExecutor) -> dict[Case, Future[list[Binary]]]:
-    module = "dvae_kernels.ops.gumbel_softmax.triton_kernels"
+    module = "dvae_kernels._triton.rows"
     return submit(request, compilers, module, launch_index, _INDEX_CASES)
 
 
@@ -129,7 +129,7 @@ def launch_split(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
 
 @pytest.fixture(scope="module")
 def compiled_split(request: pytest.FixtureRequest, compilers: ProcessPoolExecutor) -> dict[Case, Future[list[Binary]]]:
-    module = "dvae_kernels.ops.gumbel_softmax.triton_kernels"
+    module = "dvae_kernels._triton.rows"
     return submit(request, compilers, module, launch_split, _SPLIT_CASES)
 
 

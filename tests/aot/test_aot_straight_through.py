@@ -35,7 +35,7 @@ _CEILINGS = {
 
 def launch_all(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     """Every kernel of the op once, Gumbel-Rao with several draws."""
-    from dvae_kernels.ops.straight_through import triton_kernels as ops
+    from dvae_kernels.ops.hard_estimators import triton_kernels as ops
 
     x = torch.empty(shape, dtype=dtype, device="meta")
     key = torch.empty(2, dtype=torch.int64, device="meta")
@@ -47,7 +47,7 @@ def launch_all(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
 
 @pytest.fixture(scope="module")
 def compiled(request: pytest.FixtureRequest, compilers: ProcessPoolExecutor) -> dict[Case, Future[list[Binary]]]:
-    return submit(request, compilers, "dvae_kernels.ops.straight_through.triton_kernels", launch_all, _CASES)
+    return submit(request, compilers, "dvae_kernels._triton.rows", launch_all, _CASES)
 
 
 @pytest.mark.parametrize("case", _CASES, ids=str)

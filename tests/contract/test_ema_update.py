@@ -199,7 +199,7 @@ def errors() -> Iterator[tuple[str, dict[str, Any], type[Exception], str]]:
         yield f"{name} list", {name: [0.0]}, TypeError, f"expected {name} to be a Tensor, got list"
         yield f"{name} integer", {name: x.long()}, TypeError, f"expected floating-point {name}, got int64"
         if name == "codebook":
-            expected = "expected a codebook of shape (K, D) or (H, K, D), got (3,)"
+            expected = "expected codebook of shape [K, D] or [H, K, D], got (3,)"
             yield f"{name} shape", {name: x[0]}, ValueError, expected
             continue
         dtypes = "float32 or float64" if name == "cluster_size" else "float32"
@@ -216,10 +216,10 @@ def errors() -> Iterator[tuple[str, dict[str, Any], type[Exception], str]]:
     for value in (-0.1, 1.5, math.nan, math.inf):
         yield f"decay {value}", {"decay": value}, ValueError, f"expected decay in [0, 1], got {value}"
     for value in (-1e-9, math.nan, math.inf):
-        yield f"laplace {value}", {"laplace": value}, ValueError, f"expected laplace >= 0 and finite, got {value}"
+        yield f"laplace {value}", {"laplace": value}, ValueError, f"expected finite laplace >= 0, got {value}"
     yield "decay bool", {"decay": True}, TypeError, "expected decay to be a float, got bool"
     yield "laplace text", {"laplace": "0"}, TypeError, "expected laplace to be a float, got str"
-    yield "steps zero", {"steps": 0}, ValueError, "expected steps >= 1, got 0"
+    yield "steps zero", {"steps": 0}, ValueError, "expected steps in [1, 2^32), got 0"
     yield "steps float", {"steps": 1.0}, TypeError, "expected steps to be an int, got float"
     yield "steps dtype", {"steps": torch.tensor(1.0)}, TypeError, "expected steps of dtype int64, got float32"
     yield "steps size", {"steps": torch.tensor([1, 2])}, ValueError, "expected steps with one element, got shape (2,)"

@@ -11,10 +11,9 @@ from loader import DTYPES, H100_SHARED, SHAPES, RowShim, compile_shim, cuda_over
 from torch import Tensor
 
 from contract.harness import Case, assert_keeps_the_contract
-from contract.ops.categorical import ROOM
+from contract.ops.categorical import ROOM, reference
 from dvae_kernels import _rng
 from dvae_kernels._rows import new_rows, new_tau_rows
-from dvae_kernels.ops.categorical import reference
 
 
 class Shim(RowShim):

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from dvae_kernels import _autograd, _backend, _elements, _rng, _validate
+from dvae_kernels._dtypes import compute_dtype, sample_dtype
 from dvae_kernels._library import define_op
+from dvae_kernels._scalars import split_temperature
 from dvae_kernels.ops.binary_concrete import reference
 
 _TRITON = "dvae_kernels.ops.binary_concrete.triton_kernels"
@@ -29,7 +31,7 @@ def _bwd_fake(grad: Tensor, logits: Tensor, key: Tensor, tau: Any, tau_value: fl
 
 
 def _log_prob_fwd_fake(y: Tensor, logits: Tensor, tau: Any, tau_value: float) -> Tensor:
-    return torch.empty_like(y, dtype=_rng.compute_dtype(y.dtype))
+    return torch.empty_like(y, dtype=compute_dtype(y.dtype))
 
 
 def _log_prob_bwd_fake(grad: Tensor, y: Tensor, logits: Tensor, tau: Any, tau_value: float,
@@ -187,9 +189,9 @@ def binary_concrete(
     _validate.index_range(op, index_offset, logits.numel())
     backend = _backend.resolve(op, backend, device.type)
 
-    dtype = _rng.sample_dtype(logits)
+    dtype = sample_dtype(logits)
     noise_key = _rng.make_key(device, key, seed, generator)
-    tau_tensor, tau_value = _rng.split_temperature(tau, logits.dtype)
+    tau_tensor, tau_value = split_temperature(tau, logits.dtype)
     index_offset = _rng.as_int64(index_offset)
     if not _autograd.needs_function(logits, tau_tensor):
         return _FWD[backend](logits, noise_key, tau_tensor, tau_value, hard, index_offset, dtype)
@@ -232,16 +234,16 @@ def binary_concrete_log_prob(y: Tensor, logits: Tensor, tau: float | Tensor, *, 
     device = y.device
     if logits.device != device:
         raise ValueError(f"{op}: expected logits on {device}, got {logits.device}")
-    if y.dtype not in (logits.dtype, _rng.compute_dtype(logits.dtype)):
+    if y.dtype not in (logits.dtype, compute_dtype(logits.dtype)):
         expected = _validate.dtype_name(logits.dtype)
         raise TypeError(f"{op}: expected y of dtype {expected} as the logits, got {_validate.dtype_name(y.dtype)}")
     _validate.temperature(op, "tau", tau, device, positive=True)
     y, logits = _validate.broadcast_with_logits(op, "y", y, logits)
     backend = _backend.resolve(op, backend, device.type)
 
-    tau_tensor, tau_value = _rng.split_temperature(tau, logits.dtype)
+    tau_tensor, tau_value = split_temperature(tau, logits.dtype)
     if tau_tensor is None:  # a positive number must stay one in the compute dtype
-        limits = torch.finfo(_rng.compute_dtype(logits.dtype))
+        limits = torch.finfo(compute_dtype(logits.dtype))
         tau_value = max(tau_value, limits.tiny * limits.eps)
     if not _autograd.needs_function(y, logits, tau_tensor):
         return _LOG_PROB_FWD[backend](y, logits, tau_tensor, tau_value)

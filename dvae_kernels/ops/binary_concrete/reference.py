@@ -9,8 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dvae_kernels._bounds import at_most, within
+from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels._elements import sum_blocks
-from dvae_kernels._rng import compute_dtype, logistic_like
+from dvae_kernels._rng import logistic_like
 from dvae_kernels.ops.gumbel_softmax.reference import temperature
 
 # exp(-1000) is 0 in every dtype: such a sample is saturated, and has no gradient.
@@ -78,7 +80,7 @@ def binary_concrete_log_prob_bwd(
 
 def _inverse(tau: Tensor) -> Tensor:
     """1 / tau, finite for every tau > 0, NaN where tau is not a temperature."""
-    inverse = (1 / tau).clamp(max=torch.finfo(tau.dtype).max)
+    inverse = at_most(1 / tau, torch.finfo(tau.dtype).max)
     return torch.where((tau > 0) & (tau < torch.inf), inverse, torch.nan)
 
 
@@ -86,7 +88,7 @@ def _clamped(y: Tensor, logits: Tensor) -> Tensor:
     """y in the compute dtype, at its nearest inside (0, 1)."""
     compute = compute_dtype(logits.dtype)
     info = torch.finfo(compute)
-    return y.to(compute).clamp(info.tiny, 1 - info.eps / 2)
+    return within(y.to(compute), info.tiny, 1 - info.eps / 2)
 
 
 def _log_odds(

@@ -10,12 +10,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels._elements import new_block_sums
-from dvae_kernels._rng import compute_dtype
 from dvae_kernels._triton.elements import element_bits, element_tile, launch_elements, load_elements, store_elements
-from dvae_kernels._triton.numerics import inside_unit
-from dvae_kernels._triton.philox import bits_to_logistic, log2
-from dvae_kernels._triton.softmax import exp, tau_tensor, temperature
+from dvae_kernels._triton.numerics import inside_unit, log2
+from dvae_kernels._triton.philox import bits_to_logistic
+from dvae_kernels._triton.scalars import positive_temperature, scalar_tensor, temperature
+from dvae_kernels._triton.softmax import exp
 
 
 @triton.jit
@@ -80,19 +81,12 @@ def _point(y, x, tau, ACC: tl.constexpr):
 
 
 @triton.jit
-def _positive(tau_ptr, tau_value, ACC: tl.constexpr):
-    """tau, and NaN unless it is a finite number > 0."""
-    tau = tl.full([], tau_value, ACC) if tau_ptr is None else tl.load(tau_ptr)
-    return tl.where((tau > 0) & (tau < float("inf")), tau, float("nan"))
-
-
-@triton.jit
 def _binary_concrete_log_prob_fwd_kernel(
     y_ptr, x_ptr, out_ptr, tau_ptr, tau_value, count, shift, group,
     ACC: tl.constexpr, BLOCK: tl.constexpr, EVEN: tl.constexpr, INT64: tl.constexpr,
 ):  # fmt: skip
     element, exists, whole = element_tile(count, shift, BLOCK, INT64)
-    tau = _positive(tau_ptr, tau_value, ACC)
+    tau = positive_temperature(tau_ptr, tau_value, ACC)
     y = load_elements(y_ptr, element, exists, whole, 0.5, ACC, EVEN)
     x = load_elements(x_ptr, element, exists, whole, 0.0, ACC, EVEN)
     _, log_y, log_1y, t, e = _point(y, x, tau, ACC)
@@ -106,7 +100,7 @@ def _binary_concrete_log_prob_bwd_kernel(
     ACC: tl.constexpr, BLOCK: tl.constexpr, EVEN: tl.constexpr, INT64: tl.constexpr,
 ):  # fmt: skip
     element, exists, whole = element_tile(count, shift, BLOCK, INT64)
-    tau = _positive(tau_ptr, tau_value, ACC)
+    tau = positive_temperature(tau_ptr, tau_value, ACC)
     g = load_elements(grad_ptr, element, exists, whole, 0.0, ACC, EVEN)
     y = load_elements(y_ptr, element, exists, whole, 0.5, ACC, EVEN)
     x = load_elements(x_ptr, element, exists, whole, 0.0, ACC, EVEN)
@@ -125,7 +119,7 @@ def binary_concrete_fwd(
     logits: Tensor, key: Tensor, tau: Tensor | None, tau_value: float, hard: bool, index_offset: int, dtype: torch.dtype
 ) -> Tensor:
     y = torch.empty_like(logits, dtype=dtype)
-    args = (key.contiguous(), tau_tensor(logits, tau, tau_value), tau_value, int(hard))
+    args = (key.contiguous(), scalar_tensor(logits, tau, tau_value), tau_value, int(hard))
     launch_elements(_binary_concrete_fwd_kernel, [logits], [y], *args, index_offset=index_offset)
     return y
 
@@ -134,14 +128,14 @@ def binary_concrete_bwd(
     grad: Tensor, logits: Tensor, key: Tensor, tau: Tensor | None, tau_value: float, index_offset: int, tau_grad: bool
 ) -> tuple[Tensor, Tensor]:
     dlogits, parts = torch.empty_like(logits), new_block_sums(logits, tau_grad)
-    args = (key.contiguous(), tau_tensor(logits, tau, tau_value), tau_value, parts if tau_grad else None)
+    args = (key.contiguous(), scalar_tensor(logits, tau, tau_value), tau_value, parts if tau_grad else None)
     launch_elements(_binary_concrete_bwd_kernel, [grad, logits], [dlogits], *args, index_offset=index_offset)
     return dlogits, parts
 
 
 def binary_concrete_log_prob_fwd(y: Tensor, logits: Tensor, tau: Tensor | None, tau_value: float) -> Tensor:
     log_prob = torch.empty_like(y, dtype=compute_dtype(y.dtype))
-    args = (tau_tensor(y, tau, tau_value), tau_value)
+    args = (scalar_tensor(y, tau, tau_value), tau_value)
     launch_elements(_binary_concrete_log_prob_fwd_kernel, [y, logits], [log_prob], *args)
     return log_prob
 
@@ -150,6 +144,6 @@ def binary_concrete_log_prob_bwd(
     grad: Tensor, y: Tensor, logits: Tensor, tau: Tensor | None, tau_value: float, tau_grad: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     dy, dlogits, parts = torch.empty_like(y), torch.empty_like(logits), new_block_sums(y, tau_grad)
-    args = (tau_tensor(y, tau, tau_value), tau_value, parts if tau_grad else None)
+    args = (scalar_tensor(y, tau, tau_value), tau_value, parts if tau_grad else None)
     launch_elements(_binary_concrete_log_prob_bwd_kernel, [grad, y, logits], [dy, dlogits], *args)
     return dy, dlogits, parts

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-import sys
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from dvae_kernels import _autograd, _backend, _validate
+from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels._library import define_op
-from dvae_kernels._rng import compute_dtype
 from dvae_kernels.ops.codebook import reference
 
 _TRITON = "dvae_kernels.ops.codebook.triton_kernels"
@@ -168,7 +167,7 @@ def code_statistics(
         TypeError: for an x that is not floating-point, indices that are not int64, a mask that is not bool, and for
             arguments of a wrong type.
         ValueError: for indices or a mask of another shape or on another device, an x whose last dimensions do not hold
-            the heads, num_codes or heads below 1 or 2^31 - 1 codes or more in all, an unknown backend.
+            the heads, num_codes or heads below 1, 2^31 - 1 codes or more in all, an unknown backend.
         BackendUnavailable: for a named backend that cannot run here, with the reasons.
 
     Source: van den Oord, Vinyals, Kavukcuoglu, "Neural Discrete Representation Learning", NeurIPS 2017
@@ -183,14 +182,14 @@ def code_statistics(
     """
     op = "code_statistics"
     _validate.floating(op, "x", x)
-    _positive(op, "num_codes", num_codes)
+    _validate.count(op, "num_codes", num_codes)
     if heads is not None:
-        _positive(op, "heads", heads)
+        _validate.count(op, "heads", heads)
     total = num_codes * (heads or 1)
     if total >= (1 << 31) - 1:
         raise ValueError(f"{op}: expected less than 2^31 - 1 codes, got {total}")
     if x.dim() < 1 or (heads is not None and (x.dim() < 2 or x.shape[-2] != heads)):
-        expected = "(..., D)" if heads is None else f"(..., {heads}, D)"
+        expected = "[..., D]" if heads is None else f"[..., {heads}, D]"
         raise ValueError(f"{op}: expected x of shape {expected}, got {tuple(x.shape)}")
     if not isinstance(indices, Tensor):
         raise TypeError(f"{op}: expected indices to be a Tensor, got {_validate.type_name(indices)}")
@@ -210,13 +209,6 @@ def code_statistics(
     if heads is None:
         return CodeStatistics(counts, sums)
     return CodeStatistics(counts.unflatten(0, (heads, num_codes)), sums.unflatten(0, (heads, num_codes)))
-
-
-def _positive(op: str, name: str, value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{op}: expected {name} to be an int, got {_validate.type_name(value)}")
-    if value < 1:
-        raise ValueError(f"{op}: expected {name} >= 1, got {value}")
 
 
 def ema_update_(
@@ -265,7 +257,7 @@ def ema_update_(
         TypeError: for tensors that are not floating-point or of another dtype than said above, and for arguments of a
             wrong type.
         ValueError: for tensors of other shapes, on several devices, or whose elements share memory where they are
-            written, decay outside [0, 1], laplace that is negative or not finite, an int steps below 1.
+            written, decay outside [0, 1], laplace that is negative or not finite, an int steps outside [1, 2^32).
         Nothing is changed when an error is raised.
 
     Source: van den Oord, Vinyals, Kavukcuoglu, NeurIPS 2017 (arXiv:1711.00937), equations 6 to 8; smoothing and bias
@@ -281,9 +273,7 @@ def ema_update_(
                 [3., 4.]])
     """
     op = "ema_update_"
-    _validate.floating(op, "codebook", codebook)
-    if codebook.dim() not in (2, 3):
-        raise ValueError(f"{op}: expected a codebook of shape (K, D) or (H, K, D), got {tuple(codebook.shape)}")
+    _validate.codebook_shape(op, codebook)
     tensors = {"cluster_size": cluster_size, "code_sum": code_sum, "counts": counts, "sums": sums}
     for name, tensor in tensors.items():
         _validate.floating(op, name, tensor)
@@ -295,14 +285,14 @@ def ema_update_(
     for name, tensor in {"codebook": codebook, "cluster_size": cluster_size, "code_sum": code_sum}.items():
         if any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape)):
             raise ValueError(f"{op}: expected {name} whose elements do not share memory, got strides {tensor.stride()}")
-    _in_range(op, "decay", decay, 1.0, "in [0, 1]")
-    _in_range(op, "laplace", laplace, sys.float_info.max, ">= 0 and finite")
+    _validate.share(op, "decay", decay)
+    _validate.weight(op, "laplace", laplace)
     if isinstance(steps, Tensor):
         _validate.alike(op, "steps", steps, codebook.device, torch.int64)
         if steps.numel() != 1:
             raise ValueError(f"{op}: expected steps with one element, got shape {tuple(steps.shape)}")
     elif steps is not None:
-        _positive(op, "steps", steps)
+        _validate.count(op, "steps", steps)
 
     with torch.no_grad():
         size = decay * cluster_size + (1 - decay) * counts
@@ -325,10 +315,3 @@ def _bias(decay: float, steps: int | Tensor | None, dtype: torch.dtype) -> float
     if isinstance(steps, Tensor):
         return -torch.expm1(steps.to(dtype).reshape(()) * log_decay)
     return 1.0 if steps is None else -math.expm1(steps * log_decay)
-
-
-def _in_range(op: str, name: str, value: Any, most: float, expected: str) -> None:
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise TypeError(f"{op}: expected {name} to be a float, got {_validate.type_name(value)}")
-    if not 0 <= value <= most:
-        raise ValueError(f"{op}: expected {name} {expected}, got {value}")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dvae_kernels._autograd import without_autocast
-from dvae_kernels._rng import compute_dtype
+from dvae_kernels._dtypes import compute_dtype
 
 
 def gather_codes(codebook: Tensor, indices: Tensor) -> Tensor:

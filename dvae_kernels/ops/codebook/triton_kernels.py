@@ -13,7 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dvae_kernels._rng import compute_dtype
+from dvae_kernels._dtypes import compute_dtype
+from dvae_kernels._rows import with_unit_columns
 from dvae_kernels._triton.rows import launch
 
 BLOCK_ROWS = 64  # sorted rows of a block, the same in every backend: it fixes the order of additions
@@ -142,7 +143,7 @@ def gather_codes(codebook: Tensor, indices: Tensor) -> Tensor:
     out = codebook.new_empty((*indices.shape, columns))
     if out.numel() == 0:
         return out
-    codebook = _with_unit_columns(codebook)
+    codebook = with_unit_columns(codebook)
     tile = _tile(columns, codebook.itemsize, 4)
     launch(
         _gather_codes_kernel, triton.cdiv(indices.numel(), tile.rows), codebook, indices.contiguous(), out,
@@ -161,7 +162,7 @@ def code_sums(x: Tensor, indices: Tensor, num_codes: int) -> Tensor:
     programs = triton.cdiv(rows, _KEY_TILE)
     launch(_code_keys_kernel, programs, indices.contiguous(), keys, rows, num_codes, BLOCK=_KEY_TILE, num_warps=4)
     codes, order = keys.sort(stable=True)
-    _add_rows(_with_unit_columns(x), codes, order, sums)
+    _add_rows(with_unit_columns(x), codes, order, sums)
     return sums
 
 
@@ -170,7 +171,7 @@ def code_statistics(x: Tensor, indices: Tensor, num_codes: int) -> tuple[Tensor,
     sums = x.new_zeros((num_codes, columns), dtype=compute_dtype(x.dtype))
     if rows == 0 or num_codes == 0:
         return sums.new_zeros((num_codes,)), sums
-    x = _with_unit_columns(x)
+    x = with_unit_columns(x)
     keys = x.new_empty((rows,), dtype=torch.int32)
     tile = _tile(max(columns, 1), x.itemsize, 4)
     launch(
@@ -182,10 +183,6 @@ def code_statistics(x: Tensor, indices: Tensor, num_codes: int) -> tuple[Tensor,
     if columns:
         _add_rows(x, codes, order, sums)
     return starts.diff().to(sums.dtype), sums
-
-
-def _with_unit_columns(x: Tensor) -> Tensor:
-    return x if x.shape[1] <= 1 or x.stride(1) == 1 else x.contiguous()
 
 
 def _add_rows(x: Tensor, codes: Tensor, order: Tensor, sums: Tensor) -> None:

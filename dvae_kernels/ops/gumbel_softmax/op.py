@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from dvae_kernels import _autograd, _backend, _rng, _validate
-from dvae_kernels.ops import straight_through
+from dvae_kernels._dtypes import compute_dtype, sample_dtype
+from dvae_kernels._scalars import split_temperature
+from dvae_kernels.ops import hard_estimators
 from dvae_kernels.ops.gumbel_softmax import reference
 from dvae_kernels.ops.gumbel_softmax.schemas import ARGMAX, BWD, FWD, RECOMPUTE_BWD
 
@@ -99,7 +101,7 @@ class RecomputeBackward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, ddlogits: Tensor, ddtau_rows: Tensor) -> tuple[Tensor | None, ...]:
         grad, logits, key, tau = ctx.saved_tensors
-        compute = _rng.compute_dtype(logits.dtype)
+        compute = compute_dtype(logits.dtype)
         temperature = reference.temperature(tau, ctx.tau_value, logits)
         y = reference.gumbel_softmax_fwd(logits, key, tau, ctx.tau_value, ctx.dim, False, ctx.row_offset, compute)
         # every row's part of dtau gets the same cotangent, since backward sums them
@@ -114,7 +116,7 @@ class RecomputeBackward(torch.autograd.Function):
 def _double_backward(
     grad: Tensor, y: Tensor, tau: Tensor, dim: int, ddlogits: Tensor, ddtau: Tensor | float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    compute = _rng.compute_dtype(y.dtype)
+    compute = compute_dtype(y.dtype)
     dgrad, dy, dtau = reference.double_backward(grad.to(compute), y.to(compute), tau, dim, ddlogits.to(compute), ddtau)
     return dgrad.to(grad.dtype), dy.to(y.dtype), dtau
 
@@ -152,7 +154,7 @@ def gumbel_softmax(
         estimator: whose gradient a hard sample has; the sample itself is the same. "gumbel": the relaxed sample's
             (straight-through Gumbel-softmax); "straight_through": that of softmax(logits / tau); "reinmax": ReinMax, of
             second order, for tau >= 1; "gumbel_rao": Gumbel-Rao, the mean over `draws` relaxed samples that share the
-            hard one. The last two give no gradient to tau. The README of ops/straight_through compares them.
+            hard one. The last two give no gradient to tau. The README of ops/hard_estimators compares them.
         draws: how many relaxed samples "gumbel_rao" averages.
         key: int64[2] = (seed, offset) on the device of the logits, offset taken modulo 2^32: the identity of the
             noise. Equal keys give equal noise, on every backend and device.
@@ -207,18 +209,18 @@ def gumbel_softmax(
     device = logits.device
     _validate.temperature(op, "tau", tau, device)
     _validate.boolean(op, "hard", hard)
-    straight_through.validate(op, estimator, draws, hard, tau)
+    hard_estimators.validate(op, estimator, draws, hard, tau)
     _validate.noise_source(op, device, key, seed, generator)
     _validate.row_range(op, row_offset, logits.numel() // max(logits.shape[dim], 1))
     backend = _backend.resolve(op, backend, device.type)
     if eps != 1e-10 and not torch.compiler.is_compiling():  # which cannot trace a warning
         warnings.warn(f"{op}: `eps` is deprecated and has no effect", stacklevel=2)
 
-    dtype = _rng.sample_dtype(logits)
+    dtype = sample_dtype(logits)
     noise_key = _rng.make_key(device, key, seed, generator)
-    tau_tensor, tau_value = _rng.split_temperature(tau, logits.dtype)
-    if estimator in straight_through.ESTIMATORS:
-        return straight_through.hard_sample(
+    tau_tensor, tau_value = split_temperature(tau, logits.dtype)
+    if estimator in hard_estimators.ESTIMATORS:
+        return hard_estimators.hard_sample(
             logits, noise_key, tau_tensor, tau_value, dim, row_offset, dtype, estimator, draws, backend
         )
     tau_learns = tau_tensor is not None and (tau_tensor.requires_grad or _autograd.transformed())

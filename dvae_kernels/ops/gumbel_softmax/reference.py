@@ -8,7 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dvae_kernels._rng import compute_dtype, gumbel_like
+from dvae_kernels._bounds import at_most
+from dvae_kernels._dtypes import compute_dtype
+from dvae_kernels._rng import gumbel_like
 from dvae_kernels._rows import new_rows
 
 
@@ -81,7 +83,7 @@ def relax(perturbed: Tensor, tau: Tensor, dim: int, hard: bool) -> Tensor:
     Zero in a row of only -inf; NaN in a row with NaN or +inf, or where tau is not a finite number >= 0. tau = 0 gives
     the one-hot sample. Equal maxima go to the lowest index.
     """
-    top = perturbed.amax(dim, keepdim=True)
+    top = perturbed.detach().amax(dim, keepdim=True)  # it cancels
     onehot = torch.zeros_like(perturbed).scatter(dim, perturbed.argmax(dim, keepdim=True), 1.0)
     if hard:
         result = onehot
@@ -132,7 +134,7 @@ def temperature(tau: Tensor | None, tau_value: float, like: Tensor) -> Tensor:
 
 def inverse_temperature(tau: Tensor) -> Tensor:
     """1 / tau, finite for every tau >= 0 (0 for 0), NaN where tau is not a temperature."""
-    inverse = (1 / tau).clamp(max=torch.finfo(tau.dtype).max)
+    inverse = at_most(1 / tau, torch.finfo(tau.dtype).max)
     return torch.where(tau == 0, 0, torch.where((tau > 0) & (tau < torch.inf), inverse, torch.nan))
 
 

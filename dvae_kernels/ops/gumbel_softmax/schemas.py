@@ -1,6 +1,6 @@
 """Schemas of the raw ops of Gumbel-softmax, each with its table {backend: callable}.
 
-Apart from op.py, since the ops of straight_through, which op.py dispatches to, call them too.
+Apart from op.py, since the ops of hard_estimators, which op.py dispatches to, call them too.
 """
 
 from __future__ import annotations

@@ -14,12 +14,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dvae_kernels._rng import compute_dtype
+from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels._rows import new_rows, new_tau_rows
 from dvae_kernels._triton.config import split_tiling, tiling
 from dvae_kernels._triton.philox import bits_to_gumbel, row_bits
-from dvae_kernels._triton.rows import Rows, launch, view_as_rows
-from dvae_kernels._triton.softmax import exp, inverse_or_zero, or_zero, tau_tensor, temperature
+from dvae_kernels._triton.rows import Rows, launch_rows, view_as_rows
+from dvae_kernels._triton.scalars import scalar_tensor, temperature
+from dvae_kernels._triton.softmax import exp, inverse_or_zero, or_zero
 from dvae_kernels._triton.tiles import load_parts, load_tile, row_tile, store_part, store_tile
 
 
@@ -306,7 +307,7 @@ def _sample(
     parts = _new_parts(logits, view, constants, 2)
     first = None if parts is None else torch.empty_like(parts[0], dtype=torch.int32)
     sample = (logits, y, index, parts, first, key.contiguous())
-    args = (*sample, tau_tensor(logits, tau, tau_value), tau_value, int(hard), row_offset)
+    args = (*sample, scalar_tensor(logits, tau, tau_value), tau_value, int(hard), row_offset)
     _launch_split(_gumbel_softmax_fwd_kernel, view, programs, constants, *args)
     return None
 
@@ -320,8 +321,8 @@ def gumbel_softmax_bwd(
     view = view_as_rows(y.shape, dim, y.stride(), grad.stride(), dlogits.stride())
     if view is None:
         return dlogits.copy_(gumbel_softmax_bwd(grad.contiguous(), y.contiguous(), tau, tau_value, dim, dtype))
-    args = (y, grad, dlogits, tau_tensor(y, tau, tau_value), tau_value)
-    _launch(_gumbel_softmax_bwd_kernel, view, *tiling(view, y), *args)
+    args = (y, grad, dlogits, scalar_tensor(y, tau, tau_value), tau_value)
+    launch_rows(_gumbel_softmax_bwd_kernel, view, *tiling(view, y), *args)
     return dlogits
 
 
@@ -345,7 +346,7 @@ def gumbel_softmax_recompute_bwd(
     if tau_grad:
         dtau = dtau_rows if parts is None else torch.empty_like(parts[0])
     key = None if key is None else key.contiguous()
-    args = (logits, grad, dlogits, dtau, parts, key, tau_tensor(logits, tau, tau_value), tau_value, row_offset)
+    args = (logits, grad, dlogits, dtau, parts, key, scalar_tensor(logits, tau, tau_value), tau_value, row_offset)
     _launch_split(_gumbel_softmax_recompute_bwd_kernel, view, programs, constants, *args)
     if dtau is not None and parts is not None:
         torch.sum(dtau, 1, out=dtau_rows)
@@ -362,9 +363,4 @@ def _new_parts(logits: Tensor, view: Rows, constants: dict[str, Any], states: in
 def _launch_split(kernel: Any, view: Rows, programs: int, constants: dict[str, Any], *args: Any) -> None:
     """Parts of rows are all read before one of them is written."""
     for read, write in [(True, True)] if constants["PARTS"] == 1 else [(True, False), (False, True)]:
-        _launch(kernel, view, programs, constants | {"READ": read, "WRITE": write}, *args)
-
-
-def _launch(kernel: Any, view: Rows, programs: int, constants: dict[str, Any], *args: Any) -> None:
-    strides = (s for triple in view.strides for s in triple)
-    launch(kernel, programs, *args, view.rows, view.k, view.inner, *strides, **constants)
+        launch_rows(kernel, view, programs, constants | {"READ": read, "WRITE": write}, *args)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from dvae_kernels._autograd import without_autocast
-from dvae_kernels._rng import compute_dtype
-from dvae_kernels.ops.categorical.op import KL_BWD, KL_FWD
+from dvae_kernels._dtypes import compute_dtype
+from dvae_kernels.ops.categorical_kl.schemas import CATEGORICAL_KL_BWD, CATEGORICAL_KL_FWD
 from dvae_kernels.ops.codebook.op import CODE_SUMS, GATHER_CODES
 from dvae_kernels.ops.gumbel_softmax.schemas import ARGMAX, BWD, FWD, RECOMPUTE_BWD
 from dvae_kernels.ops.gumbel_softmax_embed.reference import as_rows, mark_bad_temperature
@@ -58,7 +58,7 @@ def fwd(
             if not save_sample:
                 sample = outputs[2]
         if kl:
-            kl_rows = KL_FWD[backend](block, None, 1)
+            kl_rows = CATEGORICAL_KL_FWD[backend](block, None, 1)
         parts = (embedding, index, sample, kl_rows)
         if len(blocks) == 1:
             return parts
@@ -109,7 +109,7 @@ def bwd(
                     dx = BWD[backend](cotangent, y, tau, tau_value, 1, dtype)
                 del cotangent
         if grad_kl is not None and logits_grad:
-            dkl, _ = KL_BWD[backend](grad_kl[o, i], x, None, 1, False)
+            dkl, _ = CATEGORICAL_KL_BWD[backend](grad_kl[o, i], x, None, 1, False)
             dx = dkl if dx is None else dx.add_(dkl)
         return dx, dtau
 

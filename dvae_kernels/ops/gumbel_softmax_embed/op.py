@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from dvae_kernels import _autograd, _backend, _rng, _validate
+from dvae_kernels._dtypes import compute_dtype, sample_dtype
 from dvae_kernels._library import define_op
-from dvae_kernels.ops.categorical import reference as categorical
+from dvae_kernels._scalars import split_temperature
+from dvae_kernels.ops.categorical_kl import reference as categorical
 from dvae_kernels.ops.codebook import code_sums
 from dvae_kernels.ops.gumbel_softmax.op import RecomputeBackward, SampleBackward
 from dvae_kernels.ops.gumbel_softmax_embed import composition, reference
@@ -114,7 +116,7 @@ def _differentiable_backward(
     """As the backward op, of functions that have derivatives, the gradient to the sample whole."""
     logits, sample, codebook, indices, key, tau = saved
     like = sample if logits is None else logits
-    compute = _rng.compute_dtype(ctx.logits_dtype)
+    compute = compute_dtype(ctx.logits_dtype)
     dlogits = torch.zeros_like(like, dtype=ctx.logits_dtype)
     dcodebook = torch.zeros_like(codebook, dtype=compute)
     dtau_rows = like.new_zeros((1,), dtype=compute)
@@ -222,7 +224,7 @@ def gumbel_softmax_embed(
     device = logits.device
     _validate.floating(op, "codebook", codebook)
     if codebook.dim() != 2 or codebook.shape[0] != shape[dim]:
-        raise ValueError(f"{op}: expected a codebook of shape ({shape[dim]}, D), got {tuple(codebook.shape)}")
+        raise ValueError(f"{op}: expected codebook of shape [{shape[dim]}, D], got {tuple(codebook.shape)}")
     if codebook.device != device:
         raise ValueError(f"{op}: expected codebook on {device}, got {codebook.device}")
     if (logits.dtype == torch.float64) != (codebook.dtype == torch.float64):
@@ -237,9 +239,9 @@ def gumbel_softmax_embed(
     _validate.some_category(op, shape, dim)
     backend = _backend.resolve(op, backend, device.type)
 
-    dtype = torch.promote_types(_rng.sample_dtype(logits), codebook.dtype)
+    dtype = torch.promote_types(sample_dtype(logits), codebook.dtype)
     noise_key = _rng.make_key(device, key, seed, generator)
-    tau_tensor, tau_value = _rng.split_temperature(tau, logits.dtype)
+    tau_tensor, tau_value = split_temperature(tau, logits.dtype)
     rows = logits.reshape(outer, shape[dim], inner)
     if _autograd.needs_function(logits, codebook, tau_tensor):
         if key is not None:

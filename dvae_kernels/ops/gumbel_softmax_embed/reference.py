@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from dvae_kernels._autograd import without_autocast
-from dvae_kernels._rng import compute_dtype
-from dvae_kernels.ops.categorical import reference as categorical
+from dvae_kernels._dtypes import compute_dtype
+from dvae_kernels.ops.categorical_kl import reference as categorical
 from dvae_kernels.ops.codebook import reference as codebook_ops
 from dvae_kernels.ops.gumbel_softmax import reference as gumbel_softmax
 

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from dvae_kernels import _backend, _validate
+from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels._library import define_op
-from dvae_kernels._rng import compute_dtype
+from dvae_kernels._rows import by_head, from_heads
 from dvae_kernels.ops.nearest_code import reference
 
 METRICS = ("l2", "cosine")
@@ -126,15 +127,3 @@ def nearest_code(
         shares = counts[:2] / torch.stack((counts.new_full((), indices.numel()), counts[2])).clamp(min=1).double()
         result.append(Rescored(*shares.unbind()))
     return tuple(result) if len(result) > 1 else result[0]
-
-
-def by_head(x: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
-    """x as [H, N, D] and the codebook as [H, K, D], with one head where it has none."""
-    if codebook.dim() == 2:
-        return x.reshape(1, -1, x.shape[-1]), codebook[None]
-    return x.reshape(-1, *x.shape[-2:]).transpose(0, 1), codebook
-
-
-def from_heads(values: Tensor, shape: torch.Size) -> Tensor:
-    """One value a row, [H, N], in the shape of x without its columns."""
-    return values.t().contiguous().view(shape)

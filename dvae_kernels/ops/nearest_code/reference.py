@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dvae_kernels._rng import compute_dtype
+from dvae_kernels._dtypes import compute_dtype
 
 _BLOCK = 1 << 20  # scores that exist at a time
 

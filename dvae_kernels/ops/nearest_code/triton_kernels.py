@@ -27,8 +27,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dvae_kernels._rng import compute_dtype
-from dvae_kernels._triton.philox import _INTERPRETED
+from dvae_kernels._dtypes import compute_dtype
+from dvae_kernels._triton.interpreter import INTERPRETED
 from dvae_kernels._triton.rows import launch
 
 _TILE_ROWS = 128  # of x in a matrix product
@@ -81,7 +81,7 @@ def _plan(columns: int, gpu: _Gpu) -> _Plan:
 @triton.jit
 def _end(n):
     """The end of a range, which in the interpreter has to be a number of Python's."""
-    if _INTERPRETED:
+    if INTERPRETED:
         return n.handle.data.item()
     else:
         return n

@@ -12,6 +12,8 @@ import math
 import torch
 from torch import Tensor
 
+from dvae_kernels._bounds import at_least, at_most, within
+
 # Slopes that diverge are taken at no less than this distance from their singular place.
 CLAMP = 2.0**-24
 # Noise nearer to an end is taken as this far from it where zeta would be infinite there; the stream's is at most 2^-33.
@@ -40,7 +42,7 @@ class Bit:
 
     def upper(self) -> tuple[Tensor, Tensor]:
         """(u, 1 - u) of the upper side, u = d / p; (1/2, 1/2) elsewhere."""
-        u, ubar = (self.d * self.inverse_p).clamp(max=1), (self.e1 * self.inverse_p).clamp(max=1)
+        u, ubar = at_most(self.d * self.inverse_p, 1), at_most(self.e1 * self.inverse_p, 1)
         return torch.where(self.above, u, 0.5), torch.where(self.above, ubar, 0.5)
 
     def sides(self) -> tuple[Tensor, Tensor]:
@@ -49,7 +51,7 @@ class Bit:
         inverse_q = self.inverse_q()
         near = torch.where(self.above, self.d * self.inverse_p, -self.d * inverse_q)
         far = torch.where(self.above, self.e1 * self.inverse_p, self.e * inverse_q)
-        return near.clamp(max=1), far.clamp(max=1)
+        return at_most(near, 1), at_most(far, 1)
 
     def width(self) -> Tensor:
         """p above the threshold, q below."""
@@ -154,7 +156,7 @@ class Spike(Kind):
     @classmethod
     def dnoise(cls, bit: Bit, beta: Tensor) -> Tensor:
         slope = cls.slope(*bit.upper(), beta) * bit.inverse_p
-        return torch.where(bit.above, slope.clamp(max=torch.finfo(slope.dtype).max / 2), 0)
+        return torch.where(bit.above, at_most(slope, torch.finfo(slope.dtype).max / 2), 0)
 
     @classmethod
     def log_prob(cls, at: Density, beta: Tensor) -> Tensor:
@@ -176,7 +178,7 @@ class SpikeExponential(Spike):
         # a logarithm of a rounded number near 1 would lose 1 / beta
         near_one = torch.log1p(-torch.where(beta > 1, 0, ubar * _complement(beta)))
         zeta = 1 + torch.where(beta > 1, torch.log(u + ubar * torch.exp(-beta)), near_one) / beta
-        return zeta.clamp(min=0)  # not below by a rounding
+        return at_least(zeta, 0)  # not below by a rounding
 
     @staticmethod
     def slope(u: Tensor, ubar: Tensor, beta: Tensor) -> Tensor:
@@ -186,7 +188,7 @@ class SpikeExponential(Spike):
     def curve_dbeta(u: Tensor, ubar: Tensor, beta: Tensor) -> Tensor:
         # the integral over s in [0, 1] of s times the variance of a bit with odds u e^(s beta) / ubar, all positive
         small = torch.zeros_like(u)
-        low = beta.clamp(max=0.25)
+        low = at_most(beta, 0.25)
         for node, weight in _GAUSS:
             odds = torch.exp(-node * low)
             small = small + weight * odds / (u + ubar * odds).square()
@@ -213,7 +215,7 @@ class SpikePower(Spike):
 
     @staticmethod
     def slope(u: Tensor, ubar: Tensor, beta: Tensor) -> Tensor:
-        return SpikePower.moving_slope(u, ubar, beta) / ubar.clamp(min=CLAMP)
+        return SpikePower.moving_slope(u, ubar, beta) / at_least(ubar, CLAMP)
 
     @classmethod
     def moving_slope(cls, u: Tensor, ubar: Tensor, beta: Tensor) -> Tensor:
@@ -244,7 +246,7 @@ class SpikeRoot(Spike):
 
     @staticmethod
     def slope(u: Tensor, ubar: Tensor, beta: Tensor) -> Tensor:
-        u = u.clamp(min=CLAMP)
+        u = at_least(u, CLAMP)
         return _power(u, ubar, 1 / beta) / (beta * u)
 
     @staticmethod
@@ -314,7 +316,7 @@ class Power(Kind):
     @staticmethod
     def dnoise(bit: Bit, beta: Tensor) -> Tensor:
         near, far = bit.sides()
-        return beta * _power(far, near, beta) / far.clamp(min=CLAMP)
+        return beta * _power(far, near, beta) / at_least(far, CLAMP)
 
     @staticmethod
     def log_prob(at: Density, beta: Tensor) -> Tensor:
@@ -332,7 +334,7 @@ class Power(Kind):
     def _log_far(at: Density) -> Tensor:
         """log of zeta / q below, of (1 - zeta) / p above."""
         below = at.zeta < at.q
-        return torch.where(below, torch.log(at.zeta) - at.log_q, torch.log1p(-at.zeta) - at.log_p).clamp(max=0)
+        return at_most(torch.where(below, torch.log(at.zeta) - at.log_q, torch.log1p(-at.zeta) - at.log_p), 0)
 
 
 class Root(Kind):
@@ -351,7 +353,7 @@ class Root(Kind):
     @staticmethod
     def dlogits(bit: Bit, beta: Tensor) -> Tensor:
         near, far = bit.sides()
-        near = near.clamp(min=CLAMP)
+        near = at_least(near, CLAMP)
         log = _log(near, far) / beta
         return bit.p * bit.q * (torch.expm1(log) + torch.exp(log) * (far / (beta * near)))
 
@@ -363,7 +365,7 @@ class Root(Kind):
     @staticmethod
     def dnoise(bit: Bit, beta: Tensor) -> Tensor:
         near, far = bit.sides()
-        near = near.clamp(min=CLAMP)
+        near = at_least(near, CLAMP)
         return _power(near, far, 1 / beta) / (beta * near)
 
     @staticmethod
@@ -373,7 +375,7 @@ class Root(Kind):
     @staticmethod
     def log_prob_gradient(at: Density, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         near, log, below = Root._near(at)
-        slope = torch.where(near < CLAMP, 0, (beta - 1) / near.clamp(min=CLAMP))
+        slope = torch.where(near < CLAMP, 0, (beta - 1) / at_least(near, CLAMP))
         odds, inverse_odds = torch.exp(_finite(at.logits)), torch.exp(-_finite(at.logits))
         dzeta = slope * torch.where(below, -(1 + odds), 1 + inverse_odds)
         dlogits = slope * torch.where(below, -at.zeta * odds, at.zeta1 * inverse_odds)
@@ -388,7 +390,7 @@ class Root(Kind):
         width = torch.where(below, at.q, at.p)
         width = torch.where(width > 0, width, 1)
         near, far = distance.abs() / width, torch.where(below, at.zeta, at.zeta1) / width
-        return near, _log(near.clamp(min=CLAMP), far), below
+        return near, _log(at_least(near, CLAMP), far), below
 
 
 class ExponentialMixture(Kind):
@@ -399,7 +401,7 @@ class ExponentialMixture(Kind):
     @staticmethod
     def value(bit: Bit, beta: Tensor) -> Tensor:
         low, log, *_ = ExponentialMixture._parts(bit, beta, *ExponentialMixture._root(bit, beta))
-        return torch.where(low, -log, 1 + log).clamp(0, 1)  # not outside by a rounding
+        return within(torch.where(low, -log, 1 + log), 0, 1)  # not outside by a rounding
 
     @staticmethod
     def dlogits(bit: Bit, beta: Tensor) -> Tensor:
@@ -444,11 +446,11 @@ class ExponentialMixture(Kind):
         z = 1 - e^(-beta zeta), z1 = 1 - e^(-beta (1 - zeta))."""
         e, k = torch.exp(-beta), _complement(beta)
         low = b <= 0
-        big = (s + b.abs()).clamp(min=torch.finfo(b.dtype).tiny)
+        big = at_least(s + b.abs(), torch.finfo(b.dtype).tiny)
         small = 4 * bit.p * bit.q * e / big
         z = 2 * bit.e * k / (2 * bit.q + torch.where(low, small, big))
         z1 = 2 * bit.e1 * k / (2 * bit.p + torch.where(low, big, small))
-        own = (big / (2 * torch.where(low, bit.q, bit.p))).clamp(max=1)  # 1 - z where B <= 0, 1 - z1 elsewhere
+        own = at_most(big / (2 * torch.where(low, bit.q, bit.p)), 1)  # 1 - z where B <= 0, 1 - z1 elsewhere
         gentle = beta <= 1
         log = torch.log1p(-torch.where(gentle, torch.where(low, z, z1), 0))
         log = torch.where(gentle, log, torch.log(torch.where(gentle, 1, own))) / beta
@@ -460,7 +462,7 @@ class ExponentialMixture(Kind):
 
         Small beta: a difference of means, since that of the exponentials loses 1 / beta.
         """
-        low = beta.clamp(max=0.25)
+        low = at_most(beta, 0.25)
         gentle = z * (_mean_exponential(low) - x * _mean_exponential(low * x))
         return torch.where(beta < 0.25, gentle, x * m - z * torch.exp(-beta) / _complement(beta))
 
@@ -513,12 +515,12 @@ class LogisticMixture(Kind):
     @staticmethod
     def _root(bit: Bit, beta: Tensor, floor: float) -> tuple[Tensor, Tensor]:
         """(B > 0, X): log X is beta (zeta - 1) there, -beta zeta elsewhere."""
-        e, e1 = bit.e.clamp(min=LEAST_NOISE), bit.e1.clamp(min=LEAST_NOISE)
+        e, e1 = at_least(bit.e, LEAST_NOISE), at_least(bit.e1, LEAST_NOISE)
         other = torch.where(bit.positive, bit.q - bit.e1, bit.e - bit.p)
         b = bit.d + torch.exp(-beta) * other
         high = b > 0
         s = _hypotenuse(b, 4 * e * e1 * torch.exp(-beta), floor)
-        return high, (s + b.abs()).clamp(min=torch.finfo(b.dtype).tiny) / (2 * torch.where(high, e1, e))
+        return high, at_least(s + b.abs(), torch.finfo(b.dtype).tiny) / (2 * torch.where(high, e1, e))
 
     @staticmethod
     def _parts(bit: Bit, beta: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -580,7 +582,7 @@ class PowerMixture(Kind):
         log = beta * _finite_log(far, near)
         t1 = -torch.expm1(log)
         inside = (far > 0) & (t1 > 0)
-        far = far.clamp(min=LEAST_NOISE)  # it is a divisor
+        far = at_least(far, LEAST_NOISE)  # it is a divisor
         log = torch.where(inside, log, -1)
         t, t1 = torch.exp(log), -torch.expm1(log)
         low = log < -1
@@ -606,11 +608,12 @@ _MEAN_SERIES = (-1 / 12, 1 / 720, -1 / 30240, 1 / 1209600, -1 / 47900160)
 def _finite(logits: Tensor) -> Tensor:
     """The logits, as far as p and q are normal numbers."""
     limit = (1022 if logits.dtype == torch.float64 else 126) * math.log(2)
-    return logits.clamp(-limit, limit)
+    return within(logits, -limit, limit)
 
 
 def _softplus(x: Tensor) -> Tensor:
-    return x.clamp(min=0) + torch.log1p(torch.exp(-x.abs()))
+    positive = x > 0  # not by |x|, whose gradient at 0 is 0
+    return torch.where(positive, x, 0) + torch.log1p(torch.exp(torch.where(positive, -x, x)))
 
 
 def _complement(beta: Tensor) -> Tensor:
@@ -637,7 +640,7 @@ def _log(s: Tensor, rest: Tensor) -> Tensor:
 
 def _finite_log(s: Tensor, rest: Tensor) -> Tensor:
     """log s, and that of the smallest normal number where s is less."""
-    return _log(s.clamp(min=torch.finfo(s.dtype).tiny), rest)
+    return _log(at_least(s, torch.finfo(s.dtype).tiny), rest)
 
 
 def _power(s: Tensor, rest: Tensor, exponent: Tensor) -> Tensor:
@@ -651,8 +654,8 @@ def _hypotenuse(b: Tensor, square: Tensor, floor: float) -> Tensor:
     """sqrt(b^2 + square), at least |b| and `floor`; no gradient through what is raised."""
     total = b.square() + square
     tiny = torch.finfo(b.dtype).tiny
-    root = torch.where(total > tiny, torch.sqrt(total.clamp(min=tiny)), b.abs())
-    return root.clamp(min=floor) if floor else root
+    root = torch.where(total > tiny, torch.sqrt(at_least(total, tiny)), b.abs())
+    return at_least(root, floor) if floor else root
 
 
 def _logistic(x: Tensor) -> Tensor:

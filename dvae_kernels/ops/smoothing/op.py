@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from dvae_kernels import _autograd, _backend, _elements, _rng, _validate
+from dvae_kernels._dtypes import compute_dtype, sample_dtype
 from dvae_kernels._library import define_op
+from dvae_kernels._scalars import split_sharpness
 from dvae_kernels.ops.smoothing import kinds, reference
 
 SMOOTHING_KINDS = tuple(kinds.KINDS)
@@ -27,13 +29,13 @@ def _fwd_fake(logits: Tensor, noise: Any, key: Any, beta: Any, beta_value: float
 
 def _bwd_fake(grad: Tensor, logits: Tensor, noise: Any, key: Any, beta: Any, beta_value: float, kind: str,
               index_offset: int, beta_grad: bool, noise_grad: bool) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    compute = _rng.compute_dtype(logits.dtype)
+    compute = compute_dtype(logits.dtype)
     dnoise = torch.empty_like(logits, dtype=compute) if noise_grad else logits.new_empty((0,), dtype=compute)
     return torch.empty_like(logits), _elements.new_parts(logits, beta, beta_grad), dnoise
 
 
 def _log_prob_fwd_fake(zeta: Tensor, logits: Tensor, beta: Any, beta_value: float, kind: str) -> Tensor:
-    return torch.empty_like(zeta, dtype=_rng.compute_dtype(zeta.dtype))
+    return torch.empty_like(zeta, dtype=compute_dtype(zeta.dtype))
 
 
 def _log_prob_bwd_fake(grad: Tensor, zeta: Tensor, logits: Tensor, beta: Any, beta_value: float, kind: str,
@@ -255,7 +257,7 @@ def smoothing_transform(
     _validate.noise_source(op, device, key, seed, generator, noise)
     if noise is not None:
         _validate.floating(op, "noise", noise)
-        _validate.alike(op, "noise", noise, device, *dict.fromkeys((logits.dtype, _rng.compute_dtype(logits.dtype))))
+        _validate.alike(op, "noise", noise, device, *dict.fromkeys((logits.dtype, compute_dtype(logits.dtype))))
         _validate.broadcastable(op, "noise", noise, logits.shape)
         if not chosen.noise_grad and noise.requires_grad and torch.is_grad_enabled():
             raise ValueError(f"{op}: {kind} has no gradient to noise; pass noise.detach()")
@@ -264,13 +266,13 @@ def smoothing_transform(
     if logits.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
         _warn_of_gradient(chosen, beta)
 
-    dtype = _rng.sample_dtype(logits)
+    dtype = sample_dtype(logits)
     noise_key = None
     if noise is None:
         noise_key = _rng.make_key(device, key, seed, generator)
     else:
-        noise = noise.to(_rng.compute_dtype(logits.dtype)).expand(logits.shape)
-    beta_tensor, beta_value = _rng.split_sharpness(beta, logits)
+        noise = noise.to(compute_dtype(logits.dtype)).expand(logits.shape)
+    beta_tensor, beta_value = split_sharpness(beta, logits)
     index_offset = _rng.as_int64(index_offset)
     if not _autograd.needs_function(logits, noise, beta_tensor):
         return _FWD[backend](logits, noise, noise_key, beta_tensor, beta_value, kind, index_offset, dtype)
@@ -329,13 +331,13 @@ def smoothing_log_prob(
     device = zeta.device
     if logits.device != device:
         raise ValueError(f"{op}: expected logits on {device}, got {logits.device}")
-    _validate.alike(op, "zeta", zeta, device, *dict.fromkeys((logits.dtype, _rng.compute_dtype(logits.dtype))))
+    _validate.alike(op, "zeta", zeta, device, *dict.fromkeys((logits.dtype, compute_dtype(logits.dtype))))
     _check_kind(op, kind)
     zeta, logits = _validate.broadcast_with_logits(op, "zeta", zeta, logits)
     _validate.sharpness(op, "beta", beta, device, logits.shape)
     backend = _backend.resolve(op, backend, device.type)
 
-    beta_tensor, beta_value = _rng.split_sharpness(beta, logits)
+    beta_tensor, beta_value = split_sharpness(beta, logits)
     if not _autograd.needs_function(zeta, logits, beta_tensor):
         return _LOG_PROB_FWD[backend](zeta, logits, beta_tensor, beta_value, kind)
     return SmoothingLogProbFunction.apply(zeta, logits, beta_tensor, beta_value, kind, backend)

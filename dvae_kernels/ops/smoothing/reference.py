@@ -9,8 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dvae_kernels._bounds import within
+from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels._elements import sum_blocks
-from dvae_kernels._rng import compute_dtype, uniform_like
+from dvae_kernels._rng import uniform_like
 from dvae_kernels.ops.smoothing.kinds import Bit, Density, find
 
 
@@ -120,7 +122,7 @@ def _point(
     else:
         info = torch.finfo(x.dtype)
         outside = (zeta < 0) | (zeta > 1)
-        inside = zeta.clamp(info.tiny, 1 - info.eps / 2)
+        inside = within(zeta, info.tiny, 1 - info.eps / 2)
     return Density(inside, x), beta, spike, outside, inside == zeta, valid
 
 
@@ -128,7 +130,7 @@ def _sharpness(beta: Tensor | None, beta_value: float, like: Tensor) -> tuple[Te
     """(beta in the compute dtype at its nearest in [2^-50, 2^50], whose squares and inverses float32 has, where it is a
     beta)."""
     value = torch.full((), beta_value, dtype=like.dtype, device=like.device) if beta is None else beta
-    return value.clamp(2.0**-50, 2.0**50), (value > 0) & (value < torch.inf)
+    return within(value, 2.0**-50, 2.0**50), (value > 0) & (value < torch.inf)
 
 
 def _parts(dbeta: Tensor, beta: Tensor | None, shift: int = 0) -> Tensor:

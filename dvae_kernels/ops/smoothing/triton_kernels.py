@@ -13,12 +13,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels._elements import new_parts
-from dvae_kernels._rng import compute_dtype
 from dvae_kernels._triton.elements import element_bits, element_tile, launch_elements, load_elements, store_elements
 from dvae_kernels._triton.numerics import at_least, at_most, exp, inside_unit, log1p, reciprocal
 from dvae_kernels._triton.philox import bits_to_uniform
-from dvae_kernels._triton.softmax import tau_tensor
+from dvae_kernels._triton.scalars import scalar_tensor
 from dvae_kernels.ops.smoothing.kinds import find
 from dvae_kernels.ops.smoothing.triton_kinds import KINDS
 
@@ -239,7 +239,7 @@ def smoothing_log_prob_bwd(
 
 def _beta(logits: Tensor, beta: Tensor | None, beta_value: float) -> tuple[Tensor | None, bool]:
     """(beta as the kernels read it, whether there is one per element)."""
-    return tau_tensor(logits, beta, beta_value), beta is not None and beta.dim() > 0
+    return scalar_tensor(logits, beta, beta_value), beta is not None and beta.dim() > 0
 
 
 def _key(noise: Tensor | None, key: Tensor | None) -> Tensor | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dvae_kernels._rng import compute_dtype
+from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels.ops.gumbel_softmax.schemas import ARGMAX
 from dvae_kernels.ops.vector_quantize.reference import code_logits, scoring_codes
 

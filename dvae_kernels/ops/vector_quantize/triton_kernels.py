@@ -10,7 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dvae_kernels._rng import compute_dtype
+from dvae_kernels._dtypes import compute_dtype
+from dvae_kernels._rows import with_unit_columns
 from dvae_kernels._triton.rows import launch
 from dvae_kernels.ops.vector_quantize.reference import MASKED
 
@@ -149,7 +150,7 @@ def vector_quantize_fwd(
     codes = codebook.new_empty((rows if keep_codes else 0, columns))
     if x.numel() == 0:
         return quantized, codes, errors
-    x, codebook = _with_unit_columns(x), _with_unit_columns(codebook)
+    x, codebook = with_unit_columns(x), with_unit_columns(codebook)
     tile = _tile(columns, x.itemsize)
     launch(
         _quantize_kernel, triton.cdiv(rows, tile["ROWS"]), x, codebook, indices.contiguous(), quantized,
@@ -178,8 +179,8 @@ def vector_quantize_bwd(
         dcodes.zero_()
     if x.numel() == 0:
         return dx, dcodes
-    x, codes = _with_unit_columns(x), _with_unit_columns(codes)
-    grad = None if grad is None else _with_unit_columns(grad)
+    x, codes = with_unit_columns(x), with_unit_columns(codes)
+    grad = None if grad is None else with_unit_columns(grad)
     grad_losses = None if grad_losses is None else grad_losses.contiguous()
     weights = None  # Triton passes a Python float in float32
     if x.dtype == torch.float64:
@@ -197,7 +198,3 @@ def vector_quantize_bwd(
 
 def _acc(x: Tensor) -> tl.dtype:
     return tl.float64 if x.dtype == torch.float64 else tl.float32
-
-
-def _with_unit_columns(x: Tensor) -> Tensor:
-    return x if x.shape[1] <= 1 or x.stride(1) == 1 else x.contiguous()

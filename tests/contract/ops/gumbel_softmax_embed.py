@@ -139,10 +139,10 @@ ROOM = Room(
             {"logits": X, "codebook": C},
             {
                 "codebook rank": (
-                    {"codebook": C[0]}, ValueError, "expected a codebook of shape (3, D), got (4,)",
+                    {"codebook": C[0]}, ValueError, "expected codebook of shape [3, D], got (4,)",
                 ),
                 "codebook rows": (
-                    {"codebook": C[:2]}, ValueError, "expected a codebook of shape (3, D), got (2, 4)",
+                    {"codebook": C[:2]}, ValueError, "expected codebook of shape [3, D], got (2, 4)",
                 ),
                 "codebook device": (
                     {"codebook": C.to("meta")}, ValueError, "expected codebook on cpu, got meta",

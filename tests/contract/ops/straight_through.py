@@ -9,7 +9,7 @@ from torch import Tensor
 
 from contract.harness import Case, Inputs, Op, RawCall, Room, repeated
 from dvae_kernels import _rng, gumbel_softmax
-from dvae_kernels.ops.straight_through import reference
+from dvae_kernels.ops.hard_estimators import reference
 
 ESTIMATORS = ("straight_through", "reinmax", "gumbel_rao")
 WIDTHS = (1, 2, 5, 8, 17, 64, 129, 1031, 4096, 20011)

@@ -14,7 +14,7 @@ import timing
 from conftest import REPLAY, our_backends
 from dvae_kernels import vector_quantize
 from dvae_kernels.ops.vector_quantize import op
-from test_nearest_code import by_rows
+from peers import by_rows
 
 Step = Callable[[Tensor], tuple[Tensor, Tensor]]  # x -> (quantized, loss)
 WIDTH = 64

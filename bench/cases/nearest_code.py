@@ -4,7 +4,6 @@ float64 definition, which ours must give for all rows."""
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable
 
 import pytest
@@ -13,9 +12,8 @@ from torch import Tensor
 
 from conftest import REPLAY, our_backends
 from dvae_kernels import nearest_code
+from peers import Search, by_rows
 
-Search = Callable[[], Tensor]
-CHUNKS = (256, 512, 1024, 2048, 4096)  # rows of a product in plain torch; the quickest is timed
 GAUSSIAN = [(k, d) for k in (1024, 8192) for d in (4, 8, 16, 32, 64, 256)]
 CASES = [("gaussian", *size) for size in GAUSSIAN] + [("clustered", k, d) for k in (1024, 8192) for d in (8, 64)]
 CASES += [("offset", 8192, 64)]
@@ -72,24 +70,6 @@ def without_integers(search: Search) -> Search:
             cpu_capability("avx512_vnni")
 
     return lesser
-
-
-def by_rows(x: Tensor, codes: Tensor) -> Search:
-    """Products of as many rows as go best, |c|^2 / 2 made beforehand."""
-    bias, columns = -codes.square().sum(1) / 2, codes.t()
-
-    def search(chunk: int) -> Tensor:
-        return torch.cat([torch.addmm(bias, rows, columns).argmax(1) for rows in x.split(chunk)])
-
-    def seconds(chunk: int) -> float:
-        times = []
-        for _ in range(3):
-            start = time.perf_counter()
-            search(chunk)[-1].item()
-            times.append(time.perf_counter() - start)
-        return min(times)
-
-    return functools.partial(search, min(CHUNKS, key=seconds))
 
 
 def by_faiss(x: Tensor, codes: Tensor) -> Search:

@@ -6,18 +6,18 @@ Rows are tiles [ROWS, BLOCK_K]; values are float32, float64 for float64 tensors.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from dvae_kernels._rng import compute_dtype
+from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels._triton.config import tiling
-from dvae_kernels._triton.philox import bits_to_exponential, log2, row_bits, row_word
-from dvae_kernels._triton.rows import Rows, launch, view_as_rows
-from dvae_kernels._triton.softmax import exp, inverse_or_zero, or_zero, tau_tensor, temperature
+from dvae_kernels._triton.numerics import log2
+from dvae_kernels._triton.philox import bits_to_exponential, row_bits, row_word
+from dvae_kernels._triton.rows import launch_rows, view_as_rows
+from dvae_kernels._triton.scalars import scalar_tensor, temperature
+from dvae_kernels._triton.softmax import exp, inverse_or_zero, or_zero
 from dvae_kernels._triton.tiles import load_tile, row_tile, store_tile
 
 # How many more values Gumbel-Rao keeps in registers for each element than a plain softmax does.
@@ -196,8 +196,8 @@ def reinmax_bwd(grad: Tensor, logits: Tensor, index: Tensor, tau: Tensor | None,
     view = view_as_rows(logits.shape, dim, logits.stride(), grad.stride(), dlogits.stride())
     if view is None:
         return dlogits.copy_(reinmax_bwd(grad.contiguous(), logits.contiguous(), index, tau, tau_value, dim))
-    args = (logits, grad, dlogits, index.contiguous(), tau_tensor(logits, tau, tau_value), tau_value)
-    _launch(_reinmax_bwd_kernel, view, *tiling(view, logits), *args)
+    args = (logits, grad, dlogits, index.contiguous(), scalar_tensor(logits, tau, tau_value), tau_value)
+    launch_rows(_reinmax_bwd_kernel, view, *tiling(view, logits), *args)
     return dlogits
 
 
@@ -216,12 +216,7 @@ def gumbel_rao_bwd(
     sums = None
     if options["TILES"] > 1:
         sums = logits.new_empty((view.rows, draws, 2), dtype=compute_dtype(logits.dtype))
-    tau_args = (tau_tensor(logits, tau, tau_value), tau_value)
+    tau_args = (scalar_tensor(logits, tau, tau_value), tau_value)
     args = (logits, grad, dlogits, sums, key.contiguous(), index.contiguous(), *tau_args, row_offset)
-    _launch(_gumbel_rao_bwd_kernel, view, programs, options | {"DRAWS": draws}, *args)
+    launch_rows(_gumbel_rao_bwd_kernel, view, programs, options | {"DRAWS": draws}, *args)
     return dlogits
-
-
-def _launch(kernel: Any, view: Rows, programs: int, options: dict[str, Any], *args: Any) -> None:
-    strides = (s for triple in view.strides for s in triple)
-    launch(kernel, programs, *args, view.rows, view.k, view.inner, *strides, **options)

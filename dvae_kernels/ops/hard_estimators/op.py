@@ -14,9 +14,9 @@ from torch import Tensor
 from dvae_kernels import _autograd, _validate
 from dvae_kernels._library import define_op
 from dvae_kernels.ops.gumbel_softmax.schemas import ONEHOT
-from dvae_kernels.ops.straight_through import reference
+from dvae_kernels.ops.hard_estimators import reference
 
-_TRITON = "dvae_kernels.ops.straight_through.triton_kernels"
+_TRITON = "dvae_kernels.ops.hard_estimators.triton_kernels"
 ESTIMATORS = ("reinmax", "gumbel_rao")
 _NAMES = ("gumbel", "straight_through", *ESTIMATORS)
 
@@ -94,7 +94,7 @@ def validate(op: str, estimator: Any, draws: Any, hard: bool, tau: float | Tenso
     """An estimator that exists, and the arguments that it needs; `tau` is validated."""
     if estimator not in _NAMES:
         raise ValueError(f"{op}: unknown estimator {estimator!r}, expected one of {', '.join(_NAMES)}")
-    _validate.positive_integer(op, "draws", draws)
+    _validate.count(op, "draws", draws)
     if draws != 1 and estimator != "gumbel_rao":
         raise ValueError(f"{op}: expected draws of 1 for estimator {estimator!r}, got {draws}")
     if estimator == "gumbel":

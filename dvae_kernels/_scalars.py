@@ -1,0 +1,45 @@
+"""Arguments that are a number or a tensor: temperatures (tau) and sharpnesses (beta).
+
+Raw ops take such an argument as two, `(Tensor? tau, float tau_value)`: the tensor where there is one, else the number.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dvae_kernels._autograd import transformed
+from dvae_kernels._dtypes import compute_dtype
+
+
+class Scalar(NamedTuple):
+    """A number, or the tensor that takes its place; unpacks into the two arguments of a raw op."""
+
+    tensor: Tensor | None
+    value: float
+
+    def learns(self) -> bool:
+        """Whether it may get a gradient; under a transform of torch.func, requires_grad does not tell."""
+        return self.tensor is not None and (self.tensor.requires_grad or transformed())
+
+
+def split_temperature(tau: float | Tensor, dtype: torch.dtype, *, least: float = 0.0) -> Scalar:
+    """A (validated) temperature as ops take it beside logits of `dtype`: a scalar tensor of the compute dtype, or a
+    finite number of it that is `least` or more."""
+    compute = compute_dtype(dtype)
+    if isinstance(tau, Tensor):
+        return Scalar(tau.to(compute).reshape(()), 0.0)
+    return Scalar(None, max(min(float(tau), torch.finfo(compute).max), least))
+
+
+def split_sharpness(beta: float | Tensor, logits: Tensor) -> Scalar:
+    """A (validated) beta as ops take it: a tensor of the compute dtype, scalar or of the shape of the logits, or a
+    positive finite number of it."""
+    compute = compute_dtype(logits.dtype)
+    if isinstance(beta, Tensor):
+        beta = beta.to(compute)
+        return Scalar(beta.reshape(()) if beta.numel() == 1 else beta.expand(logits.shape), 0.0)
+    limits = torch.finfo(compute)
+    return Scalar(None, max(min(float(beta), limits.max), limits.tiny))
