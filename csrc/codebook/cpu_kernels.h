@@ -2,8 +2,8 @@
 // of the rows, so the bits are those of every other target and backend.
 
 #ifndef DVAE_TARGET  // for an editor
-#include "simd/editor.h"
 #include "codebook/cpu.h"
+#include "simd/editor.h"
 #endif
 
 constexpr int kSumVectors = 4;  // vectors of a row that are summed side by side

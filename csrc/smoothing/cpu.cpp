@@ -13,7 +13,7 @@
 #include "common/scalar_math.h"
 #include "smoothing/tensors.h"
 
-#define DVAE_KERNELS "smoothing/cpu_kernels.h"
+#define DVAE_OP smoothing
 #include "simd/foreach_target.h"
 
 namespace dvae {

@@ -5,8 +5,8 @@
 // a way around a loss of accuracy. Everything else shares one loop.
 
 #ifndef DVAE_TARGET  // for an editor
-#include "simd/editor.h"
 #include "smoothing/cpu.h"
+#include "simd/editor.h"
 #endif
 
 #include "smoothing/formulas.h"
