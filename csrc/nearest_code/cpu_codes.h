@@ -1,4 +1,9 @@
-// Measuring and packing the codes of nearest_code. Included once per target by foreach_target.h, after cpu_passes.h.
+// Measuring and packing the codes of nearest_code. Included once per target, after cpu_passes.h.
+
+#ifndef DVAE_TARGET  // for an editor
+#include "nearest_code/arguments.h"
+#include "simd/editor.h"
+#endif
 
 // b = scale c - m of one code, then zeros up to whole vectors; all zeros for a code that cannot be chosen.
 inline void centred_code(const Codes& codes, int64_t k, float* to) {

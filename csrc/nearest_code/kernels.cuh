@@ -5,7 +5,7 @@
 // second best. Rows that the bound of formulas.h leaves undecided are then scored by the definition.
 #pragma once
 
-#include "cuda/access.cuh"
+#include "cuda/launch.cuh"
 #include "nearest_code/formulas.h"
 
 namespace dvae {
