@@ -124,7 +124,7 @@ def _check_kind(op: str, kind: Any) -> type[kinds.Kind]:
     if not isinstance(kind, str):
         raise TypeError(f"{op}: expected kind to be a str, got {_validate.type_name(kind)}")
     try:
-        return kinds.find(kind)
+        return kinds.find_kind(kind)
     except ValueError as error:
         raise ValueError(f"{op}: {error}") from None
 
