@@ -42,14 +42,14 @@ def _gather_codes_kernel(
     codebook_ptr, index_ptr, out_ptr, rows, K, D, stride,
     ROWS: tl.constexpr, BLOCK_D: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]  # [R, 1]
     mask = row < rows
     index = tl.load(index_ptr + row, mask=mask, other=-1)
     inside = (index >= 0) & (index < K)
     outside = tl.where(index == -1, 0.0, float("nan")).to(out_ptr.dtype.element_ty)
     for start in range(0, TILES * BLOCK_D, BLOCK_D):
         col = start + tl.arange(0, BLOCK_D)[None, :]
-        code = tl.load(codebook_ptr + index * stride + col, mask=inside & (col < D), other=0.0)
+        code = tl.load(codebook_ptr + index * stride + col, mask=inside & (col < D), other=0.0)  # [R, D]
         tl.store(out_ptr + row * D + col, tl.where(inside, code, outside), mask=mask & (col < D))
 
 
@@ -67,13 +67,13 @@ def _finite_code_keys_kernel(
     ROWS: tl.constexpr, BLOCK_D: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
     """The same, with K for rows of x that are not finite as well."""
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)  # [R]
     index = tl.load(index_ptr + row, mask=row < rows, other=-1)
     inside = (index >= 0) & (index < K)
     doubt = tl.zeros([ROWS, BLOCK_D], tl.int1)
     for start in range(0, TILES * BLOCK_D, BLOCK_D):
         col = start + tl.arange(0, BLOCK_D)[None, :]
-        x = tl.load(x_ptr + row[:, None] * stride + col, mask=inside[:, None] & (col < D), other=0.0)
+        x = tl.load(x_ptr + row[:, None] * stride + col, mask=inside[:, None] & (col < D), other=0.0)  # [R, D]
         doubt |= x - x != 0
     finite = tl.max(doubt.to(tl.int32), 1) == 0
     tl.store(key_ptr + row, tl.where(inside & finite, index, K).to(tl.int32), mask=row < rows)

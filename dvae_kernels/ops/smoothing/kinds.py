@@ -544,7 +544,7 @@ class LogisticMixture(Kind):
 
     @staticmethod
     def _parts(bit: Bit, beta: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(B > 0, X, g, 1 / (beta den)); with E = e^-beta the density is E den / ((E + X) (1 + E / X)), up to its beta."""
+        """(B > 0, X, g, 1 / (beta den)); the density is E den / ((E + X) (1 + E / X)), E = e^-beta."""
         high, x = LogisticMixture._root(bit, beta, CLAMP)
         decay = torch.exp(-beta)
         own, other = torch.where(high, bit.p, bit.q), torch.where(high, bit.q, bit.p)

@@ -44,7 +44,7 @@ def smoothing_bwd(
     beta_grad: bool,
     noise_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(dlogits, dbeta or one partial sum of it per block, dnoise), from the logits and the noise and never from zeta."""
+    """(dlogits, dbeta or one partial sum of it per block, dnoise), from the logits and the noise, never from zeta."""
     chosen = find_kind(kind, noise_grad=noise_grad)
     bit, value, valid = _bit(logits, noise, key, beta, beta_value, index_offset)
     grad = torch.where(valid, grad.to(bit.p.dtype), torch.nan)
