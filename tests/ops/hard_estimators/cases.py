@@ -10,12 +10,12 @@ from torch import Tensor
 from dvae_kernels import _rng, gumbel_softmax
 from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels.ops.hard_estimators import reference
+from kit.dtypes import HALVES, autocast_to
 from kit.layouts import repeated
-from kit.opinfo import Case, Inputs, Op, OpInfo, RawCall, RawError
+from kit.opinfo import Case, Inputs, Op, OpInfo, RawCall, RawError, case_name
 
 ESTIMATORS = ("straight_through", "reinmax", "gumbel_rao")
 WIDTHS = (1, 2, 5, 8, 17, 64, 129, 1031, 4096, 20011)
-HALVES = (torch.float16, torch.bfloat16)
 
 
 def estimator_case(
@@ -42,8 +42,7 @@ def estimator_case(
         logits = inputs["logits"]
         temperature = torch.tensor(1.5, device=logits.device) if tau == "tensor" else tau
         temperature = inputs.get("tau", temperature)
-        half = logits.dtype in HALVES
-        with torch.autocast(logits.device.type, dtype=dtype if half else None, enabled=autocast and half):
+        with autocast_to(logits, dtype, autocast):
             return gumbel_softmax(
                 logits, temperature, True, dim=dim, estimator=estimator, draws=draws, key=key, backend=backend,  # type: ignore[arg-type]
             )  # fmt: skip
@@ -52,14 +51,19 @@ def estimator_case(
         logits = torch.atleast_1d(inputs["logits"].detach().cpu().double())
         return logits + _rng.gumbel_like(logits, key, dim % logits.dim())
 
-    words = [
-        estimator, "x".join(map(str, shape)) or "scalar", str(dtype).removeprefix("torch."), f"tau={tau}", f"dim={dim}",
-        "" if draws == 1 else f"draws={draws}", "" if scale == 2 else f"scale={scale:g}",
-        "" if layout == "contiguous" else layout, "" if grad_layout == "contiguous" else f"grad_{grad_layout}",
-        "autocast" if autocast else "",
-    ]  # fmt: skip
     return Case(
-        name=" ".join(word for word in words if word),
+        name=case_name(
+            estimator,
+            shape,
+            dtype,
+            f"tau={tau}",
+            f"dim={dim}",
+            "" if draws == 1 else f"draws={draws}",
+            scale=scale,
+            layout=layout,
+            grad_layout=grad_layout,
+            autocast=autocast,
+        ),
         inputs=inputs,
         call=call,
         dtype=torch.float32 if autocast else dtype,
@@ -171,7 +175,7 @@ ERRORS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "tau of gumbel_rao": (_hard("gumbel_rao", tau=_LEARNING_TAU), ValueError, _REFUSED.format("gumbel_rao")),
 }  # fmt: skip
 OPINFO = OpInfo(
-    "straight_through",
+    "hard_estimators",
     CASES,
     [_op(name) for name in ESTIMATORS],
     reference,

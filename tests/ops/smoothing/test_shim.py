@@ -15,14 +15,11 @@ from dvae_kernels._elements import new_parameter_gradient
 from dvae_kernels.ops.smoothing import SMOOTHING_KINDS, reference, smoothing_log_prob, smoothing_transform
 from dvae_kernels.ops.smoothing.kinds import KINDS
 from kit.compare import largest
+from kit.dtypes import PAIRS, STORAGE
 from kit.opinfo import Case
 from kit.oracle import assert_keeps_the_contract, noise_key
-from kit.shim import DTYPES, STORAGE, ElementCall, ElementShim, compile_shim, cuda_overloads, guarded_empty_like
+from kit.shim import ElementCall, ElementShim, address, compile_shim, cuda_overloads, guarded_empty_like
 from ops.smoothing.cases import OPINFO
-
-
-def _pointer(x: Tensor | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if x is None else x.data_ptr())
 
 
 class Shim(ElementShim):
@@ -44,8 +41,8 @@ class Shim(ElementShim):
         inputs = [x.contiguous() if isinstance(x, Tensor) else x for x in extra]
         results = [None if x is None else x.contiguous() for x in written]
         self.run(
-            function, tensors, kind.encode(), *(_pointer(x) if not isinstance(x, bool) else x for x in inputs),
-            *map(_pointer, results), outputs=outputs, key=key, index_offset=index_offset, tau=beta,
+            function, tensors, kind.encode(), *(address(x) if not isinstance(x, bool) else x for x in inputs),
+            *map(address, results), outputs=outputs, key=key, index_offset=index_offset, tau=beta,
             tau_value=beta_value,
         )  # fmt: skip
         for target, result in zip(written, results):
@@ -94,7 +91,7 @@ class Shim(ElementShim):
         call = ElementCall(x.numel(), index_offset)
         for i in range(2):
             call.data[i], call.storage[i] = x.data_ptr(), STORAGE[x.dtype]
-        return bool(self.library.shim_vector(ctypes.byref(call), _pointer(noise), False))
+        return bool(self.library.shim_vector(ctypes.byref(call), address(noise), False))
 
 
 def _each(beta: Tensor | None) -> bool:
@@ -128,7 +125,7 @@ def test_raw_ops_in_guard_bands(
     """Every dtype pair, against the reference in float64; nothing else is written."""
     kind, generator = "power", torch.Generator().manual_seed(1)
     verify = guarded_empty_like(monkeypatch)
-    for narrow, wide in DTYPES:
+    for narrow, wide in PAIRS:
         compute = compute_dtype(narrow)
         logits, grad = (torch.randn(count, generator=generator, dtype=torch.float64) for _ in range(2))
         noise, zeta = (0.05 + 0.9 * torch.rand(count, generator=generator) for _ in range(2))
