@@ -47,7 +47,7 @@ def _reinmax_bwd_kernel(
     index = tl.load(index_ptr + row, mask=mask, other=-1)
     own_grad = tl.load(g_rows + index * g_sk, mask=mask & (index >= 0) & (index < K), other=0.0).to(ACC)
     index = index.to(tl.int32)
-    # of softmax(logits) and of softmax(logits / tau), as far as it is a factor of tau: finite times zero
+    # sums of softmax(logits), and of softmax(logits / tau) for every tau: finite times zero
     top = tl.full([ROWS, 1], float("-inf"), ACC)
     total = tl.zeros([ROWS, 1], ACC)
     mean = tl.zeros([ROWS, 1], ACC)

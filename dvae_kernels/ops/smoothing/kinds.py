@@ -1,8 +1,8 @@
 """The smoothing kinds in plain torch: the value, the gradients and the log density of each.
 
-A kind is one class here, listed in KINDS at the end of the file; nothing else of the reference knows what it computes.
-All functions work elementwise and are differentiable: what must not reach a gradient is replaced before a function is
-taken, not after. They expect finite beta > 0 and noise in [0, 1]; NaN passes through, and the caller marks the rest.
+A kind is one class here, listed in KINDS at the end of the file; no other file of the reference knows its formulas. All
+functions work elementwise and are differentiable: a value that must not reach a gradient is replaced before a function
+is taken, not after. They expect finite beta > 0 and noise in [0, 1]; NaN passes through, and the caller marks the rest.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Bit:
 
 
 class Density:
-    """What the log densities know of a bit and of a point zeta inside their support."""
+    """A bit and a point zeta inside the support, as the log densities take them."""
 
     def __init__(self, zeta: Tensor, logits: Tensor):
         self.logits = logits
@@ -275,7 +275,7 @@ class SpikeRoot(Spike):
 
 
 class SpikeRational(Spike):
-    """What f2'' of the seed should be: beta u / (1 - u + beta u)."""
+    """f2'' of the seed, corrected: beta u / (1 - u + beta u)."""
 
     name = "spike_rational"
     origin = "f2'', corrected"
@@ -628,7 +628,7 @@ _MEAN_SERIES = (-1 / 12, 1 / 720, -1 / 30240, 1 / 1209600, -1 / 47900160)
 
 
 def _finite(logits: Tensor) -> Tensor:
-    """The logits, as far as p and q are normal numbers."""
+    """The logits, clamped to where p and q are normal numbers."""
     limit = (1022 if logits.dtype == torch.float64 else 126) * math.log(2)
     return within(logits, -limit, limit)
 
@@ -673,7 +673,7 @@ def _power(s: Tensor, rest: Tensor, exponent: Tensor) -> Tensor:
 
 
 def _hypotenuse(b: Tensor, square: Tensor, floor: float) -> Tensor:
-    """sqrt(b^2 + square), at least |b| and `floor`; no gradient through what is raised."""
+    """sqrt(b^2 + square), at least |b| and `floor`; no gradient where it is raised."""
     total = b.square() + square
     tiny = torch.finfo(b.dtype).tiny
     root = torch.where(total > tiny, torch.sqrt(at_least(total, tiny)), b.abs())

@@ -1,7 +1,7 @@
 """Smoothing transformations in plain torch: the definition that every backend is tested against.
 
-The four ops have the signatures of schemas.py; what differs between kinds is in kinds.py. Traceable and
-differentiable; computed in float64 for float64, in float32 otherwise.
+The four ops have the signatures of schemas.py; the kinds are in kinds.py. Traceable and differentiable; computed in
+float64 for float64, in float32 otherwise.
 """
 
 from __future__ import annotations

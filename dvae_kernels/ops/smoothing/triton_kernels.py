@@ -81,7 +81,7 @@ def _smoothing_bwd_kernel(
     if dbeta_ptr is not None:
         _store_dbeta(dbeta_ptr, element, exists, whole, g * dbeta, EVEN, EACH)
     if dnoise_ptr is not None:
-        # c / p may pass the largest float, of which this is half
+        # c / p may exceed the largest float; the bound is half of it
         store_elements(dnoise_ptr, element, exists, whole, g * at_most(dnoise, 1.7e38), EVEN)
 
 

@@ -88,7 +88,7 @@ def _log_rate(beta):
 
 @triton.jit
 def _finite(log_s):
-    """log s, finite for s = 0: what multiplies it is 0 there."""
+    """log s, finite for s = 0, where its factor is 0."""
     return at_least(log_s, -800.0)
 
 
@@ -131,7 +131,7 @@ def spike_exponential(odds, eps, rest, beta):
 
 @triton.jit
 def _tilted_variance(u, ubar, beta, node):
-    """Of a bit whose odds are those of u times e^(node beta), over u (1 - u)."""
+    """The variance of a bit whose odds are those of u times e^(node beta), over u (1 - u)."""
     odds = exp(beta * -node)
     inverse = reciprocal(u + ubar * odds)
     return odds * inverse * inverse
