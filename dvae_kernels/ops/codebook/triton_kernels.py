@@ -135,7 +135,8 @@ def _code_sums_kernel(
     target = tl.where(joins_previous, front_ptr, tl.where(joins_next, front_ptr + D, sums_ptr + code.to(tl.int64) * D))
     tl.store(target + col, total, mask=(code < K) & (col < D))
     # one run through the whole block: its sum stands in front, nothing is left for the back
-    tl.store(front_ptr + D + col, tl.zeros([ROWS, BLOCK_D], ACC), mask=joins_previous & joins_next & (code < K) & (col < D))
+    nothing = joins_previous & joins_next & (code < K) & (col < D)
+    tl.store(front_ptr + D + col, tl.zeros([ROWS, BLOCK_D], ACC), mask=nothing)
 
 
 def gather_codes(codebook: Tensor, indices: Tensor) -> Tensor:
