@@ -18,12 +18,13 @@ ESTIMATORS = ("straight_through", "reinmax", "gumbel_rao")
 WIDTHS = (1, 2, 5, 8, 17, 64, 129, 1031, 4096, 20011)
 
 
-def estimator_case(
+def sample_case(
     shape: tuple[int, ...],
-    estimator: str,
+    hard: bool,
     dtype: torch.dtype = torch.float32,
-    tau: float | str = 1.25,  # "tensor" is a 0-dim tensor, which needs a gradient with straight_through
+    tau: float | str = 1.0,  # "tensor" is a 0-dim tensor, which needs a gradient where the estimator has one
     dim: int = -1,
+    estimator: str = "gumbel",
     draws: int = 1,
     scale: float = 2.0,
     layout: str = "contiguous",
@@ -31,50 +32,52 @@ def estimator_case(
     autocast: bool = False,
     **options: Any,
 ) -> Case:
+    """Of gumbel_softmax, by any estimator."""
+
     def inputs() -> Inputs:
         logits = scale * torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         values = {"logits": repeated(logits, layout).to(dtype).clone()}
-        if tau == "tensor" and estimator == "straight_through":
+        if tau == "tensor" and estimator in ("gumbel", "straight_through"):
             values["tau"] = torch.tensor(0.7, dtype=compute_dtype(dtype))
         return values
 
     def call(inputs: Inputs, key: Tensor, backend: str) -> Tensor:
         logits = inputs["logits"]
         temperature = torch.tensor(1.5, device=logits.device) if tau == "tensor" else tau
-        temperature = inputs.get("tau", temperature)
+        sampling: Any = {"estimator": estimator, "draws": draws, "key": key}
         with autocast_to(logits, dtype, autocast):
-            return gumbel_softmax(
-                logits, temperature, True, dim=dim, estimator=estimator, draws=draws, key=key, backend=backend,  # type: ignore[arg-type]
-            )  # fmt: skip
+            return gumbel_softmax(logits, inputs.get("tau", temperature), hard, dim=dim, backend=backend, **sampling)
 
     def scores(inputs: Inputs, key: Tensor) -> Tensor:
         logits = torch.atleast_1d(inputs["logits"].detach().cpu().double())
         return logits + _rng.gumbel_like(logits, key, dim % logits.dim())
 
+    function = f"gumbel_softmax {'hard' if hard else 'soft'}" if estimator == "gumbel" else estimator
+    words = [dtype, f"tau={tau}", f"dim={dim}", "" if draws == 1 else f"draws={draws}"]
     return Case(
-        name=case_name(
-            estimator,
-            shape,
-            dtype,
-            f"tau={tau}",
-            f"dim={dim}",
-            "" if draws == 1 else f"draws={draws}",
-            scale=scale,
-            layout=layout,
-            grad_layout=grad_layout,
-            autocast=autocast,
-        ),
-        inputs=inputs,
-        call=call,
+        case_name(function, shape, *words, scale=scale, layout=layout, grad_layout=grad_layout, autocast=autocast),
+        inputs,
+        call,
         dtype=torch.float32 if autocast else dtype,
         layout=layout,
         grad_layout=grad_layout,
-        scores=scores,
+        scores=scores if hard else None,
         dim=dim,
-        keys=4 if 4096 in shape or 20011 in shape else 8,
-        slow_interpreted=max(shape, default=0) > 2000,
         **options,
     )
+
+
+def estimator_case(
+    shape: tuple[int, ...],
+    estimator: str,
+    dtype: torch.dtype = torch.float32,
+    tau: float | str = 1.25,
+    dim: int = -1,
+    **options: Any,
+) -> Case:
+    widest = max(shape, default=0)
+    keys = 4 if widest >= 4096 else 8
+    return sample_case(shape, True, dtype, tau, dim, estimator, keys=keys, slow_interpreted=widest > 2000, **options)
 
 
 def _cases() -> list[Case]:

@@ -12,7 +12,6 @@ from torch import Tensor
 from dvae_kernels import SMOOTHING_KINDS, smoothing_log_prob, smoothing_transform
 from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels.ops.smoothing import reference
-from dvae_kernels.ops.smoothing.kinds import KINDS
 from kit.dtypes import HALVES, autocast_to
 from kit.layouts import ELEMENTWISE_LAYOUTS, repeated
 from kit.opinfo import Case, ErrorInputs, Inputs, Op, OpInfo, RawCall, RawError, case_name
@@ -59,7 +58,7 @@ def transform_case(
 
     def inputs() -> Inputs:
         values = {"logits": (scale * _random(shape, layout, 0)).to(dtype), **_beta(beta, shape, layout, dtype)}
-        if noise and KINDS[kind].noise_grad:
+        if noise and SMOOTHING_KINDS[kind].noise_grad:
             values["noise"] = given()
         return {name: x.clone() for name, x in values.items()}
 
@@ -96,13 +95,13 @@ def _zeta(kind: str, logits: Tensor, seed: int = 1) -> Tensor:
     """Points of the support, away from its ends and from the threshold of "root"; of a spike kind, a few on the
     spike."""
     uniform = _uniform(_random(tuple(logits.shape), "contiguous", seed), 0.03, 0.95)
-    if KINDS[kind].whole_line:
+    if SMOOTHING_KINDS[kind].whole_line:
         return 3 * uniform - 1
     if kind == "root":  # on either side of 1 - p, some of the way to the end
         q = torch.sigmoid(-logits)
         way = _uniform(_random(tuple(logits.shape), "contiguous", seed + 1), 0.1, 0.9)
         return torch.where(uniform < 0.5, q * (1 - way), q + (1 - q) * way).clamp(0.003, 0.99)
-    return torch.where(uniform < 0.2, 0, uniform) if KINDS[kind].spike else uniform
+    return torch.where(uniform < 0.2, 0, uniform) if SMOOTHING_KINDS[kind].spike else uniform
 
 
 def log_prob_case(

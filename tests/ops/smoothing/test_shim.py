@@ -13,7 +13,6 @@ from torch import Tensor
 from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels._elements import new_parameter_gradient
 from dvae_kernels.ops.smoothing import SMOOTHING_KINDS, reference, smoothing_log_prob, smoothing_transform
-from dvae_kernels.ops.smoothing.kinds import KINDS
 from kit.compare import largest
 from kit.dtypes import PAIRS, STORAGE
 from kit.opinfo import Case
@@ -181,7 +180,7 @@ def test_the_ends_of_everything(inexact: Shim, kind: str, beta: float) -> None:
         b, ones = torch.full_like(x, float(torch.tensor(beta))), torch.ones_like(x)
         return [
             ops.smoothing_fwd(x, e, None, b, 0.0, kind, 0, dtype),
-            *ops.smoothing_bwd(ones, x, e, None, b, 0.0, kind, 0, True, KINDS[kind].noise_grad),
+            *ops.smoothing_bwd(ones, x, e, None, b, 0.0, kind, 0, True, SMOOTHING_KINDS[kind].noise_grad),
             ops.smoothing_log_prob_fwd(z, x, b, 0.0, kind),
             *ops.smoothing_log_prob_bwd(ones, z, x, b, 0.0, kind, True),
         ]
@@ -206,12 +205,12 @@ def test_special_values(shim: Shim, kind: str, beta: float) -> None:
     for backend in ("reference", "cuda"):
         x, e, b = (
             logits.clone().requires_grad_(),
-            noise.clone().requires_grad_(KINDS[kind].noise_grad),
+            noise.clone().requires_grad_(SMOOTHING_KINDS[kind].noise_grad),
             torch.tensor(beta),
         )
         b = b.expand(40).clone().requires_grad_()
         y = smoothing_transform(x, b, kind, noise=e, backend=backend)
-        leaves = (x, b, e) if KINDS[kind].noise_grad else (x, b)
+        leaves = (x, b, e) if SMOOTHING_KINDS[kind].noise_grad else (x, b)
         results.append((y.detach(), *torch.autograd.grad(y.sum(), leaves)))
     for ours, expected in zip(*reversed(results)):
         torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6, equal_nan=True)
