@@ -148,8 +148,8 @@ RULES: list[Any] = [
     (the_public_face_only, [BENCH]),
     (no_op_in_the_kit, ["tests/kit/*.py"]),
     (layers_of_csrc, [CSRC]),
-    pytest.param(intrinsics_in_simd, [CSRC], marks=COMING),
-    pytest.param(torch_in_its_place, [CSRC], marks=COMING),
+    (intrinsics_in_simd, [CSRC]),
+    (torch_in_its_place, [CSRC]),
 ]
 OP = f"{PACKAGE}/ops/smoothing"
 BROKEN: list[tuple[Rule, str, str]] = [
