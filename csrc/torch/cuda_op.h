@@ -32,7 +32,7 @@ inline RowCall make_call(
   const auto device = like.get_device_index();
   check_cuda(cudaSetDevice(device));  // as torch's guard did in its own copy of the CUDA runtime
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
   call.stream = static_cast<Stream>(stream);
   return call;
 }

@@ -33,10 +33,10 @@ struct torch::stable::detail::ToImpl<dvae::Name> {
     const auto handle = to<StringHandle>(value);
     size_t length = 0;
     const char* data = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(torch_string_length(handle, &length));
-    STABLE_TORCH_ERROR_CODE_CHECK(torch_string_c_str(handle, &data));
+    TORCH_ERROR_CODE_CHECK(torch_string_length(handle, &length));
+    TORCH_ERROR_CODE_CHECK(torch_string_c_str(handle, &data));
     dvae::Name name{std::string(data, length)};
-    STABLE_TORCH_ERROR_CODE_CHECK(torch_delete_string(handle));
+    TORCH_ERROR_CODE_CHECK(torch_delete_string(handle));
     return name;
   }
 };
@@ -56,7 +56,7 @@ inline Tensor empty_like(const Tensor& like, ScalarType dtype) {
   std::array<StableIValue, 6> stack{
       from(like), from(std::optional(dtype)), from(std::nullopt), from(std::nullopt), from(std::nullopt),
       from(std::nullopt)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::empty_like", "", stack.data(), TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::empty_like", "", stack.data(), TORCH_ABI_VERSION));
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
@@ -140,7 +140,7 @@ bool coalesce_rows(const std::array<const Tensor*, N>& tensors, int64_t dim, Row
   std::array<const int64_t*, N> strides;
   for (int t = 0; t < N; ++t) {
     check_same_device(*tensors[t], *tensors[0]);
-    STD_TORCH_CHECK(tensors[t]->sizes() == tensors[0]->sizes(), "dvae_kernels: expected tensors of one shape");
+    STD_TORCH_CHECK(tensors[t]->sizes().equals(tensors[0]->sizes()), "dvae_kernels: expected tensors of one shape");
     strides[t] = tensors[t]->strides().data();
   }
   const auto ndim = static_cast<int>(tensors[0]->dim());
@@ -178,7 +178,7 @@ void with_contiguous(const std::array<Tensor, N>& given, const Run& run) {
   std::array<Tensor, N> tensors = given;
   for (int t = 0; t < N; ++t) {
     check_same_device(given[t], given[0]);
-    STD_TORCH_CHECK(given[t].sizes() == given[0].sizes(), "dvae_kernels: expected tensors of one shape");
+    STD_TORCH_CHECK(given[t].sizes().equals(given[0].sizes()), "dvae_kernels: expected tensors of one shape");
     if (t < N - outputs) {
       tensors[t] = torch::stable::contiguous(given[t]);
     } else if (!given[t].is_contiguous()) {
