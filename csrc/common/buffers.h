@@ -31,6 +31,16 @@ struct Buffer {
   Storage type = Storage::float32;
 };
 
+// A number: `value`, or one in the compute type that lies where the kernel can read it.
+struct ScalarArgument {
+  const void* data = nullptr;
+  double value = 0;
+};
+
+// Whether an output goes beyond the last-level cache: it is written past it, since nothing of it would be read before it
+// is evicted.
+inline bool is_large(int64_t elements, Storage type) { return elements * size_of(type) >= int64_t{32} << 20; }
+
 // Calls run(T()) with the storage type; Scalar is the type that its elements are computed in.
 #ifdef __CUDACC__
 #pragma nv_exec_check_disable

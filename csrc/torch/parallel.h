@@ -49,10 +49,12 @@ void parallel_for_tiles(const Tiles& tiles, void (*kernel)(const Args&, int64_t,
   });
 }
 
-// kernel(args, begin, end) over all blocks of elements.
+// The function that runs kernel(args, begin, end) over all blocks of elements.
 template <class Args>
-void parallel_for_blocks(void (*kernel)(const Args&, int64_t, int64_t), const Args& args) {
-  parallel_for(args.blocks.blocks(), kElementBlock, [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
+auto over_blocks(void (*kernel)(const Args&, int64_t, int64_t)) {
+  return [kernel](const Args& args) {
+    parallel_for(args.blocks.blocks(), kElementBlock, [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
+  };
 }
 
 }  // namespace dvae
