@@ -8,10 +8,10 @@ from torch import Tensor
 from torch.autograd import forward_ad, gradcheck
 from torch.utils.checkpoint import checkpoint
 
-from conftest import Target
-from contract.harness import Inputs, Op
-from contract.ops import OPS
 from dvae_kernels import gumbel_softmax
+from kit.discovery import OPS
+from kit.opinfo import Inputs, Op
+from kit.targets import Target
 
 ops = pytest.mark.parametrize("op", OPS, ids=str)
 soft_and_hard = pytest.mark.parametrize("hard", [False, True], ids=["soft", "hard"])

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from conftest import Target
-from contract.harness import Inputs, Op, Room
-from contract.ops import OPS, ROOMS
 from dvae_kernels import gumbel_softmax
+from kit.discovery import OPINFOS, OPS
+from kit.opinfo import Inputs, Op, OpInfo
+from kit.targets import Target
 
 ops = pytest.mark.parametrize("op", OPS, ids=str)
 # What inductor does to a graph before it generates code, partitioner and CSE included: seconds less a test.
@@ -147,11 +147,11 @@ def test_the_backward_of_a_compiled_sample_is_its_own(kernel: Target) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("room", [room for room in ROOMS if room.ops], ids=str)
-def test_inductor(kernel: Target, room: Room) -> None:
-    """The real compiler, once a room: forward, backward and fresh noise."""
+@pytest.mark.parametrize("info", [info for info in OPINFOS if info.ops], ids=str)
+def test_inductor(kernel: Target, info: OpInfo) -> None:
+    """The real compiler, once an op: forward, backward and fresh noise."""
     skip_what_another_backend_shows(kernel)
-    op = room.ops[-1]
+    op = info.ops[-1]
     call = caller(op, kernel)
     compare(torch.compile(call, fullgraph=True), call, op, kernel, (6, 20))
     if not op.draws:
@@ -166,13 +166,13 @@ def test_inductor(kernel: Target, room: Room) -> None:
 
 
 @pytest.mark.parametrize(("layout", "dtype"), [("contiguous", torch.float16), ("transposed", torch.float32)], ids=str)
-@pytest.mark.parametrize("room", ROOMS, ids=str)
-def test_opcheck(kernel: Target, room: Room, dtype: torch.dtype, layout: str) -> None:
+@pytest.mark.parametrize("info", OPINFOS, ids=str)
+def test_opcheck(kernel: Target, info: OpInfo, dtype: torch.dtype, layout: str) -> None:
     """Schemas, fakes (strides included) and dispatch of the raw ops, whose gradients are the Function's."""
     logits = logits_on(kernel, 3, 6, 5).detach().to(dtype)
     if layout == "transposed":
         logits = logits.transpose(0, 2)
-    for name, args in room.raw_calls(logits, torch.tensor([1, 2], device=kernel.device)):
+    for name, args in info.raw_calls(logits, torch.tensor([1, 2], device=kernel.device)):
         overload = getattr(getattr(torch.ops.dvae_kernels, name), kernel.backend)
         # the other checks are of schema and fake alone, which all backends share
         checks = {"test_utils": ("test_schema", "test_faketensor")} if kernel.interpreted else {}

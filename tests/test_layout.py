@@ -7,23 +7,23 @@ import torch
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
-from conftest import Target
-from contract.harness import Op, Room
-from contract.ops import OPS, ROOMS
 from dvae_kernels import gumbel_softmax
+from kit.discovery import OPINFOS, OPS
+from kit.opinfo import Op, OpInfo
+from kit.targets import Target
 
 OVERLOADS = ("cpp", "triton", "cuda")
 HUGE = [(2**16, 2**16), (2**32 - 1, 2), (3, 2**31 + 7), (2**20, 64, 8, 16)]
 
 
-@pytest.mark.parametrize("room", ROOMS, ids=str)
+@pytest.mark.parametrize("info", OPINFOS, ids=str)
 @pytest.mark.parametrize("shape", HUGE)
-def test_raw_ops_on_huge_meta_tensors(room: Room, shape: tuple[int, ...]) -> None:
+def test_raw_ops_on_huge_meta_tensors(info: OpInfo, shape: tuple[int, ...]) -> None:
     """Shapes and dtypes are the reference's."""
     with FakeTensorMode():
         logits, key = torch.empty(shape, dtype=torch.bfloat16), torch.empty(2, dtype=torch.int64)
-        for name, args in room.raw_calls(logits, key):
-            expected = outputs(getattr(room.reference, name)(*args))
+        for name, args in info.raw_calls(logits, key):
+            expected = outputs(getattr(info.reference, name)(*args))
             for overload in OVERLOADS:
                 actual = outputs(getattr(getattr(torch.ops.dvae_kernels, name), overload)(*args))
                 assert [(x.shape, x.dtype) for x in actual] == [(x.shape, x.dtype) for x in expected], name

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from conftest import Target
 from dvae_kernels import categorical_kl, gumbel_softmax, gumbel_softmax_embed, vector_quantize
+from kit.targets import Target
 
 ROWS, K = 256, 4096
 TENSOR = ROWS * K * 4  # bytes

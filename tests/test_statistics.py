@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from conftest import Target
 from dvae_kernels import (
     binary_concrete,
     binary_concrete_log_prob,
@@ -13,6 +12,7 @@ from dvae_kernels import (
     gumbel_softmax,
     gumbel_softmax_log_prob,
 )
+from kit.targets import Target
 
 np = pytest.importorskip("numpy")  # a GPU machine may have neither
 stats = pytest.importorskip("scipy.stats")

@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from contract.harness import Op
-from contract.ops import OPS
 from dvae_kernels import SMOOTHING_KINDS, binary_concrete_log_prob, smoothing_log_prob, smoothing_transform
 from dvae_kernels.ops.smoothing.kinds import KINDS
+from kit.discovery import OPS
+from kit.opinfo import Op
 
 BOUNDS = {"clamp", "clamp_min", "clamp_max", "clip", "minimum", "maximum", "fmin", "fmax", "min", "max", "amin", "amax",
           "relu", "hardtanh"}  # fmt: skip

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from contract.harness import Errors
-from contract.ops import ROOMS
 from dvae_kernels import BackendUnavailable, _backend, gumbel_softmax, use_backend
+from kit.discovery import OPINFOS
+from kit.layouts import META
+from kit.opinfo import ErrorInputs
 
 X = torch.zeros(2, 3)
 KEY = torch.tensor([1, 2])
-META = torch.device("meta")
 
 # (arguments, error, the whole message after "op: ")
 Bad = tuple[dict[str, Any], type[Exception], str]
@@ -115,7 +115,7 @@ COMMON: dict[str, dict[str, Bad]] = {
 }  # fmt: skip
 
 
-def bad_calls(errors: Errors) -> dict[str, Bad]:
+def bad_calls(errors: ErrorInputs) -> dict[str, Bad]:
     parameters = inspect.signature(errors.function).parameters
     tensors = {name: x for name, x in errors.arguments.items() if isinstance(x, Tensor) and x.is_floating_point()}
     cases: dict[str, Bad] = {}
@@ -133,14 +133,14 @@ def bad_calls(errors: Errors) -> dict[str, Bad]:
 
 CASES = [
     pytest.param(errors, *case, id=f"{errors.function.__name__} {name}")
-    for room in ROOMS
-    for errors in room.errors
+    for info in OPINFOS
+    for errors in info.errors
     for name, case in bad_calls(errors).items()
 ]
 
 
 @pytest.mark.parametrize("errors, arguments, error, message", CASES)
-def test_errors(errors: Errors, arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_errors(errors: ErrorInputs, arguments: dict[str, Any], error: type[Exception], message: str) -> None:
     generator = arguments.get("generator")
     states = [torch.get_rng_state()]
     if isinstance(generator, torch.Generator):
@@ -157,8 +157,8 @@ def test_errors(errors: Errors, arguments: dict[str, Any], error: type[Exception
 
 
 def test_the_valid_calls_are_valid() -> None:
-    for room in ROOMS:
-        for errors in room.errors:
+    for info in OPINFOS:
+        for errors in info.errors:
             errors.function(**errors.arguments)
 
 
