@@ -11,7 +11,7 @@ Tensor fwd(Tensor logits, Tensor key, std::optional<Tensor> tau, double tau_valu
            ScalarType dtype) {
   const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
   return run_binary_concrete_fwd(
-      logits, key, scalar_argument(tau, tau_value, logits), hard, index_offset, dtype,
+      logits, key, device_scalar(tau, tau_value, logits), hard, index_offset, dtype,
       on_stream(logits, binary_concrete_fwd));
 }
 
@@ -19,21 +19,21 @@ std::tuple<Tensor, Tensor> bwd(Tensor grad, Tensor logits, Tensor key, std::opti
                                int64_t index_offset, bool tau_grad) {
   const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
   return run_binary_concrete_bwd(
-      grad, logits, key, scalar_argument(tau, tau_value, logits), index_offset, tau_grad,
+      grad, logits, key, device_scalar(tau, tau_value, logits), index_offset, tau_grad,
       on_stream(logits, binary_concrete_bwd));
 }
 
 Tensor log_prob_fwd(Tensor y, Tensor logits, std::optional<Tensor> tau, double tau_value) {
   const torch::stable::accelerator::DeviceGuard guard(y.get_device_index());
   return run_binary_concrete_log_prob_fwd(
-      y, logits, scalar_argument(tau, tau_value, y), on_stream(y, binary_concrete_log_prob_fwd));
+      y, logits, device_scalar(tau, tau_value, y), on_stream(y, binary_concrete_log_prob_fwd));
 }
 
 std::tuple<Tensor, Tensor, Tensor> log_prob_bwd(Tensor grad, Tensor y, Tensor logits, std::optional<Tensor> tau,
                                                 double tau_value, bool tau_grad) {
   const torch::stable::accelerator::DeviceGuard guard(y.get_device_index());
   return run_binary_concrete_log_prob_bwd(
-      grad, y, logits, scalar_argument(tau, tau_value, y), tau_grad, on_stream(y, binary_concrete_log_prob_bwd));
+      grad, y, logits, device_scalar(tau, tau_value, y), tau_grad, on_stream(y, binary_concrete_log_prob_bwd));
 }
 
 }  // namespace

@@ -6,7 +6,7 @@
 
 #ifndef DVAE_TARGET  // for an editor
 #include "simd/editor.h"
-#include "smoothing/cpu.h"
+#include "smoothing/arguments.h"
 #endif
 
 #include "smoothing/formulas.h"
@@ -18,7 +18,7 @@ class KindOfElements {
   using Scalar = typename F::Scalar;
 
   KindOfElements(const Functions<F>& f, const SmoothingBeta& beta)
-      : one_(f, nearest_beta(F(static_cast<Scalar>(beta.value)))), given_(beta.elements) {}
+      : one_(f, nearest_beta(F(static_cast<Scalar>(beta.one.value)))), given_(beta.elements) {}
 
   bool several() const { return given_.data != nullptr; }
 
@@ -48,7 +48,8 @@ class NoiseOfElements {
  public:
   using Scalar = typename F::Scalar;
 
-  NoiseOfElements(const ElementBlocks& blocks, NoiseKey key, const Buffer& given) : bits_(blocks, key), given_(given) {}
+  NoiseOfElements(const ElementBlocks& blocks, KeyWords key, const Buffer& given)
+      : bits_(blocks, key.read()), given_(given) {}
 
   void open(int64_t block, int64_t first, int elements, int lacking) {
     if (given_.data == nullptr) {
@@ -84,22 +85,22 @@ class NoiseOfElements {
 
 // The kind with functions that look for no way around.
 template <class Kind>
-struct ModerateKind;
+struct FastKind;
 template <template <class, class> class Kind, class F, class Math>
-struct ModerateKind<Kind<F, Math>> {
-  using type = Kind<F, ModerateFunctions>;
+struct FastKind<Kind<F, Math>> {
+  using type = Kind<F, FastFunctions>;
 };
 
 template <class Kind>
-bool is_moderate(const SmoothingBeta& beta) {
-  return beta.elements.data == nullptr && beta.value >= 1 && beta.value <= Kind::highest_moderate;
+bool is_fast(const SmoothingBeta& beta) {
+  return beta.elements.data == nullptr && beta.one.value >= 1 && beta.one.value <= Kind::largest_fast_exponent;
 }
 
 template <class Kind>
-void smooth_quickly(const SmoothingArgs& args, int64_t begin, int64_t end) {
-  const ModerateFunctions f;
-  const Kind kind(f, F32(static_cast<float>(args.beta.value)));
-  BlockNoise noise(args.blocks, args.key);
+void smooth_fast(const SmoothingArgs& args, int64_t begin, int64_t end) {
+  const FastFunctions f;
+  const Kind kind(f, F32(static_cast<float>(args.beta.one.value)));
+  BlockNoise noise(args.blocks, args.key.read());
   BlockReader<F32> logits(args.logits);
   BlockWriter<F32> zeta(args.zeta);
   for_blocks(args.blocks, begin, end, [&](int64_t block, int64_t first, int elements, int lacking) {
@@ -113,10 +114,10 @@ void smooth_quickly(const SmoothingArgs& args, int64_t begin, int64_t end) {
 }
 
 template <class Kind>
-void smooth_backward_quickly(const SmoothingBackwardArgs& args, int64_t begin, int64_t end) {
-  const ModerateFunctions f;
-  const Kind kind(f, F32(static_cast<float>(args.beta.value)));
-  BlockNoise noise(args.blocks, args.key);
+void smooth_bwd_fast(const SmoothingBackwardArgs& args, int64_t begin, int64_t end) {
+  const FastFunctions f;
+  const Kind kind(f, F32(static_cast<float>(args.beta.one.value)));
+  BlockNoise noise(args.blocks, args.key.read());
   BlockReader<F32> grad(args.grad), logits(args.logits);
   BlockWriter<F32> dlogits(args.dlogits);
   for_blocks(args.blocks, begin, end, [&](int64_t block, int64_t first, int elements, int lacking) {
@@ -152,7 +153,7 @@ void smooth(const SmoothingArgs& args, int64_t begin, int64_t end) {
 constexpr int64_t kRun = 256;
 
 template <class F, class Kind, bool all>
-void smooth_backward(const SmoothingBackwardArgs& args, int64_t begin, int64_t end) {
+void smooth_bwd(const SmoothingBackwardArgs& args, int64_t begin, int64_t end) {
   using Scalar = typename F::Scalar;
   const Functions<F> f;
   KindOfElements<F, Kind> kinds(f, args.beta);
@@ -189,7 +190,7 @@ F nan_of(F a, F b) {
 }
 
 template <class F, class Kind>
-void smoothed_log_prob(const SmoothingLogProbArgs& args, int64_t begin, int64_t end) {
+void log_density_fwd(const SmoothingLogProbArgs& args, int64_t begin, int64_t end) {
   const Functions<F> f;
   KindOfElements<F, Kind> kinds(f, args.beta);
   BlockReader<F> zeta(args.zeta), logits(args.logits);
@@ -205,7 +206,7 @@ void smoothed_log_prob(const SmoothingLogProbArgs& args, int64_t begin, int64_t 
 }
 
 template <class F, class Kind>
-void smoothed_log_prob_backward(const SmoothingLogProbBackwardArgs& args, int64_t begin, int64_t end) {
+void log_density_bwd(const SmoothingLogProbBackwardArgs& args, int64_t begin, int64_t end) {
   using Scalar = typename F::Scalar;
   const Functions<F> f;
   KindOfElements<F, Kind> kinds(f, args.beta);
@@ -246,43 +247,43 @@ void with_kind_and_vector(const Args& args, const Call& call) {
   with_kind<F32>(args.kind, [&](auto* kind) { call(F32(), kind); });
 }
 
-void smoothing(const SmoothingArgs& args, int64_t begin, int64_t end) {
+void smoothing_fwd(const SmoothingArgs& args, int64_t begin, int64_t end) {
   with_kind_and_vector(args, [&](auto f, auto* kind) {
     using F = decltype(f);
     using Kind = std::remove_pointer_t<decltype(kind)>;
     if constexpr (F::lanes > 1) {
-      if (args.noise.data == nullptr && is_moderate<Kind>(args.beta)) {
-        return smooth_quickly<typename ModerateKind<Kind>::type>(args, begin, end);
+      if (args.noise.data == nullptr && is_fast<Kind>(args.beta)) {
+        return smooth_fast<typename FastKind<Kind>::type>(args, begin, end);
       }
     }
     smooth<F, Kind>(args, begin, end);
   });
 }
 
-void smoothing_backward(const SmoothingBackwardArgs& args, int64_t begin, int64_t end) {
+void smoothing_bwd(const SmoothingBackwardArgs& args, int64_t begin, int64_t end) {
   with_kind_and_vector(args, [&](auto f, auto* kind) {
     using F = decltype(f);
     using Kind = std::remove_pointer_t<decltype(kind)>;
     if (args.dbeta.data != nullptr || args.dnoise.data != nullptr) {
-      return smooth_backward<F, Kind, true>(args, begin, end);
+      return smooth_bwd<F, Kind, true>(args, begin, end);
     }
     if constexpr (F::lanes > 1) {
-      if (args.noise.data == nullptr && is_moderate<Kind>(args.beta)) {
-        return smooth_backward_quickly<typename ModerateKind<Kind>::type>(args, begin, end);
+      if (args.noise.data == nullptr && is_fast<Kind>(args.beta)) {
+        return smooth_bwd_fast<typename FastKind<Kind>::type>(args, begin, end);
       }
     }
-    smooth_backward<F, Kind, false>(args, begin, end);
+    smooth_bwd<F, Kind, false>(args, begin, end);
   });
 }
 
-void smoothing_log_prob(const SmoothingLogProbArgs& args, int64_t begin, int64_t end) {
+void smoothing_log_prob_fwd(const SmoothingLogProbArgs& args, int64_t begin, int64_t end) {
   with_kind_and_vector(args, [&](auto f, auto* kind) {
-    smoothed_log_prob<decltype(f), std::remove_pointer_t<decltype(kind)>>(args, begin, end);
+    log_density_fwd<decltype(f), std::remove_pointer_t<decltype(kind)>>(args, begin, end);
   });
 }
 
-void smoothing_log_prob_backward(const SmoothingLogProbBackwardArgs& args, int64_t begin, int64_t end) {
+void smoothing_log_prob_bwd(const SmoothingLogProbBackwardArgs& args, int64_t begin, int64_t end) {
   with_kind_and_vector(args, [&](auto f, auto* kind) {
-    smoothed_log_prob_backward<decltype(f), std::remove_pointer_t<decltype(kind)>>(args, begin, end);
+    log_density_bwd<decltype(f), std::remove_pointer_t<decltype(kind)>>(args, begin, end);
   });
 }

@@ -8,7 +8,7 @@
 //   SplitFamily    zeta = q x below the threshold, 1 - p x above it; the density of zeta
 //   MixtureFamily  zeta drawn from q r(zeta | 0) + p r(zeta | 1); the densities of both components
 // It has a name, a constructor from beta, in which whatever depends on beta alone is made, and a place in SmoothingKinds.
-// For betas from 1 to highest_moderate float keeps the contract without what Math::needs() asks about and powers of
+// For betas from 1 to largest_fast_exponent float keeps the contract without what Math::needs_slow_path() asks about and powers of
 // numbers near one take; from 3 on those are more accurate, but cost half as much again.
 
 // A transformed bit and its derivatives.
@@ -125,7 +125,7 @@ struct Decay {
   template <class Math>
   DVAE_INLINE F distribution_slope(const Math& f, F x, F rise, F decay) const {
     F slope = fma(x, decay, minus(rise * quotient(e, one_minus_e)));
-    if (f.needs(small())) slope = select(small(), rise * (near_zero(beta) - x * near_zero(beta * x)), slope);
+    if (f.needs_slow_path(small())) slope = select(small(), rise * (near_zero(beta) - x * near_zero(beta * x)), slope);
     return slope;
   }
 
@@ -159,7 +159,7 @@ struct LogSlice {
 template <class F, class Math, class Kind>
 struct SpikeFamily {
   static constexpr bool noise_has_gradient = true;
-  static constexpr double highest_moderate = 0x1p50;
+  static constexpr double largest_fast_exponent = 0x1p50;
 
   DVAE_INLINE Smoothed<F> transform(const Math& f, const NoisyBit<F>& bit) const {
     const Rise<F> rise = static_cast<const Kind*>(this)->rise(f, bit.u, bit.ubar);
@@ -196,10 +196,10 @@ struct SpikeExponential : SpikeFamily<F, Math, SpikeExponential<F, Math>> {
     const F d = min(F(1), max(F(kLeast<F>), fma(ubar, decay.e, u)));
     F log = logarithm(f, d);
     const auto small = F(1) > beta;  // a rounded d would lose 1 / beta
-    if (f.needs(small)) log = select(small, f.log1p(minus(ubar * decay.one_minus_e)), log);
+    if (f.needs_slow_path(small)) log = select(small, f.log1p(minus(ubar * decay.one_minus_e)), log);
     const F zeta = max(F(0), fma(log, inverse, F(1))), r = reciprocal(d), du = decay.one_minus_e * inverse * r;
     F dbeta = (u * r - zeta) * inverse;
-    if (f.needs(decay.small())) dbeta = select(decay.small(), integral(u, ubar), dbeta);
+    if (f.needs_slow_path(decay.small())) dbeta = select(decay.small(), integral(u, ubar), dbeta);
     return {zeta, du, du * ubar, dbeta};
   }
 
@@ -228,7 +228,7 @@ struct SpikeExponential : SpikeFamily<F, Math, SpikeExponential<F, Math>> {
 template <class F, class Math = Functions<F>>
 struct SpikePower : SpikeFamily<F, Math, SpikePower<F, Math>> {
   static constexpr const char* name = "spike_power";
-  static constexpr double highest_moderate = 24;
+  static constexpr double largest_fast_exponent = 24;
   F beta, inverse;
 
   DVAE_INLINE SpikePower(const Math&, F beta) : beta(beta), inverse(quotient(F(1), beta)) {}
@@ -294,7 +294,7 @@ struct Fold {
 template <class F, class Math, class Kind>
 struct SplitFamily {
   static constexpr bool noise_has_gradient = true;
-  static constexpr double highest_moderate = 0x1p50;
+  static constexpr double largest_fast_exponent = 0x1p50;
 
   DVAE_INLINE Smoothed<F> transform(const Math& f, const NoisyBit<F>& bit) const {
     const auto above = bit.u > F(0);
@@ -329,7 +329,7 @@ struct SplitFamily {
 template <class F, class Math = Functions<F>>
 struct Power : SplitFamily<F, Math, Power<F, Math>> {
   static constexpr const char* name = "power";
-  static constexpr double highest_moderate = 24;
+  static constexpr double largest_fast_exponent = 24;
   F beta, inverse;
 
   DVAE_INLINE Power(const Math&, F beta) : beta(beta), inverse(quotient(F(1), beta)) {}
@@ -377,7 +377,7 @@ struct LogComponents {
 template <class F, class Math, class Kind>
 struct MixtureFamily {
   static constexpr bool noise_has_gradient = true;
-  static constexpr double highest_moderate = 0x1p50;
+  static constexpr double largest_fast_exponent = 0x1p50;
 
   DVAE_INLINE LogDensity<F> log_density(const Math& f, F zeta, F logit) const {
     constexpr bool unit = Kind::unit_interval;
@@ -443,7 +443,7 @@ struct ExponentialMixture : MixtureFamily<F, Math, ExponentialMixture<F, Math>> 
     const F near = min(F(1), root.greater * F(Lane<F>(0.5)) * select(upper, bit.inverse_p, bit.inverse_q));
     F log = logarithm(f, near);  // of n in the upper half, else of m
     const auto small = F(1) > beta;
-    if (f.needs(small)) log = select(small, f.log1p(minus(select(upper, one_minus_n, one_minus_m))), log);
+    if (f.needs_slow_path(small)) log = select(small, f.log1p(minus(select(upper, one_minus_n, one_minus_m))), log);
     const F distance = min(F(1), max(F(0), minus(log * inverse)));
     const F zeta = select(upper, F(1) - distance, distance) + bit.zero();
 
@@ -511,7 +511,7 @@ template <class F, class Math = Functions<F>>
 struct PowerMixture : MixtureFamily<F, Math, PowerMixture<F, Math>> {
   static constexpr const char* name = "power_mixture";
   static constexpr bool unit_interval = true, noise_has_gradient = false;
-  static constexpr double highest_moderate = 24;
+  static constexpr double largest_fast_exponent = 24;
   F beta, inverse;
 
   DVAE_INLINE PowerMixture(const Math&, F beta) : beta(beta), inverse(quotient(F(1), beta)) {}
@@ -561,13 +561,10 @@ bool with_kind(std::string_view name, const Run& run) {
 }
 
 template <class F>
-bool is_smoothing_kind(std::string_view name) {
-  return with_kind<F>(name, [](auto*) {});
-}
-// of a kind that there is
-template <class F>
-bool noise_has_gradient(std::string_view name) {
-  bool result = false;
-  with_kind<F>(name, [&](auto* kind) { result = std::remove_pointer_t<decltype(kind)>::noise_has_gradient; });
+SmoothingKind find_kind(std::string_view name) {
+  SmoothingKind result{name};
+  result.exists = with_kind<F>(name, [&](auto* kind) {
+    result.noise_has_gradient = std::remove_pointer_t<decltype(kind)>::noise_has_gradient;
+  });
   return result;
 }

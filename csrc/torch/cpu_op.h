@@ -35,7 +35,9 @@ struct HostTemperature {
   }
 };
 
-inline ScalarArgument host_scalar(const std::optional<Tensor>& tensor, double value) {
+// A number, or the value of a tensor of one.
+inline ScalarArgument host_scalar(const std::optional<Tensor>& tensor, double value, const Tensor& like) {
+  if (tensor.has_value()) check_same_device(*tensor, like);
   return {nullptr, HostTemperature(tensor, value).value};
 }
 

@@ -27,11 +27,11 @@ auto on_stream(const Tensor& like, void (*launcher)(Stream, const Args&)) {
 }
 
 // A number, or a tensor of one that is read where it lies.
-inline ScalarArgument scalar_argument(const std::optional<Tensor>& tensor, double value, const Tensor& like) {
+inline ScalarArgument device_scalar(const std::optional<Tensor>& tensor, double value, const Tensor& like) {
   if (!tensor.has_value()) return {nullptr, value};
   STD_TORCH_CHECK(
       tensor->scalar_type() == compute_type(like.scalar_type()) && tensor->numel() == 1,
-      "dvae_kernels: expected tau to be one value in the compute type");
+      "dvae_kernels: expected a temperature to be one value in the compute type");
   check_same_device(*tensor, like);
   return {tensor->const_data_ptr(), value};
 }
@@ -41,7 +41,7 @@ inline RowCall make_call(
     const Tensor& like, const std::optional<Tensor>& tau, double tau_value, const Tensor* key = nullptr,
     int64_t row_offset = 0) {
   const KeyWords words = key_words(key ? std::optional(*key) : std::nullopt, like);
-  const ScalarArgument scalar = scalar_argument(tau, tau_value, like);
+  const ScalarArgument scalar = device_scalar(tau, tau_value, like);
   return {{words.data, words.stride, static_cast<uint32_t>(row_offset)}, scalar.data, scalar.value, current_stream(like)};
 }
 

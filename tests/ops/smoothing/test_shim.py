@@ -91,7 +91,7 @@ class Shim(ElementShim):
         call = ElementCall(x.numel(), index_offset)
         for i in range(2):
             call.data[i], call.storage[i] = x.data_ptr(), STORAGE[x.dtype]
-        return bool(self.library.shim_vector(ctypes.byref(call), _pointer(noise), False))
+        return bool(self.library.shim_vector(ctypes.byref(call), _pointer(noise)))
 
 
 def _each(beta: Tensor | None) -> bool:
