@@ -148,7 +148,8 @@ void bit_log_density_bwd(const BinaryConcreteLogProbBackwardArgs& args, int64_t 
         F tanh = (F(1) - at.e) * reciprocal(F(1) + at.e);  // of t / 2
         tanh = select(is_nan(given), given, select(F(0) > at.t, F(0) - tanh, tanh));
         const F slope = (at.y - at.one_minus_y - tau * tanh) * reciprocal(at.y * at.one_minus_y);
-        store_elements<F>(select(at.y == given, g * slope, select(is_nan(given), given, F(0))), dy + j, count, stream_dy);
+        const F dgiven = select(at.y == given, g * slope, select(is_nan(given), given, F(0)));
+        store_elements<F>(dgiven, dy + j, count, stream_dy);
         store_elements<F>(g * tanh, dlogits + j, count, stream_dlogits);
         sum = fma(g, inverse_tau - tanh * ((at.log2_y - at.log2_1y) * F(kLn2<Scalar>)), sum);
       });

@@ -1,5 +1,5 @@
-// Codes gathered, and rows summed by code over the SIMD layer. Included once per target by foreach_target.h. Every column
-// is added up in the order of the rows, so the bits are those of every other target and backend.
+// Codes gathered, and rows summed by code, over the SIMD layer. Included once per target by foreach_target.h. Every
+// column is added up in the order of the rows, so all targets and backends give the same bits.
 
 #ifndef DVAE_TARGET  // for an editor
 #include "simd/editor.h"

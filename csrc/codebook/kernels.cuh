@@ -1,5 +1,5 @@
-// The CUDA kernels of gathering, summing and counting codes, and the choice among them; nothing here needs torch, so that
-// the host shim can run it all.
+// The CUDA kernels of gathering, summing and counting codes, and the choice among them; nothing here needs torch, so
+// that the host shim can run it all.
 #pragma once
 
 #include "codebook/levels.h"
@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(kMaxThreads) finite_code_keys_kernel(
   keys[place.row] = inside && doubt == 0 ? static_cast<Key>(index) : num_codes;
 }
 
-// Counts rows by code. The place of a thread is the code.
+// Counts rows by code. A thread's place is the code.
 template <class Count>
 __global__ void __launch_bounds__(kMaxThreads) code_counts_kernel(
     RowPlan plan, const int32_t* codes, int64_t rows, Count* counts) {
@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(kMaxThreads) code_counts_kernel(
   counts[place.row] = static_cast<Count>(lower_bound(place.row + 1) - lower_bound(place.row));
 }
 
-// Every thread walks over the rows of one block of sorted rows, for its own columns. The place of a thread is the block.
+// Every thread walks over the rows of one block of sorted rows, for its own columns. Its place is the block.
 template <class Input, class Output>
 __global__ void __launch_bounds__(kMaxThreads) code_sums_kernel(
     RowPlan plan, SortedRows level, PartialRows partial, Input input, Output sums, Output partial_rows) {
@@ -112,11 +112,12 @@ __global__ void __launch_bounds__(kMaxThreads) code_sums_kernel(
     Acc total[kChunk] = {};
     int32_t code = first_code;
     bool open = reaches_back;
-    // the sum of a run: of a whole one, or the part of one that crosses the front or the back of the block
+    // stores the sum of a whole run, or the partial sum of a run that crosses the front or the back of the block
     const auto finish = [&](bool cut) {
       if (code == none) return;
-      const int64_t part = 2 * place.row;
-      (open ? row_of(partial_rows, part) : cut ? row_of(partial_rows, part + 1) : row_of(sums, code)).store(chunk, total);
+      const auto to = open ? row_of(partial_rows, 2 * place.row)
+                           : cut ? row_of(partial_rows, 2 * place.row + 1) : row_of(sums, code);
+      to.store(chunk, total);
     };
     for (int64_t i = first; i < end; i += kBatch) {
       int32_t codes[kBatch];

@@ -37,8 +37,8 @@ struct ScalarArgument {
   double value = 0;
 };
 
-// Whether an output goes beyond the last-level cache: it is written past it, since nothing of it would be read before it
-// is evicted.
+// Whether an output is larger than the last-level cache. It is then written past the cache, since it would be evicted
+// before anything of it is read.
 inline bool is_large(int64_t elements, Storage type) { return elements * size_of(type) >= int64_t{32} << 20; }
 
 // Calls run(T()) with the storage type; Scalar is the type that its elements are computed in.

@@ -111,7 +111,7 @@ template <class F>
 struct Functions;
 template <>
 struct Functions<float> {
-  // whether the way around a loss of accuracy has to be taken
+  // whether the argument needs the slow, accurate path
   DVAE_HD bool needs_slow_path(bool condition) const { return condition; }
   // of positive normal x, with a relative error of 2e-7: the device's instruction has an absolute one near one
   DVAE_HD float log2(float x) const {

@@ -127,7 +127,7 @@ template <class F>
 struct Functions {
   Logarithm logarithm;
 
-  // whether a lane has to take the way around a loss of accuracy
+  // whether any lane needs the slow, accurate path
   bool needs_slow_path(Mask m) const { return m.any(); }
   F32 log2(F32 x) const { return logarithm.log2(x); }
   // log(1 + x) for x in (-1, 0] with its relative accuracy: what 1 + x rounds off is applied to the logarithm
@@ -159,7 +159,7 @@ struct Functions {
 template <>
 struct Functions<F64> : Logarithm64 {};
 
-// For arguments that are known to need no way around.
+// For arguments known not to need the slow path.
 struct FastFunctions : Functions<F32> {
   bool needs_slow_path(Mask) const { return false; }
   F32 log2_for_power(F32 x, F32, F32) const { return log2(x); }

@@ -29,8 +29,8 @@ std::tuple<Tensor, Tensor, Tensor> bwd(
     Tensor grad, Tensor logits, std::optional<Tensor> noise, std::optional<Tensor> key, std::optional<Tensor> beta,
     double beta_value, Name kind, int64_t index_offset, bool beta_grad, bool noise_grad) {
   return run_smoothing_bwd(
-      grad, logits, noise, key, beta, host_scalar(one_beta(beta), beta_value, logits), kind_of(kind), index_offset, beta_grad,
-      noise_grad, DVAE_SMOOTHING(smoothing_bwd));
+      grad, logits, noise, key, beta, host_scalar(one_beta(beta), beta_value, logits), kind_of(kind), index_offset,
+      beta_grad, noise_grad, DVAE_SMOOTHING(smoothing_bwd));
 }
 
 Tensor log_prob_fwd(Tensor zeta, Tensor logits, std::optional<Tensor> beta, double beta_value, Name kind) {

@@ -1,8 +1,8 @@
 // The smoothing kernels, written once over the SIMD layer. Included once per target by foreach_target.h.
 //
 // Each loop is compiled for every kind, so storage types are left to BlockReader and BlockWriter. A sample and its
-// gradient to the logits have a quick loop for what is common: the key's noise, and one beta for which no formula needs
-// a way around a loss of accuracy. Everything else shares one loop.
+// gradient to the logits have a fast loop for the common case: noise from the key, and one beta for which no formula
+// needs the slow path. All other cases share one loop.
 
 #ifndef DVAE_TARGET  // for an editor
 #include "simd/editor.h"
@@ -27,19 +27,19 @@ class KindOfElements {
     const Scalar* given = static_cast<const Scalar*>(given_.data) + first;
     for_vectors<F>(0, elements, [&](int64_t j, auto count) {
       const F beta = load_elements<F>(given + j, count);
-      const auto none = (F(0) > beta) | (beta == F(0)) | (beta > F(kLargest<Scalar>));
-      select(none, F(kNaN<Scalar>), nearest_beta(beta)).store(betas_ + j);
+      const auto invalid = (F(0) > beta) | (beta == F(0)) | (beta > F(kLargest<Scalar>));
+      select(invalid, F(kNaN<Scalar>), nearest_beta(beta)).store(betas_ + j);
     });
     F(1).store(betas_ + elements);
   }
   Kind at(const Functions<F>& f, int64_t j) const { return several() ? Kind(f, F::load(betas_ + j)) : one_; }
-  // Added to a logit, makes NaN of all that belongs to a beta that is none.
+  // 0, or NaN where beta is invalid: added to the logit, it carries NaN to every output.
   F zero(int64_t j) const { return several() ? F::load(betas_ + j) - F::load(betas_ + j) : F(0); }
 
  private:
   Kind one_;
   Buffer given_;
-  alignas(64) Scalar betas_[kElementBlock + 2 * F::lanes];  // behind the last stand some that whole vectors may read
+  alignas(64) Scalar betas_[kElementBlock + 2 * F::lanes];  // whole vectors may read past the last beta
 };
 
 // A block's noise, from the key or a tensor.
@@ -83,7 +83,7 @@ class NoiseOfElements {
   alignas(64) Scalar rest_[kElementBlock + 2 * F::lanes];
 };
 
-// The kind with functions that look for no way around.
+// The kind with functions that never take the slow path.
 template <class Kind>
 struct FastKind;
 template <template <class, class> class Kind, class F, class Math>
@@ -149,7 +149,7 @@ void smooth(const SmoothingArgs& args, int64_t begin, int64_t end) {
   });
 }
 
-// Elements that are added in one row, before their sum is: a block has 512 for each lane of the baseline.
+// Elements that are summed in one run; the runs' sums are then summed. A block has 512 for each lane of the baseline.
 constexpr int64_t kRun = 256;
 
 template <class F, class Kind, bool all>
@@ -183,7 +183,7 @@ void smooth_bwd(const SmoothingBackwardArgs& args, int64_t begin, int64_t end) {
   });
 }
 
-// NaN where either is, else 0.
+// NaN where either argument is, else 0.
 template <class F>
 F nan_of(F a, F b) {
   return select(either_nan(a, b), F(kNaN<typename F::Scalar>), F(0));
@@ -246,6 +246,8 @@ void with_kind_and_vector(const Args& args, const Call& call) {
 #endif
   with_kind<F32>(args.kind, [&](auto* kind) { call(F32(), kind); });
 }
+
+// The entries.
 
 void smoothing_fwd(const SmoothingArgs& args, int64_t begin, int64_t end) {
   with_kind_and_vector(args, [&](auto f, auto* kind) {

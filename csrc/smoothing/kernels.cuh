@@ -1,7 +1,7 @@
 // The CUDA kernels of the smoothing transformations and their densities, and the choice among them; nothing here needs
-// torch, so that the host shim can run it all. Every tensor is read or written once. A kernel is made for each kind
-// and compute type; storage types, the source of the noise, that of beta and the gradients wanted are branches that
-// all threads take alike.
+// torch, so that the host shim can run it all. Every tensor is read or written once. Each kind and compute type has a
+// kernel of its own; storage types, the sources of the noise and of beta and the gradients wanted are branches that all
+// threads take alike.
 #pragma once
 
 #include <string_view>
@@ -14,7 +14,7 @@ namespace dvae {
 
 #include "smoothing/formulas.h"
 
-// One number in device memory or, where `data` is null, here; or one for every element.
+// One number in device memory or, if `data` is null, here; or one per element.
 template <class Acc>
 struct BetaArgument {
   const Acc* data;
@@ -27,7 +27,7 @@ struct BetaArgument {
         each(beta.elements.data != nullptr) {}
 };
 
-// The kind with its beta, made once where that is one number.
+// The kind with its beta: constructed once if beta is one number.
 template <class Kind, class Acc>
 class KindArgument {
  public:
@@ -36,14 +36,14 @@ class KindArgument {
         one_(valid(beta.data != nullptr && !beta.each ? *beta.data : beta.value)),
         shared_(Functions<Acc>(), one_) {}
 
-  // Where there is one beta for each element, they come one at a time.
+  // One beta per element is loaded one at a time.
   template <int kChunk>
   __device__ void load(const ElementChunk& chunk, Acc (&betas)[kChunk]) const {
     if constexpr (kChunk == 1) {
       if (each_ != nullptr) load_words(each_, chunk, betas);
     }
   }
-  // The element's own, where it was loaded; NaN where it is no sharpness.
+  // The element's own beta if it was loaded, else the one; NaN if it is invalid.
   template <int kChunk>
   __device__ Acc beta(Acc loaded) const {
     return kChunk == 1 && each_ != nullptr ? valid(loaded) : one_;
@@ -63,7 +63,7 @@ class KindArgument {
   Kind shared_;
 };
 
-// x, or NaN where an argument is.
+// x, or NaN if one of the others is.
 template <class Acc>
 __device__ Acc nan_of(Acc a, Acc b, Acc c, Acc x) {
   return select((a == a) & (b == b) & (c == c), x, kNaN<Acc>);

@@ -42,7 +42,8 @@ inline RowCall make_call(
     int64_t row_offset = 0) {
   const KeyWords words = key_words(key ? std::optional(*key) : std::nullopt, like);
   const ScalarArgument scalar = device_scalar(tau, tau_value, like);
-  return {{words.data, words.stride, static_cast<uint32_t>(row_offset)}, scalar.data, scalar.value, current_stream(like)};
+  const NoiseArgument noise{words.data, words.stride, static_cast<uint32_t>(row_offset)};
+  return {noise, scalar.data, scalar.value, current_stream(like)};
 }
 
 }  // namespace dvae

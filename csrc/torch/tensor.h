@@ -183,8 +183,8 @@ void with_coalesced_rows(const std::array<Tensor, N>& given, int64_t dim, const 
   }
 }
 
-// Calls run(buffers) with contiguous tensors of one shape, the last `outputs` of which are written. Tensors that are not
-// contiguous are copied, and results are copied back to them.
+// Calls run(buffers) with contiguous tensors of one shape, the last `outputs` of which are written. Other tensors are
+// copied, and results are copied back to them.
 template <int N, int outputs = 1, class Run>
 void with_contiguous(const std::array<Tensor, N>& given, const Run& run) {
   std::array<Tensor, N> tensors = given;
