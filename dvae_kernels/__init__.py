@@ -11,7 +11,7 @@ from dvae_kernels.ops.binary_concrete import binary_concrete, binary_concrete_lo
 from dvae_kernels.ops.categorical_kl import categorical_kl
 from dvae_kernels.ops.codebook import code_statistics, ema_update_
 from dvae_kernels.ops.gumbel_softmax import gumbel_argmax, gumbel_softmax
-from dvae_kernels.ops.gumbel_softmax_embed import gumbel_softmax_embed
+from dvae_kernels.ops.gumbel_softmax_embed import gumbel_softmax_embed, gumbel_softmax_embed_kl
 from dvae_kernels.ops.gumbel_softmax_log_prob import gumbel_softmax_log_prob
 from dvae_kernels.ops.nearest_code import nearest_code
 from dvae_kernels.ops.smoothing import SMOOTHING_KINDS, smoothing_log_prob, smoothing_transform
@@ -30,6 +30,7 @@ __all__ = [
     "gumbel_argmax",
     "gumbel_softmax",
     "gumbel_softmax_embed",
+    "gumbel_softmax_embed_kl",
     "gumbel_softmax_log_prob",
     "nearest_code",
     "nn",

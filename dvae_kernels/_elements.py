@@ -1,4 +1,4 @@
-"""Elementwise operations: the blocks of elements that kernels work on, and whose sums they give where a gradient is
+"""Elementwise operations: kernels work on blocks of elements, and return one partial sum per block where a gradient is
 one number.
 
 Element i lies in block (i + shift) // BLOCK, with shift = index_offset % 4, so that blocks start on whole counters of
@@ -27,16 +27,16 @@ def new_block_sums(like: Tensor, needed: bool) -> Tensor:
     return torch.empty((blocks,), dtype=compute_dtype(like.dtype), device=like.device)
 
 
-def new_parts(like: Tensor, parameter: Tensor | None, needed: bool) -> Tensor:
-    """Uninitialised memory for the gradient to a parameter of every element, or to one that is one number (a scalar
-    tensor, or none): then one number per block. Empty unless needed."""
+def new_parameter_gradient(like: Tensor, parameter: Tensor | None, needed: bool) -> Tensor:
+    """Uninitialised memory for a parameter's gradient: one value per element if the parameter is a tensor of their
+    shape, else one partial sum per block. Empty unless needed."""
     if needed and parameter is not None and parameter.dim() > 0:
         return torch.empty_like(like, dtype=compute_dtype(like.dtype))
     return new_block_sums(like, needed)
 
 
-def sum_blocks(parts: Tensor, shift: int = 0) -> Tensor:
-    """The sum of `parts` over each block."""
-    count = parts.numel()
+def sum_blocks(terms: Tensor, shift: int = 0) -> Tensor:
+    """The sum of `terms` over each block."""
+    count = terms.numel()
     blocks = count_blocks(count)
-    return F.pad(parts.flatten(), (shift, blocks * BLOCK - shift - count)).view(blocks, BLOCK).sum(1)
+    return F.pad(terms.flatten(), (shift, blocks * BLOCK - shift - count)).view(blocks, BLOCK).sum(1)

@@ -21,7 +21,7 @@ def define_op(
     allocate: Callable[..., Any] | None = None,
     fake: Callable[..., Any] | None = None,
     triton: str | None = None,
-    composed: Callable[..., Any] | None = None,
+    composed: str | Callable[..., Any] | None = None,
 ) -> dict[str, Callable[..., Any]]:
     """Define `dvae_kernels::<name>.{cpp,triton,cuda}` and return what to call by backend.
 
@@ -31,8 +31,8 @@ def define_op(
     some of the arguments, which it names as the schema does. Launchers call it, and it is the op's fake: torch.compile
     takes the same shapes, dtypes and strides for every backend, so all of them must allocate alike.
 
-    In place of kernels, an op may be `composed` of other ops: a function of the backend's name and the arguments, whose
-    loops and shapes torch.compile does not see.
+    In place of kernels, an op may be `composed` of other ops: `"module:function"` of the backend's name and the
+    arguments, whose loops and shapes torch.compile does not see.
     """
     name, signature = schema.split("(", 1)
     if fake is None:
@@ -48,7 +48,8 @@ def define_op(
         implementations[backend] = overload
     kernels: dict[str, Callable[..., Any]] = {"triton": _Lazy(triton)} if triton else {}
     if composed:
-        kernels = {backend: partial(composed, backend) for backend in ("cpp", "triton", "cuda")}
+        function = _Lazy(composed) if isinstance(composed, str) else composed
+        kernels = {backend: partial(function, backend) for backend in ("cpp", "triton", "cuda")}
     for backend, kernel in kernels.items():
         for key in ("CPU", "CUDA"):  # Triton on CPU: under the interpreter
             _LIBRARY.impl(f"{name}.{backend}", kernel, key)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dvae_kernels._autograd import transformed
+from dvae_kernels._bounds import at_most
 from dvae_kernels._dtypes import compute_dtype
 
 
@@ -43,3 +44,19 @@ def split_sharpness(beta: float | Tensor, logits: Tensor) -> Scalar:
         return Scalar(beta.reshape(()) if beta.numel() == 1 else beta.expand(logits.shape), 0.0)
     limits = torch.finfo(compute)
     return Scalar(None, max(min(float(beta), limits.max), limits.tiny))
+
+
+def scalar_tensor(tensor: Tensor | None, value: float, like: Tensor) -> Tensor:
+    """The two arguments of a raw op as one scalar tensor of the compute dtype."""
+    return torch.full((), value, dtype=compute_dtype(like.dtype), device=like.device) if tensor is None else tensor
+
+
+def inverse_temperature(tau: Tensor) -> Tensor:
+    """1 / tau, finite for every tau >= 0 (0 for 0), NaN where tau is not a temperature."""
+    inverse = at_most(1 / tau, torch.finfo(tau.dtype).max)
+    return torch.where(tau == 0, 0, torch.where((tau > 0) & (tau < torch.inf), inverse, torch.nan))
+
+
+def positive_temperature(tau: Tensor) -> Tensor:
+    """tau, and NaN where it is not a finite number > 0."""
+    return torch.where((tau > 0) & (tau < torch.inf), tau, torch.nan)

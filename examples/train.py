@@ -111,11 +111,11 @@ def positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
 def make_latent(options: argparse.Namespace) -> Latent:
     """The latents that the options name, with the schedule of their temperature or sharpness."""
     if options.latent == "gumbel":
-        tau = Schedule(options.tau_start, options.tau_end, options.steps, "exponential")
+        tau = Schedule(options.tau_start, options.tau_end, options.steps, shape="exponential")
         return Categorical(tau, options.hard, options.backend)
     kind = options.latent.partition(":")[2]
     start, end = BETAS[kind]
-    beta = Schedule(options.beta_start or start, options.beta_end or end, options.steps, "exponential")
+    beta = Schedule(options.beta_start or start, options.beta_end or end, options.steps, shape="exponential")
     return Binary(beta, kind, options.backend)
 
 

@@ -6,7 +6,7 @@
 #include "torch/cpu_op.h"
 #include "torch/parallel.h"
 
-#define DVAE_KERNELS "binary_concrete/cpu_kernels.h"
+#define DVAE_OP binary_concrete
 #include "simd/foreach_target.h"
 
 namespace dvae {

@@ -4,8 +4,8 @@
 // e / (1 + e)^2 keep their relative accuracy, and nothing overflows.
 
 #ifndef DVAE_TARGET  // for an editor
-#include "simd/editor.h"
 #include "binary_concrete/arguments.h"
+#include "simd/editor.h"
 #endif
 
 template <class F>

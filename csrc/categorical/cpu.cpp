@@ -10,7 +10,7 @@
 #include "torch/cpu_op.h"
 #include "torch/parallel.h"
 
-#define DVAE_KERNELS "categorical/cpu_kernels.h"
+#define DVAE_OP categorical
 #include "simd/foreach_target.h"
 
 namespace dvae {

@@ -1,8 +1,8 @@
 // The same kernels for narrow or strided rows, F32::lanes of them side by side.
 
 #ifndef DVAE_TARGET  // for an editor
-#include "simd/editor.h"
 #include "categorical/cpu.h"
+#include "simd/editor.h"
 #endif
 
 // Softmaxes of the opened rows: weights, and the factor of each row that makes them probabilities.

@@ -3,8 +3,8 @@
 // brought to a common scale, a second sweep uses them.
 
 #ifndef DVAE_TARGET  // for an editor
-#include "simd/editor.h"
 #include "categorical/cpu.h"
+#include "simd/editor.h"
 #endif
 
 template <class Scalar>

@@ -8,7 +8,7 @@
 #include "codebook/tensors.h"
 #include "torch/parallel.h"
 
-#define DVAE_KERNELS "codebook/cpu_kernels.h"
+#define DVAE_OP codebook
 #include "simd/foreach_target.h"
 
 namespace dvae {

@@ -2,8 +2,8 @@
 // column is added up in the order of the rows, so all targets and backends give the same bits.
 
 #ifndef DVAE_TARGET  // for an editor
-#include "simd/editor.h"
 #include "codebook/arguments.h"
+#include "simd/editor.h"
 #endif
 
 template <class T>

@@ -10,7 +10,7 @@
 #include "torch/cpu_op.h"
 #include "torch/parallel.h"
 
-#define DVAE_KERNELS "gumbel_softmax/cpu_kernels.h"
+#define DVAE_OP gumbel_softmax
 #include "simd/foreach_target.h"
 
 namespace dvae {

@@ -2,8 +2,8 @@
 // across lanes and [B, K, H, W] is read as it lies.
 
 #ifndef DVAE_TARGET  // for an editor
-#include "simd/editor.h"
 #include "gumbel_softmax/cpu.h"
+#include "simd/editor.h"
 #endif
 
 class ColumnWeights {

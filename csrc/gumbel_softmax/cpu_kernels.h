@@ -1,8 +1,8 @@
 // The Gumbel-softmax kernels, written once over the SIMD layer. Included once per target by foreach_target.h.
 
 #ifndef DVAE_TARGET  // for an editor
-#include "simd/editor.h"
 #include "gumbel_softmax/cpu.h"
+#include "simd/editor.h"
 #endif
 
 template <class F>

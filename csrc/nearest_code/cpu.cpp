@@ -10,7 +10,7 @@
 #include "torch/parallel.h"
 #include "nearest_code/tensors.h"
 
-#define DVAE_KERNELS "nearest_code/cpu_kernels.h"
+#define DVAE_OP nearest_code
 #include "simd/foreach_target.h"
 
 namespace dvae {

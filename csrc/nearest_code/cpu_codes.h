@@ -1,8 +1,8 @@
 // The codes of nearest_code: measured and packed. Included once per target, after cpu_passes.h.
 
 #ifndef DVAE_TARGET  // for an editor
-#include "simd/editor.h"
 #include "nearest_code/cpu.h"
+#include "simd/editor.h"
 #endif
 
 // c - m of one code, c normalised for cosine, in zeros up to whole vectors; zeros for what cannot be chosen.

@@ -1,8 +1,8 @@
 // The search for nearest codes over the SIMD layer. Included once per target by foreach_target.h.
 
 #ifndef DVAE_TARGET  // for an editor
-#include "simd/editor.h"
 #include "nearest_code/cpu.h"
+#include "simd/editor.h"
 #endif
 
 #include "nearest_code/cpu_passes.h"

@@ -2,8 +2,8 @@
 // Included once per target by foreach_target.h.
 
 #ifndef DVAE_TARGET  // for an editor
-#include "simd/editor.h"
 #include "nearest_code/cpu.h"
+#include "simd/editor.h"
 #endif
 
 constexpr int kCodeVectors = F32::lanes == 16 ? 4 : 2;

@@ -1,26 +1,10 @@
-// Includes DVAE_KERNELS (a header without include guard) once per CPU target: inside namespace dvae::<target>, behind
-// the SIMD layer of the target, in an anonymous namespace, so that no two ops share a name. Target pragmas rather than
-// compiler flags: code of a higher target can then not leak through inline functions of the standard library, whose
-// headers must all be included before this one.
+// Includes the kernels of DVAE_OP, the name of its folder, once per CPU target: <op>/cpu_kernels.h, a header without
+// include guard, stands behind the SIMD layer of the target in a namespace of its own inside dvae::<target>, so that no
+// two ops share a name. The namespace is not anonymous: what is inlined into what, and so what GCC fuses into one
+// multiply-add, would change. Target pragmas rather than compiler flags: code of a higher target can then not leak through
+// inline functions of the standard library, whose headers must all be included before this one.
 
-#include <algorithm>
-#include <array>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <limits>
-#include <memory>
-#include <optional>
-#include <type_traits>
-#include <vector>
-
-#include "common/elements.h"
-#include "common/indices.h"
-#include "common/noise.h"
-#include "common/rows.h"
-#include "common/scalar_math.h"
-#include "simd/intrinsics.h"
-#include "simd/tables.h"
+#include "simd/common.h"
 
 #if defined(__clang__)
 #define DVAE_TARGET_BEGIN(features) \
@@ -30,7 +14,10 @@
 #define DVAE_TARGET_BEGIN(features) _Pragma("GCC push_options") _Pragma(DVAE_STRING(GCC target(features)))
 #define DVAE_TARGET_END _Pragma("GCC pop_options")
 #endif
-#define DVAE_STRING(...) #__VA_ARGS__
+#define DVAE_STRING(...) DVAE_LITERAL(__VA_ARGS__)
+#define DVAE_LITERAL(...) #__VA_ARGS__
+#define DVAE_KERNELS_OF(op) DVAE_PASTE(op, _kernels)
+#define DVAE_PASTE(a, b) a##b
 
 #if defined(__x86_64__)
 
@@ -39,9 +26,9 @@
 DVAE_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
 namespace dvae::avx512 {
 #include "simd/layer.h"
-namespace {
-#include DVAE_KERNELS
-}  // namespace
+inline namespace DVAE_KERNELS_OF(DVAE_OP) {
+#include DVAE_STRING(DVAE_OP/cpu_kernels.h)
+}
 }  // namespace dvae::avx512
 DVAE_TARGET_END
 #undef DVAE_SIMD_AVX512
@@ -52,9 +39,9 @@ DVAE_TARGET_END
 DVAE_TARGET_BEGIN("avx2,fma,f16c")
 namespace dvae::avx2 {
 #include "simd/layer.h"
-namespace {
-#include DVAE_KERNELS
-}  // namespace
+inline namespace DVAE_KERNELS_OF(DVAE_OP) {
+#include DVAE_STRING(DVAE_OP/cpu_kernels.h)
+}
 }  // namespace dvae::avx2
 DVAE_TARGET_END
 #undef DVAE_SIMD_AVX2
@@ -66,9 +53,9 @@ DVAE_TARGET_END
 #define DVAE_SIMD_BASELINE 1
 namespace dvae::baseline {
 #include "simd/layer.h"
-namespace {
-#include DVAE_KERNELS
-}  // namespace
+inline namespace DVAE_KERNELS_OF(DVAE_OP) {
+#include DVAE_STRING(DVAE_OP/cpu_kernels.h)
+}
 }  // namespace dvae::baseline
 #undef DVAE_SIMD_BASELINE
 #undef DVAE_TARGET

@@ -6,7 +6,7 @@
 #include "torch/cpu_op.h"
 #include "torch/parallel.h"
 
-#define DVAE_KERNELS "smoothing/cpu_kernels.h"
+#define DVAE_OP smoothing
 #include "simd/foreach_target.h"
 
 namespace dvae {

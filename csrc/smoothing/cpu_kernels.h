@@ -5,8 +5,8 @@
 // needs the slow path. All other cases share one loop.
 
 #ifndef DVAE_TARGET  // for an editor
-#include "simd/editor.h"
 #include "smoothing/arguments.h"
+#include "simd/editor.h"
 #endif
 
 #include "smoothing/formulas.h"

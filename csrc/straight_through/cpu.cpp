@@ -9,7 +9,7 @@
 #include "torch/cpu_op.h"
 #include "torch/parallel.h"
 
-#define DVAE_KERNELS "straight_through/cpu_kernels.h"
+#define DVAE_OP straight_through
 #include "simd/foreach_target.h"
 
 namespace dvae {

@@ -2,8 +2,8 @@
 // foreach_target.h. Rows are worked on one after the other, in chunks.
 
 #ifndef DVAE_TARGET  // for an editor
-#include "simd/editor.h"
 #include "straight_through/cpu.h"
+#include "simd/editor.h"
 #endif
 
 // What ReinMax gives to every column, before the chosen one gets its own part (see README.md):

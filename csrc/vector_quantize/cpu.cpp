@@ -8,7 +8,7 @@
 #include "torch/parallel.h"
 #include "vector_quantize/tensors.h"
 
-#define DVAE_KERNELS "vector_quantize/cpu_kernels.h"
+#define DVAE_OP vector_quantize
 #include "simd/foreach_target.h"
 
 namespace dvae {

@@ -2,8 +2,8 @@
 // precision pass through a buffer of one row; every tensor is read or written once.
 
 #ifndef DVAE_TARGET  // for an editor
-#include "simd/editor.h"
 #include "vector_quantize/arguments.h"
+#include "simd/editor.h"
 #endif
 
 #include "vector_quantize/formulas.h"

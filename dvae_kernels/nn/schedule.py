@@ -70,7 +70,7 @@ class Schedule(nn.Module):
     position: Tensor
     value: Tensor
 
-    def __init__(self, start: float, end: float, steps: int, shape: str = "linear", *, hold: int = 0):
+    def __init__(self, start: float, end: float, steps: int, *, shape: str = "linear", hold: int = 0):
         super().__init__()
         if shape not in _SHAPES:
             raise ValueError(f"Schedule: unknown shape {shape!r}, expected one of {', '.join(_SHAPES)}")

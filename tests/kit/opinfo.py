@@ -68,6 +68,16 @@ class ErrorInputs:
 
 
 @dataclass(frozen=True)
+class RawError:
+    """A mistake in one argument of raw C++ ops: `change` makes it of the good value."""
+
+    argument: str
+    change: Callable[[Any], Any]
+    message: str  # a regular expression
+    op: str = ""  # a part of the names of the raw ops that it is about
+
+
+@dataclass(frozen=True)
 class OpInfo:
     """What the generic tests know of one op; tests/ops/<op>/cases.py holds it as OPINFO."""
 
@@ -81,6 +91,7 @@ class OpInfo:
     errors: list[ErrorInputs]
     # by raw op: how many of its outputs, from the first, are the same on every backend, if not all
     shared_outputs: dict[str, int] = field(default_factory=dict)
+    raw_errors: list[RawError] = field(default_factory=list)
 
     def __str__(self) -> str:
         return self.name

@@ -22,7 +22,7 @@ def test_categorical_kl_is_the_divergence_from_uniform(dtype: torch.dtype, dim: 
     logits = 5 * torch.randn(3, 7, 4, dtype=dtype)
     rows = logits.double().movedim(dim, -1)
     expected = kl_divergence(Categorical(logits=rows), Categorical(logits=torch.zeros_like(rows)))
-    result = categorical_kl(logits, dim)
+    result = categorical_kl(logits, dim=dim)
     assert result.dtype == dtype
     # a difference of terms of size log K, so absolute error in units of log K
     torch.testing.assert_close(result.double(), expected, rtol=0, atol=4 * torch.finfo(dtype).eps * math.log(7))
@@ -53,8 +53,8 @@ def test_categorical_kl_of_no_distribution_is_nan(row: list[float]) -> None:
 
 def test_categorical_kl_gradients() -> None:
     logits = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda t: categorical_kl(t, 1), logits)
-    assert torch.autograd.gradgradcheck(lambda t: categorical_kl(t, 1), logits)
+    assert torch.autograd.gradcheck(lambda t: categorical_kl(t, dim=1), logits)
+    assert torch.autograd.gradgradcheck(lambda t: categorical_kl(t, dim=1), logits)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

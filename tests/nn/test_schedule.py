@@ -34,13 +34,15 @@ def values(schedule: Schedule, count: int) -> list[float]:
     ],
 )
 def test_curves(start: float, end: float, shape: str, expected: list[float]) -> None:
-    assert values(Schedule(start, end, 4, shape), 6) == pytest.approx(expected, rel=1e-15, abs=1e-15)
-    assert values(Schedule(start, end, 4, shape, hold=2), 8) == pytest.approx([expected[0]] * 2 + expected, abs=1e-15)
+    assert values(Schedule(start, end, 4, shape=shape), 6) == pytest.approx(expected, rel=1e-15, abs=1e-15)
+    assert values(Schedule(start, end, 4, shape=shape, hold=2), 8) == pytest.approx(
+        [expected[0]] * 2 + expected, abs=1e-15
+    )
 
 
 @pytest.mark.parametrize("shape", ["linear", "exponential", "cosine"])
 def test_both_ends_are_exact(shape: str) -> None:
-    schedule = Schedule(0.1, 1e-3, 3, shape)
+    schedule = Schedule(0.1, 1e-3, 3, shape=shape)
     assert (float(schedule), schedule().item()) == (0.1, torch.tensor(0.1).item())
     for _ in range(3):
         schedule.step()
@@ -67,12 +69,12 @@ def test_a_step_between_forward_and_backward() -> None:
 
 
 def test_a_saved_schedule_goes_on_exactly() -> None:
-    schedule = Schedule(0.5, 0.1, 1000, "exponential", hold=3)
+    schedule = Schedule(0.5, 0.1, 1000, shape="exponential", hold=3)
     values(schedule, 17)
     file = io.BytesIO()
     torch.save(schedule.state_dict(), file)
     file.seek(0)
-    resumed = Schedule(0.5, 0.1, 1000, "exponential", hold=3)
+    resumed = Schedule(0.5, 0.1, 1000, shape="exponential", hold=3)
     resumed.load_state_dict(torch.load(file, weights_only=True))
     assert torch.equal(resumed(), schedule())
     assert values(resumed, 30) == values(schedule, 30)
@@ -128,7 +130,7 @@ def test_compiled_graphs_follow_it_without_recompiling() -> None:
 
 
 def test_its_text_names_the_curve() -> None:
-    assert repr(Schedule(1, 0.5, 10, "cosine")) == "Schedule(1 to 0.5 in 10 steps, cosine)"
+    assert repr(Schedule(1, 0.5, 10, shape="cosine")) == "Schedule(1 to 0.5 in 10 steps, cosine)"
     assert repr(Schedule(1, 8, 10, hold=3)) == "Schedule(1 to 8 in 10 steps after 3, linear)"
 
 
@@ -147,7 +149,7 @@ def test_its_text_names_the_curve() -> None:
 )
 def test_bad_arguments(arguments: tuple[Any, ...], error: type[Exception], message: str) -> None:
     with pytest.raises(error) as caught:
-        Schedule(*arguments)
+        Schedule(*arguments[:3], **({"shape": arguments[3]} if len(arguments) > 3 else {}))
     assert str(caught.value) == message
 
 

@@ -1,4 +1,4 @@
-"""Schemas, autograd and the public functions of the binary concrete distribution.
+"""Autograd and the public functions of the binary concrete distribution.
 
 A sample saves its logits and its key, and backward draws the same noise again: 1 - zeta, which its slope needs, is lost
 where zeta is rounded to 1.
@@ -6,69 +6,30 @@ where zeta is rounded to 1.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from dvae_kernels import _autograd, _backend, _elements, _rng, _validate
+from dvae_kernels import _autograd, _backend, _rng, _validate
 from dvae_kernels._dtypes import compute_dtype, sample_dtype
-from dvae_kernels._library import define_op
 from dvae_kernels._scalars import split_temperature
-from dvae_kernels.ops.binary_concrete import reference
-
-_TRITON = "dvae_kernels.ops.binary_concrete.triton_kernels"
-
-
-def _fwd_fake(logits: Tensor, key: Tensor, tau: Any, tau_value: float, hard: bool, index_offset: int,
-              dtype: torch.dtype) -> Tensor:  # fmt: skip
-    return torch.empty_like(logits, dtype=dtype)
-
-
-def _bwd_fake(grad: Tensor, logits: Tensor, key: Tensor, tau: Any, tau_value: float, index_offset: int,
-              tau_grad: bool) -> tuple[Tensor, Tensor]:  # fmt: skip
-    return torch.empty_like(logits), _elements.new_block_sums(logits, tau_grad)
-
-
-def _log_prob_fwd_fake(y: Tensor, logits: Tensor, tau: Any, tau_value: float) -> Tensor:
-    return torch.empty_like(y, dtype=compute_dtype(y.dtype))
-
-
-def _log_prob_bwd_fake(grad: Tensor, y: Tensor, logits: Tensor, tau: Any, tau_value: float,
-                       tau_grad: bool) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    return torch.empty_like(y), torch.empty_like(logits), _elements.new_block_sums(y, tau_grad)
-
-
-# The temperature is the tensor `tau` where there is one, else `tau_value`. `index_offset` is a 64-bit word.
-_FWD = define_op(
-    "binary_concrete_fwd(Tensor logits, Tensor key, Tensor? tau, float tau_value, bool hard, SymInt index_offset, "
-    "ScalarType dtype) -> Tensor",
-    reference=reference.binary_concrete_fwd,
-    triton=f"{_TRITON}:binary_concrete_fwd",
-    fake=_fwd_fake,
+from dvae_kernels.ops.binary_concrete.schemas import (
+    BINARY_CONCRETE_BWD,
+    BINARY_CONCRETE_FWD,
+    BINARY_CONCRETE_LOG_PROB_BWD,
+    BINARY_CONCRETE_LOG_PROB_FWD,
 )
-# (dlogits, the blocks' parts of dtau, empty unless tau_grad).
-_BWD = define_op(
-    "binary_concrete_bwd(Tensor grad, Tensor logits, Tensor key, Tensor? tau, float tau_value, SymInt index_offset, "
-    "bool tau_grad) -> (Tensor, Tensor)",
-    reference=reference.binary_concrete_bwd,
-    triton=f"{_TRITON}:binary_concrete_bwd",
-    fake=_bwd_fake,
-)
-_LOG_PROB_FWD = define_op(
-    "binary_concrete_log_prob_fwd(Tensor y, Tensor logits, Tensor? tau, float tau_value) -> Tensor",
-    reference=reference.binary_concrete_log_prob_fwd,
-    triton=f"{_TRITON}:binary_concrete_log_prob_fwd",
-    fake=_log_prob_fwd_fake,
-)
-# (dy, dlogits, the blocks' parts of dtau, empty unless tau_grad).
-_LOG_PROB_BWD = define_op(
-    "binary_concrete_log_prob_bwd(Tensor grad, Tensor y, Tensor logits, Tensor? tau, float tau_value, bool tau_grad) "
-    "-> (Tensor, Tensor, Tensor)",
-    reference=reference.binary_concrete_log_prob_bwd,
-    triton=f"{_TRITON}:binary_concrete_log_prob_bwd",
-    fake=_log_prob_bwd_fake,
-)
+
+
+class _Options(NamedTuple):
+    """The arguments of a call that are not tensors."""
+
+    tau_value: float
+    hard: bool
+    index_offset: int
+    dtype: torch.dtype
+    backend: str
 
 
 @_autograd.quick_apply
@@ -78,24 +39,25 @@ class BinaryConcreteFunction(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(logits: Tensor, key: Tensor, tau: Tensor | None, tau_value: float, hard: bool, index_offset: int,
-                dtype: torch.dtype, backend: str) -> Tensor:  # fmt: skip
-        return _FWD[backend](logits, key, tau, tau_value, hard, index_offset, dtype)
+    def forward(logits: Tensor, tau: Tensor | None, key: Tensor, options: _Options) -> Tensor:
+        tau_value, hard, index_offset, dtype, backend = options
+        return BINARY_CONCRETE_FWD[backend](logits, key, tau, tau_value, hard, index_offset, dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        logits, key, tau, ctx.tau_value, _, ctx.index_offset, _, ctx.backend = inputs
+        logits, tau, key, ctx.options = inputs
         ctx.save_for_backward(logits, key, tau)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         logits, key, tau = ctx.saved_tensors
-        tau_grad = tau is not None and ctx.needs_input_grad[2]
-        bwd = _BWD["reference" if _autograd.differentiated_twice() else ctx.backend]
-        dlogits, parts = bwd(grad, logits, key, tau, ctx.tau_value, ctx.index_offset, tau_grad)
+        tau_value, _, index_offset, _, backend = ctx.options
+        tau_grad = tau is not None and ctx.needs_input_grad[1]
+        bwd = BINARY_CONCRETE_BWD[_autograd.backward_backend(backend)]
+        dlogits, dtau_blocks = bwd(grad, logits, key, tau, tau_value, index_offset, tau_grad)
         # NaN has no gradient at tau = 0 either
-        dtau = torch.where(tau == 0, 0, parts.sum()) if tau_grad else None
-        return (dlogits, None, dtau) + (None,) * 5
+        dtau = torch.where(tau == 0, 0, dtau_blocks.sum()) if tau_grad else None
+        return dlogits, dtau, None, None
 
 
 @_autograd.quick_apply
@@ -106,7 +68,7 @@ class BinaryConcreteLogProbFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(y: Tensor, logits: Tensor, tau: Tensor | None, tau_value: float, backend: str) -> Tensor:
-        return _LOG_PROB_FWD[backend](y, logits, tau, tau_value)
+        return BINARY_CONCRETE_LOG_PROB_FWD[backend](y, logits, tau, tau_value)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -117,9 +79,9 @@ class BinaryConcreteLogProbFunction(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         y, logits, tau = ctx.saved_tensors
         tau_grad = tau is not None and ctx.needs_input_grad[2]
-        bwd = _LOG_PROB_BWD["reference" if _autograd.differentiated_twice() else ctx.backend]
-        dy, dlogits, parts = bwd(grad, y, logits, tau, ctx.tau_value, tau_grad)
-        return dy, dlogits, parts.sum() if tau_grad else None, None, None
+        bwd = BINARY_CONCRETE_LOG_PROB_BWD[_autograd.backward_backend(ctx.backend)]
+        dy, dlogits, dtau_blocks = bwd(grad, y, logits, tau, ctx.tau_value, tau_grad)
+        return dy, dlogits, dtau_blocks.sum() if tau_grad else None, None, None
 
 
 def binary_concrete(
@@ -189,15 +151,12 @@ def binary_concrete(
     _validate.index_range(op, index_offset, logits.numel())
     backend = _backend.resolve(op, backend, device.type)
 
-    dtype = sample_dtype(logits)
     noise_key = _rng.make_key(device, key, seed, generator)
-    tau_tensor, tau_value = split_temperature(tau, logits.dtype)
-    index_offset = _rng.as_int64(index_offset)
-    if not _autograd.needs_function(logits, tau_tensor):
-        return _FWD[backend](logits, noise_key, tau_tensor, tau_value, hard, index_offset, dtype)
-    if key is not None:
-        noise_key = key.clone()  # the caller may advance it before backward
-    return BinaryConcreteFunction.apply(logits, noise_key, tau_tensor, tau_value, hard, index_offset, dtype, backend)
+    temperature = split_temperature(tau, logits.dtype)
+    options = _Options(temperature.value, hard, _rng.as_int64(index_offset), sample_dtype(logits), backend)
+    return _autograd.apply_or_forward(
+        BinaryConcreteFunction, (logits, temperature.tensor), noise_key, options, borrows_key=key is not None
+    )
 
 
 def binary_concrete_log_prob(y: Tensor, logits: Tensor, tau: float | Tensor, *, backend: str | None = None) -> Tensor:
@@ -241,10 +200,9 @@ def binary_concrete_log_prob(y: Tensor, logits: Tensor, tau: float | Tensor, *, 
     y, logits = _validate.broadcast_with_logits(op, "y", y, logits)
     backend = _backend.resolve(op, backend, device.type)
 
-    tau_tensor, tau_value = split_temperature(tau, logits.dtype)
-    if tau_tensor is None:  # a positive number must stay one in the compute dtype
-        limits = torch.finfo(compute_dtype(logits.dtype))
-        tau_value = max(tau_value, limits.tiny * limits.eps)
-    if not _autograd.needs_function(y, logits, tau_tensor):
-        return _LOG_PROB_FWD[backend](y, logits, tau_tensor, tau_value)
-    return BinaryConcreteLogProbFunction.apply(y, logits, tau_tensor, tau_value, backend)
+    limits = torch.finfo(compute_dtype(logits.dtype))
+    # a positive number must stay one in the compute dtype
+    temperature = split_temperature(tau, logits.dtype, least=limits.tiny * limits.eps)
+    return _autograd.apply_or_forward(
+        BinaryConcreteLogProbFunction, (y, logits, temperature.tensor), temperature.value, backend
+    )

@@ -10,13 +10,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dvae_kernels._dtypes import compute_dtype
-from dvae_kernels._elements import new_block_sums
 from dvae_kernels._triton.elements import element_bits, element_tile, launch_elements, load_elements, store_elements
 from dvae_kernels._triton.numerics import inside_unit, log2
 from dvae_kernels._triton.philox import bits_to_logistic
 from dvae_kernels._triton.scalars import positive_temperature, scalar_tensor, temperature
 from dvae_kernels._triton.softmax import exp
+from dvae_kernels.ops.binary_concrete.schemas import (
+    new_density,
+    new_density_gradients,
+    new_gradients,
+    new_sample,
+)
 
 
 @triton.jit
@@ -118,7 +122,7 @@ def _binary_concrete_log_prob_bwd_kernel(
 def binary_concrete_fwd(
     logits: Tensor, key: Tensor, tau: Tensor | None, tau_value: float, hard: bool, index_offset: int, dtype: torch.dtype
 ) -> Tensor:
-    y = torch.empty_like(logits, dtype=dtype)
+    y = new_sample(logits, dtype)
     args = (key.contiguous(), scalar_tensor(logits, tau, tau_value), tau_value, int(hard))
     launch_elements(_binary_concrete_fwd_kernel, [logits], [y], *args, index_offset=index_offset)
     return y
@@ -127,14 +131,14 @@ def binary_concrete_fwd(
 def binary_concrete_bwd(
     grad: Tensor, logits: Tensor, key: Tensor, tau: Tensor | None, tau_value: float, index_offset: int, tau_grad: bool
 ) -> tuple[Tensor, Tensor]:
-    dlogits, parts = torch.empty_like(logits), new_block_sums(logits, tau_grad)
-    args = (key.contiguous(), scalar_tensor(logits, tau, tau_value), tau_value, parts if tau_grad else None)
+    dlogits, dtau_blocks = new_gradients(logits, tau_grad)
+    args = (key.contiguous(), scalar_tensor(logits, tau, tau_value), tau_value, dtau_blocks if tau_grad else None)
     launch_elements(_binary_concrete_bwd_kernel, [grad, logits], [dlogits], *args, index_offset=index_offset)
-    return dlogits, parts
+    return dlogits, dtau_blocks
 
 
 def binary_concrete_log_prob_fwd(y: Tensor, logits: Tensor, tau: Tensor | None, tau_value: float) -> Tensor:
-    log_prob = torch.empty_like(y, dtype=compute_dtype(y.dtype))
+    log_prob = new_density(y)
     args = (scalar_tensor(y, tau, tau_value), tau_value)
     launch_elements(_binary_concrete_log_prob_fwd_kernel, [y, logits], [log_prob], *args)
     return log_prob
@@ -143,7 +147,7 @@ def binary_concrete_log_prob_fwd(y: Tensor, logits: Tensor, tau: Tensor | None, 
 def binary_concrete_log_prob_bwd(
     grad: Tensor, y: Tensor, logits: Tensor, tau: Tensor | None, tau_value: float, tau_grad: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    dy, dlogits, parts = torch.empty_like(y), torch.empty_like(logits), new_block_sums(y, tau_grad)
-    args = (scalar_tensor(y, tau, tau_value), tau_value, parts if tau_grad else None)
+    dy, dlogits, dtau_blocks = new_density_gradients(y, logits, tau_grad)
+    args = (scalar_tensor(y, tau, tau_value), tau_value, dtau_blocks if tau_grad else None)
     launch_elements(_binary_concrete_log_prob_bwd_kernel, [grad, y, logits], [dy, dlogits], *args)
-    return dy, dlogits, parts
+    return dy, dlogits, dtau_blocks

@@ -38,16 +38,16 @@ class CategoricalKLFunction(torch.autograd.Function):
         return dlogits, dprior if prior_grad else None, None, None
 
 
-def categorical_kl(logits: Tensor, dim: int = -1, *, prior: Tensor | None = None, backend: str | None = None) -> Tensor:
+def categorical_kl(logits: Tensor, prior: Tensor | None = None, *, dim: int = -1, backend: str | None = None) -> Tensor:
     """KL divergence in nats of the categorical distribution softmax(logits) from softmax(prior), or from the uniform
     one over K categories.
 
     Args:
         logits: unnormalised log probabilities (nats), any shape with the K categories along `dim`; float32, float64,
             bfloat16 or float16 (halves are computed in float32); any strides. -inf excludes a category. Differentiable.
-        dim: the dimension of the categories.
         prior: unnormalised log probabilities of the prior, of a shape that broadcasts to that of the logits, with
             their dtype and device. Differentiable.
+        dim: the dimension of the categories.
         backend: "cpp", "triton", "cuda" or "reference" instead of the automatic choice.
 
     Returns:
@@ -60,8 +60,8 @@ def categorical_kl(logits: Tensor, dim: int = -1, *, prior: Tensor | None = None
         rows without categories give 0, and empty input gives empty output.
 
     Raises:
-        TypeError: for logits or a prior that are not floating-point, a prior of another dtype, and a dim that is not an
-            int.
+        TypeError: for logits or a prior that are not floating-point tensors, a prior of another dtype, and a dim that
+            is not an int.
         ValueError: for dim out of range, a prior on another device or of a shape that does not broadcast to that of the
             logits, an unknown backend.
         BackendUnavailable: for a named backend that cannot run here, with the reasons.
@@ -79,6 +79,8 @@ def categorical_kl(logits: Tensor, dim: int = -1, *, prior: Tensor | None = None
     op = "categorical_kl"
     _validate.floating(op, "logits", logits)
     dim = _validate.dimension(op, logits, dim)
+    if isinstance(prior, int):
+        raise TypeError(f"{op}: expected prior to be a Tensor, got {_validate.type_name(prior)} (dim is keyword-only)")
     if prior is not None:
         _validate.floating(op, "prior", prior)
         _validate.alike(op, "prior", prior, logits.device, logits.dtype)

@@ -9,47 +9,8 @@ import torch
 from torch import Tensor
 
 from dvae_kernels import _autograd, _backend, _validate
-from dvae_kernels._dtypes import compute_dtype
-from dvae_kernels._library import define_op
-from dvae_kernels.ops.codebook import reference
+from dvae_kernels.ops.codebook.schemas import CODE_STATISTICS, CODE_SUMS, GATHER_CODES
 
-_TRITON = "dvae_kernels.ops.codebook.triton_kernels"
-
-
-def _gather_fake(codebook: Tensor, indices: Tensor) -> Tensor:
-    return codebook.new_empty((*indices.shape, codebook.shape[1]))
-
-
-def _sums_fake(x: Tensor, indices: Tensor, num_codes: int) -> Tensor:
-    return x.new_empty((num_codes, x.shape[1]), dtype=compute_dtype(x.dtype))
-
-
-def _statistics_fake(x: Tensor, indices: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:
-    sums = _sums_fake(x, indices, num_codes)
-    return sums.new_empty((num_codes,)), sums
-
-
-# Rows of the codebook [K, D] by indices [...]: [..., D]. Index -1 gives zeros, any other outside [0, K) NaN.
-GATHER_CODES = define_op(
-    "gather_codes(Tensor codebook, Tensor indices) -> Tensor",
-    reference=reference.gather_codes,
-    triton=f"{_TRITON}:gather_codes",
-    fake=_gather_fake,
-)
-# Sums of the rows of x [N, D] by indices [N], in the compute dtype: [num_codes, D].
-CODE_SUMS = define_op(
-    "code_sums(Tensor x, Tensor indices, SymInt num_codes) -> Tensor",
-    reference=reference.code_sums,
-    triton=f"{_TRITON}:code_sums",
-    fake=_sums_fake,
-)
-# The same sums without the rows that are not finite, beside the number of rows: [num_codes], [num_codes, D].
-CODE_STATISTICS = define_op(
-    "code_statistics(Tensor x, Tensor indices, SymInt num_codes) -> (Tensor counts, Tensor sums)",
-    reference=reference.code_statistics,
-    triton=f"{_TRITON}:code_statistics",
-    fake=_statistics_fake,
-)
 # A cluster of less weight is empty: sums beside it may be subnormal numbers, whose means would be wrong.
 _LEAST_SIZE = 2.0**-100
 
@@ -59,9 +20,7 @@ def gather_codes(codebook: Tensor, indices: Tensor, backend: str) -> Tensor:
 
     Index -1 gives zeros and any other index outside [0, K) NaN; neither has a gradient.
     """
-    if _autograd.needs_function(codebook):
-        return GatherCodesFunction.apply(codebook, indices, backend)
-    return GATHER_CODES[backend](codebook, indices)
+    return _autograd.apply_or_forward(GatherCodesFunction, (codebook,), indices, backend)
 
 
 def code_sums(x: Tensor, indices: Tensor, num_codes: int, backend: str) -> Tensor:
@@ -70,9 +29,7 @@ def code_sums(x: Tensor, indices: Tensor, num_codes: int, backend: str) -> Tenso
     Indices outside [0, num_codes) take no part. The kernels add in one order, fixed by the indices alone: their bits
     are the same for any number of threads and on every device.
     """
-    if _autograd.needs_function(x):
-        return CodeSumsFunction.apply(x, indices, num_codes, backend)
-    return CODE_SUMS[backend](x, indices, num_codes)
+    return _autograd.apply_or_forward(CodeSumsFunction, (x,), indices, num_codes, backend)
 
 
 @_autograd.quick_apply

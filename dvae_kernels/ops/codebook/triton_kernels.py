@@ -13,9 +13,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels._rows import with_unit_columns
 from dvae_kernels._triton.rows import launch
+from dvae_kernels.ops.codebook.schemas import new_codes, new_statistics, new_sums
 
 BLOCK_ROWS = 64  # sorted rows of a block, the same in every backend: it fixes the order of additions
 _KEY_TILE = 1024
@@ -140,7 +140,7 @@ def _code_sums_kernel(
 
 def gather_codes(codebook: Tensor, indices: Tensor) -> Tensor:
     k, columns = codebook.shape
-    out = codebook.new_empty((*indices.shape, columns))
+    out = new_codes(codebook, indices)
     if out.numel() == 0:
         return out
     codebook = with_unit_columns(codebook)
@@ -154,8 +154,8 @@ def gather_codes(codebook: Tensor, indices: Tensor) -> Tensor:
 
 
 def code_sums(x: Tensor, indices: Tensor, num_codes: int) -> Tensor:
-    rows, columns = x.shape
-    sums = x.new_zeros((num_codes, columns), dtype=compute_dtype(x.dtype))
+    rows = x.shape[0]
+    sums = new_sums(x, num_codes).zero_()
     if x.numel() == 0 or num_codes == 0:
         return sums
     keys = x.new_empty((rows,), dtype=torch.int32)
@@ -168,9 +168,10 @@ def code_sums(x: Tensor, indices: Tensor, num_codes: int) -> Tensor:
 
 def code_statistics(x: Tensor, indices: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:
     rows, columns = x.shape
-    sums = x.new_zeros((num_codes, columns), dtype=compute_dtype(x.dtype))
+    counts, sums = new_statistics(x, num_codes)
+    sums.zero_()
     if rows == 0 or num_codes == 0:
-        return sums.new_zeros((num_codes,)), sums
+        return counts.zero_(), sums
     x = with_unit_columns(x)
     keys = x.new_empty((rows,), dtype=torch.int32)
     tile = _tile(max(columns, 1), x.itemsize, 4)
@@ -182,7 +183,7 @@ def code_statistics(x: Tensor, indices: Tensor, num_codes: int) -> tuple[Tensor,
     starts = torch.searchsorted(codes, torch.arange(num_codes + 1, dtype=torch.int32, device=x.device))
     if columns:
         _add_rows(x, codes, order, sums)
-    return starts.diff().to(sums.dtype), sums
+    return counts.copy_(starts.diff()), sums
 
 
 def _add_rows(x: Tensor, codes: Tensor, order: Tensor, sums: Tensor) -> None:

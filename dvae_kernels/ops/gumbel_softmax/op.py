@@ -8,117 +8,74 @@ whose gradient needs log y to more digits than a stored y has.
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from dvae_kernels import _autograd, _backend, _rng, _validate
-from dvae_kernels._dtypes import compute_dtype, sample_dtype
+from dvae_kernels._dtypes import sample_dtype
 from dvae_kernels._scalars import split_temperature
 from dvae_kernels.ops import hard_estimators
-from dvae_kernels.ops.gumbel_softmax import reference
-from dvae_kernels.ops.gumbel_softmax.schemas import ARGMAX, BWD, FWD, RECOMPUTE_BWD
+from dvae_kernels.ops.gumbel_softmax.derivatives import recompute_bwd, sample_bwd
+from dvae_kernels.ops.gumbel_softmax.schemas import (
+    GUMBEL_ARGMAX,
+    GUMBEL_SOFTMAX_BWD,
+    GUMBEL_SOFTMAX_FWD,
+    GUMBEL_SOFTMAX_RECOMPUTE_BWD,
+)
+
+
+class _Options(NamedTuple):
+    """The arguments of a call that are not tensors."""
+
+    tau_value: float
+    dim: int
+    hard: bool
+    row_offset: int
+    dtype: torch.dtype
+    recompute: bool  # backward makes y again from the logits and the key
+    noise_grad: bool  # the gradient is the relaxed sample's; else, with recompute, that of softmax(logits / tau)
+    backend: str
 
 
 @_autograd.quick_apply
 class GumbelSoftmaxFunction(torch.autograd.Function):
-    """Forward op with the analytic backward: of the relaxed sample, or without `noise_grad` (which needs `recompute`)
-    of softmax(logits / tau). Forward-mode differentiation is not defined and raises."""
+    """Forward op with the analytic backward. Forward-mode differentiation is not defined and raises."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(logits: Tensor, key: Tensor, tau: Tensor | None, tau_value: float, dim: int, hard: bool,
-                row_offset: int, dtype: torch.dtype, recompute: bool, noise_grad: bool,
-                backend: str) -> Tensor:  # fmt: skip
-        return FWD[backend](logits, key, tau, tau_value, dim, hard, row_offset, dtype)
+    def forward(logits: Tensor, tau: Tensor | None, key: Tensor, options: _Options) -> Tensor:
+        tau_value, dim, hard, row_offset, dtype, _, _, backend = options
+        return GUMBEL_SOFTMAX_FWD[backend](logits, key, tau, tau_value, dim, hard, row_offset, dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        logits, key, tau, ctx.tau_value, ctx.dim, _, ctx.row_offset, _, ctx.recompute, noise_grad, ctx.backend = inputs
-        ctx.logits_dtype = logits.dtype
-        ctx.save_for_backward(*((logits, key if noise_grad else None, tau) if ctx.recompute else (output, tau)))
+        logits, tau, key, options = inputs
+        ctx.options, ctx.logits_dtype = options, logits.dtype
+        kept_key = key if options.noise_grad else None
+        ctx.save_for_backward(*((logits, kept_key, tau) if options.recompute else (output, tau)))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        tau_value, dim, _, row_offset, _, recompute, _, backend = ctx.options
         twice = _autograd.differentiated_twice()
         dtau = None
-        if ctx.recompute:
+        if recompute:
             logits, key, tau = ctx.saved_tensors
-            tau_grad = tau is not None and ctx.needs_input_grad[2]
-            args = (grad, logits, key, tau, ctx.tau_value, ctx.dim, ctx.row_offset, tau_grad)
+            tau_grad = tau is not None and ctx.needs_input_grad[1]
+            args = (grad, logits, key, tau, tau_value, dim, row_offset, tau_grad)
             dlogits, dtau_rows = (
-                RecomputeBackward.apply(*args, ctx.backend) if twice else RECOMPUTE_BWD[ctx.backend](*args)
+                recompute_bwd(*args, backend) if twice else GUMBEL_SOFTMAX_RECOMPUTE_BWD[backend](*args)
             )
             # a row with NaN has no gradient at tau = 0 either
             dtau = torch.where(tau == 0, 0, dtau_rows.sum()) if tau_grad else None
         else:
             y, tau = ctx.saved_tensors
-            sample_args = (grad, y, tau, ctx.tau_value, ctx.dim, ctx.logits_dtype)
-            dlogits = SampleBackward.apply(*sample_args, ctx.backend) if twice else BWD[ctx.backend](*sample_args)
-        return (dlogits, None, dtau) + (None,) * 8
-
-
-class SampleBackward(torch.autograd.Function):
-    """The backward op with its own derivative, in plain torch."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(grad: Tensor, y: Tensor, tau: Tensor | None, tau_value: float, dim: int, dtype: torch.dtype,
-                backend: str) -> Tensor:  # fmt: skip
-        return BWD[backend](grad, y, tau, tau_value, dim, dtype)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        grad, y, tau, ctx.tau_value, ctx.dim, _, _ = inputs
-        ctx.save_for_backward(grad, y, tau)
-
-    @staticmethod
-    def backward(ctx: Any, ddlogits: Tensor) -> tuple[Tensor | None, ...]:
-        grad, y, tau = ctx.saved_tensors
-        temperature = reference.temperature(tau, ctx.tau_value, y)
-        dgrad, dy, _ = _double_backward(grad, y, temperature, ctx.dim, ddlogits, 0.0)
-        return (dgrad, dy) + (None,) * 5
-
-
-class RecomputeBackward(torch.autograd.Function):
-    """The recomputing backward op with its own derivative, in plain torch."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(grad: Tensor, logits: Tensor, key: Tensor | None, tau: Tensor | None, tau_value: float, dim: int,
-                row_offset: int, tau_grad: bool, backend: str) -> tuple[Tensor, Tensor]:  # fmt: skip
-        return RECOMPUTE_BWD[backend](grad, logits, key, tau, tau_value, dim, row_offset, tau_grad)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        grad, logits, key, tau, ctx.tau_value, ctx.dim, ctx.row_offset, _, _ = inputs
-        ctx.save_for_backward(grad, logits, key, tau)
-
-    @staticmethod
-    def backward(ctx: Any, ddlogits: Tensor, ddtau_rows: Tensor) -> tuple[Tensor | None, ...]:
-        grad, logits, key, tau = ctx.saved_tensors
-        compute = compute_dtype(logits.dtype)
-        temperature = reference.temperature(tau, ctx.tau_value, logits)
-        y = reference.gumbel_softmax_fwd(logits, key, tau, ctx.tau_value, ctx.dim, False, ctx.row_offset, compute)
-        # every row's part of dtau gets the same cotangent, since backward sums them
-        ddtau = ddtau_rows[0] if ddtau_rows.numel() else 0.0
-        dgrad, dy, dtau = _double_backward(grad, y, temperature, ctx.dim, ddlogits, ddtau)
-        dlogits = reference.dlogits_from_sample(dy, y, temperature, ctx.dim)
-        if tau is not None:
-            dtau = dtau + reference.dtau_from_sample(dlogits, y, ctx.dim).sum()
-        return (dgrad, dlogits.to(logits.dtype), None, dtau if tau is not None else None) + (None,) * 5
-
-
-def _double_backward(
-    grad: Tensor, y: Tensor, tau: Tensor, dim: int, ddlogits: Tensor, ddtau: Tensor | float
-) -> tuple[Tensor, Tensor, Tensor]:
-    compute = compute_dtype(y.dtype)
-    dgrad, dy, dtau = reference.double_backward(grad.to(compute), y.to(compute), tau, dim, ddlogits.to(compute), ddtau)
-    return dgrad.to(grad.dtype), dy.to(y.dtype), dtau
+            sample_args = (grad, y, tau, tau_value, dim, ctx.logits_dtype)
+            dlogits = sample_bwd(*sample_args, backend) if twice else GUMBEL_SOFTMAX_BWD[backend](*sample_args)
+        return dlogits, dtau, None, None
 
 
 def gumbel_softmax(
@@ -199,12 +156,9 @@ def gumbel_softmax(
     """
     op = "gumbel_softmax"
     _validate.floating(op, "logits", logits)
-    if logits.dim() == 0:  # torch takes a scalar for one category
-        _validate.dimension(op, logits[None], dim)
-        return gumbel_softmax(
-            logits[None], tau, hard, eps, 0, estimator=estimator, draws=draws,
-            key=key, seed=seed, generator=generator, row_offset=row_offset, backend=backend,
-        )[0]  # fmt: skip
+    scalar = logits.dim() == 0  # torch takes a scalar for one category
+    if scalar:
+        logits = logits[None]
     dim = _validate.dimension(op, logits, dim)
     device = logits.device
     _validate.temperature(op, "tau", tau, device)
@@ -216,22 +170,21 @@ def gumbel_softmax(
     if eps != 1e-10 and not torch.compiler.is_compiling():  # which cannot trace a warning
         warnings.warn(f"{op}: `eps` is deprecated and has no effect", stacklevel=2)
 
-    dtype = sample_dtype(logits)
+    temperature = split_temperature(tau, logits.dtype)
     noise_key = _rng.make_key(device, key, seed, generator)
-    tau_tensor, tau_value = split_temperature(tau, logits.dtype)
+    dtype = sample_dtype(logits)
     if estimator in hard_estimators.ESTIMATORS:
-        return hard_estimators.hard_sample(
-            logits, noise_key, tau_tensor, tau_value, dim, row_offset, dtype, estimator, draws, backend
+        sample = hard_estimators.hard_sample(
+            logits, temperature, noise_key, dim, row_offset, dtype, estimator, draws, backend,
+            borrows_key=key is not None,
+        )  # fmt: skip
+    else:
+        recompute, noise_grad = hard or temperature.learns(), estimator == "gumbel"
+        options = _Options(temperature.value, dim, hard, row_offset, dtype, recompute, noise_grad, backend)
+        sample = _autograd.apply_or_forward(
+            GumbelSoftmaxFunction, (logits, temperature.tensor), noise_key, options, borrows_key=key is not None
         )
-    tau_learns = tau_tensor is not None and (tau_tensor.requires_grad or _autograd.transformed())
-    if not _autograd.needs_function(logits, tau_tensor):
-        return FWD[backend](logits, noise_key, tau_tensor, tau_value, dim, hard, row_offset, dtype)
-    if key is not None:
-        noise_key = key.clone()  # the caller may advance it before backward
-    return GumbelSoftmaxFunction.apply(
-        logits, noise_key, tau_tensor, tau_value, dim, hard, row_offset, dtype, hard or tau_learns,
-        estimator == "gumbel", backend,
-    )  # fmt: skip
+    return sample[0] if scalar else sample
 
 
 def gumbel_argmax(
@@ -288,4 +241,5 @@ def gumbel_argmax(
     _validate.row_range(op, row_offset, logits.numel() // max(logits.shape[dim], 1))
     _validate.some_category(op, logits.shape, dim)
     backend = _backend.resolve(op, backend, logits.device.type)
-    return ARGMAX[backend](logits.detach(), _rng.make_key(logits.device, key, seed, generator), dim, row_offset)
+    noise_key = _rng.make_key(logits.device, key, seed, generator)
+    return GUMBEL_ARGMAX[backend](logits.detach(), noise_key, dim, row_offset)

@@ -1,6 +1,6 @@
 """Gumbel-softmax in plain torch: the definition that every backend is tested against.
 
-The ops have the signatures of op.py's schemas. Traceable; computed in float64 for float64, in float32 otherwise.
+The ops have the signatures of schemas.py. Traceable; computed in float64 for float64, in float32 otherwise.
 """
 
 from __future__ import annotations
@@ -8,10 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dvae_kernels._bounds import at_most
 from dvae_kernels._dtypes import compute_dtype
+from dvae_kernels._indices import NAN, NONE
 from dvae_kernels._rng import gumbel_like
 from dvae_kernels._rows import new_rows
+from dvae_kernels._scalars import inverse_temperature, scalar_tensor
 
 
 def gumbel_softmax_fwd(
@@ -30,7 +31,7 @@ def gumbel_softmax_fwd(
     perturbed = logits.to(compute_dtype(logits.dtype))
     if key is not None:
         perturbed = perturbed + gumbel_like(logits, key, dim, row_offset=row_offset)
-    return relax(perturbed, temperature(tau, tau_value, perturbed), dim, hard).to(dtype)
+    return relax(perturbed, scalar_tensor(tau, tau_value, perturbed), dim, hard).to(dtype)
 
 
 def gumbel_softmax_bwd(
@@ -39,7 +40,7 @@ def gumbel_softmax_bwd(
     """dlogits from the relaxed sample."""
     compute = compute_dtype(y.dtype)
     grad, y = grad.to(compute), y.to(compute)
-    return dlogits_from_sample(grad, y, temperature(tau, tau_value, y), dim).to(dtype)
+    return dlogits_from_sample(grad, y, scalar_tensor(tau, tau_value, y), dim).to(dtype)
 
 
 def gumbel_softmax_recompute_bwd(
@@ -52,23 +53,23 @@ def gumbel_softmax_recompute_bwd(
     row_offset: int,
     tau_grad: bool,
 ) -> tuple[Tensor, Tensor]:
-    """(dlogits, the rows' parts of dtau) from the relaxed sample of the logits and the key, if any."""
+    """(dlogits, the rows' contributions to dtau) from the relaxed sample of the logits and the key, if any."""
     compute = compute_dtype(logits.dtype)
     grad = grad.to(compute)
     y = gumbel_softmax_fwd(logits, key, tau, tau_value, dim, False, row_offset, compute)
-    dlogits = dlogits_from_sample(grad, y, temperature(tau, tau_value, y), dim)
+    dlogits = dlogits_from_sample(grad, y, scalar_tensor(tau, tau_value, y), dim)
     dtau_rows = dtau_from_sample(dlogits, y, dim).reshape(-1) if tau_grad else grad.new_empty((0,))
     return dlogits.to(logits.dtype), dtau_rows
 
 
 def gumbel_argmax(logits: Tensor, key: Tensor, dim: int, row_offset: int) -> Tensor:
-    """argmax(logits + G) along `dim`; -1 in a row of only -inf, -2 in one with NaN or +inf."""
+    """argmax(logits + G) along `dim`; NONE in a row of only -inf, NAN in one with NaN or +inf."""
     if logits.numel() == 0:
-        return new_rows(logits, dim, torch.int64).fill_(-1)
+        return new_rows(logits, dim, torch.int64).fill_(NONE)
     perturbed = logits.to(compute_dtype(logits.dtype)) + gumbel_like(logits, key, dim, row_offset=row_offset)
     top = perturbed.amax(dim)
-    index = torch.where(top == -torch.inf, -1, perturbed.argmax(dim))
-    return torch.where(top < torch.inf, index, -2)
+    index = torch.where(top == -torch.inf, NONE, perturbed.argmax(dim))
+    return torch.where(top < torch.inf, index, NAN)
 
 
 def gumbel_onehot(logits: Tensor, key: Tensor, dim: int, row_offset: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -107,7 +108,7 @@ def dlogits_from_sample(grad: Tensor, y: Tensor, tau: Tensor, dim: int) -> Tenso
 
 
 def dtau_from_sample(dlogits: Tensor, y: Tensor, dim: int) -> Tensor:
-    """The rows' parts of the gradient to tau, -sum(dlogits * (logits + G)) / tau: reduced along `dim`.
+    """The rows' contributions to the gradient to tau, -sum(dlogits * (logits + G)) / tau: reduced along `dim`.
 
     (logits + G) / tau is log y up to a constant of the row, which drops out since the rows of dlogits sum to zero.
     """
@@ -125,17 +126,6 @@ def double_backward(
     dy = (cotangent * centred - grad * (y * cotangent).sum(dim, keepdim=True) - ddtau * centred) * inverse
     dtau = -(cotangent * y * centred).sum() * inverse**2
     return dgrad, dy, dtau
-
-
-def temperature(tau: Tensor | None, tau_value: float, like: Tensor) -> Tensor:
-    """tau as a scalar tensor of the compute dtype."""
-    return torch.full((), tau_value, dtype=compute_dtype(like.dtype), device=like.device) if tau is None else tau
-
-
-def inverse_temperature(tau: Tensor) -> Tensor:
-    """1 / tau, finite for every tau >= 0 (0 for 0), NaN where tau is not a temperature."""
-    inverse = at_most(1 / tau, torch.finfo(tau.dtype).max)
-    return torch.where(tau == 0, 0, torch.where((tau > 0) & (tau < torch.inf), inverse, torch.nan))
 
 
 def _log_or_zero(y: Tensor) -> Tensor:

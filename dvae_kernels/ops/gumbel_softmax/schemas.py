@@ -1,11 +1,6 @@
-"""Schemas of the raw ops of Gumbel-softmax, each with its table {backend: callable}.
-
-Apart from op.py, since the ops of hard_estimators, which op.py dispatches to, call them too.
-"""
+"""Raw ops of Gumbel-softmax, and the allocation of their outputs."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,63 +12,61 @@ from dvae_kernels.ops.gumbel_softmax import reference
 _TRITON = "dvae_kernels.ops.gumbel_softmax.triton_kernels"
 
 
-def _fwd_fake(logits: Tensor, key: Tensor, tau: Any, tau_value: float, dim: int, hard: bool, row_offset: int,
-              dtype: torch.dtype) -> Tensor:  # fmt: skip
+def new_sample(logits: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.empty_like(logits, dtype=dtype)
 
 
-def _bwd_fake(grad: Tensor, y: Tensor, tau: Any, tau_value: float, dim: int, dtype: torch.dtype) -> Tensor:
+def new_dlogits(y: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.empty_like(y, dtype=dtype)
 
 
-def _recompute_bwd_fake(grad: Tensor, logits: Tensor, key: Any, tau: Any, tau_value: float, dim: int,
-                        row_offset: int, tau_grad: bool) -> tuple[Tensor, Tensor]:  # fmt: skip
+def new_gradients(logits: Tensor, dim: int, tau_grad: bool) -> tuple[Tensor, Tensor]:
     return torch.empty_like(logits), new_tau_rows(logits, dim, tau_grad)
 
 
-def _argmax_fake(logits: Tensor, key: Tensor, dim: int, row_offset: int) -> Tensor:
+def new_index(logits: Tensor, dim: int) -> Tensor:
     return new_rows(logits, dim, torch.int64)
 
 
-def _onehot_fake(logits: Tensor, key: Tensor, dim: int, row_offset: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(logits, dtype=dtype), new_rows(logits, dim, torch.int64)
+def new_onehot(logits: Tensor, dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    return new_sample(logits, dtype), new_index(logits, dim)
 
 
 # The temperature is the tensor `tau` where there is one, else `tau_value`. `dim` counts from the front.
-FWD = define_op(
+GUMBEL_SOFTMAX_FWD = define_op(
     "gumbel_softmax_fwd(Tensor logits, Tensor key, Tensor? tau, float tau_value, int dim, bool hard, "
     "SymInt row_offset, ScalarType dtype) -> Tensor",
     reference=reference.gumbel_softmax_fwd,
     triton=f"{_TRITON}:gumbel_softmax_fwd",
-    fake=_fwd_fake,
+    allocate=new_sample,
 )
-# From the relaxed sample y: dlogits in `dtype`.
-BWD = define_op(
+# Takes the relaxed sample y and returns dlogits in `dtype`.
+GUMBEL_SOFTMAX_BWD = define_op(
     "gumbel_softmax_bwd(Tensor grad, Tensor y, Tensor? tau, float tau_value, int dim, ScalarType dtype) -> Tensor",
     reference=reference.gumbel_softmax_bwd,
     triton=f"{_TRITON}:gumbel_softmax_bwd",
-    fake=_bwd_fake,
+    allocate=new_dlogits,
 )
-# With y made again from the logits and the key, or without noise where there is no key: (dlogits, the rows' parts of
-# dtau, empty unless tau_grad).
-RECOMPUTE_BWD = define_op(
+# Recomputes y from the logits and the key (without a key: no noise). Returns dlogits and the rows' contributions to
+# dtau, empty unless tau_grad.
+GUMBEL_SOFTMAX_RECOMPUTE_BWD = define_op(
     "gumbel_softmax_recompute_bwd(Tensor grad, Tensor logits, Tensor? key, Tensor? tau, float tau_value, int dim, "
     "SymInt row_offset, bool tau_grad) -> (Tensor, Tensor)",
     reference=reference.gumbel_softmax_recompute_bwd,
     triton=f"{_TRITON}:gumbel_softmax_recompute_bwd",
-    fake=_recompute_bwd_fake,
+    allocate=new_gradients,
 )
-# The index of the hard sample, int64 without `dim`: -1 in a row of only -inf, -2 in one with NaN or +inf.
-ARGMAX = define_op(
+# Returns the index of the hard sample, int64 without `dim`: NONE or NAN of _indices.py where there is none.
+GUMBEL_ARGMAX = define_op(
     "gumbel_argmax(Tensor logits, Tensor key, int dim, SymInt row_offset) -> Tensor",
     reference=reference.gumbel_argmax,
     triton=f"{_TRITON}:gumbel_argmax",
-    fake=_argmax_fake,
+    allocate=new_index,
 )
-# The hard sample and its index.
-ONEHOT = define_op(
+# Returns the hard sample and its index.
+GUMBEL_ONEHOT = define_op(
     "gumbel_onehot(Tensor logits, Tensor key, int dim, SymInt row_offset, ScalarType dtype) -> (Tensor, Tensor)",
     reference=reference.gumbel_onehot,
     triton=f"{_TRITON}:gumbel_onehot",
-    fake=_onehot_fake,
+    allocate=new_onehot,
 )

@@ -15,26 +15,29 @@ import triton.language as tl
 from torch import Tensor
 
 from dvae_kernels._dtypes import compute_dtype
-from dvae_kernels._rows import new_rows, new_tau_rows
+from dvae_kernels._indices import NAN, NONE
 from dvae_kernels._triton.config import split_tiling, tiling
 from dvae_kernels._triton.philox import bits_to_gumbel, row_bits
 from dvae_kernels._triton.rows import Rows, launch_rows, view_as_rows
 from dvae_kernels._triton.scalars import scalar_tensor, temperature
 from dvae_kernels._triton.softmax import exp, inverse_or_zero, or_zero
 from dvae_kernels._triton.tiles import load_parts, load_tile, row_tile, store_part, store_tile
+from dvae_kernels.ops.gumbel_softmax.schemas import new_dlogits, new_gradients, new_index, new_onehot, new_sample
+
+_NONE, _NAN = tl.constexpr(NONE), tl.constexpr(NAN)
 
 
 @triton.jit
 def _found(index, top):
-    """The index of a row as gumbel_argmax gives it: -1 for only -inf, -2 for +inf (or NaN, see _ranked)."""
-    return tl.where(top == float("-inf"), -1, tl.where(top == float("inf"), -2, index))
+    """The index of a row as gumbel_argmax gives it: NONE for only -inf, NAN for +inf (or NaN, see _ranked)."""
+    return tl.where(top == float("-inf"), _NONE, tl.where(top == float("inf"), _NAN, index))
 
 
 @triton.jit
 def _one_hot(found, start, inverse, BLOCK_K: tl.constexpr):
     """Zeros for a row of only -inf, NaN for one with NaN or +inf or a bad temperature."""
     col = start + tl.arange(0, BLOCK_K)[None, :]
-    zero = tl.where(found == -2, float("nan"), 0.0) + 0.0 * inverse
+    zero = tl.where(found == _NAN, float("nan"), 0.0) + 0.0 * inverse
     return tl.where(col == found, zero + 1.0, zero)
 
 
@@ -268,19 +271,19 @@ def gumbel_softmax_fwd(
     logits: Tensor, key: Tensor, tau: Tensor | None, tau_value: float, dim: int, hard: bool, row_offset: int,
     dtype: torch.dtype,
 ) -> Tensor:  # fmt: skip
-    y = torch.empty_like(logits, dtype=dtype)
+    y = new_sample(logits, dtype)
     _sample(logits, key, tau, tau_value, dim, hard, row_offset, y, None)
     return y
 
 
 def gumbel_argmax(logits: Tensor, key: Tensor, dim: int, row_offset: int) -> Tensor:
-    index = new_rows(logits, dim, torch.int64)
+    index = new_index(logits, dim)
     _sample(logits, key, None, 1.0, dim, True, row_offset, None, index)
     return index
 
 
 def gumbel_onehot(logits: Tensor, key: Tensor, dim: int, row_offset: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    y, index = torch.empty_like(logits, dtype=dtype), new_rows(logits, dim, torch.int64)
+    y, index = new_onehot(logits, dim, dtype)
     _sample(logits, key, None, 1.0, dim, True, row_offset, y, index)
     return y, index
 
@@ -292,7 +295,7 @@ def _sample(
     """Write the sample to `y`, or the index of a hard one to `index`, or both."""
     if logits.numel() == 0:
         if index is not None:
-            index.fill_(-1)
+            index.fill_(NONE)
         return None
     view = view_as_rows(logits.shape, dim, logits.stride(), logits.stride() if y is None else y.stride())
     if view is None:
@@ -315,7 +318,7 @@ def _sample(
 def gumbel_softmax_bwd(
     grad: Tensor, y: Tensor, tau: Tensor | None, tau_value: float, dim: int, dtype: torch.dtype
 ) -> Tensor:
-    dlogits = torch.empty_like(y, dtype=dtype)
+    dlogits = new_dlogits(y, dtype)
     if y.numel() == 0:
         return dlogits
     view = view_as_rows(y.shape, dim, y.stride(), grad.stride(), dlogits.stride())
@@ -330,8 +333,7 @@ def gumbel_softmax_recompute_bwd(
     grad: Tensor, logits: Tensor, key: Tensor | None, tau: Tensor | None, tau_value: float, dim: int, row_offset: int,
     tau_grad: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    dlogits = torch.empty_like(logits)
-    dtau_rows = new_tau_rows(logits, dim, tau_grad)
+    dlogits, dtau_rows = new_gradients(logits, dim, tau_grad)
     if logits.numel() == 0:
         return dlogits, dtau_rows
     view = view_as_rows(logits.shape, dim, logits.stride(), grad.stride(), dlogits.stride())

@@ -12,11 +12,17 @@ import torch
 from torch import Tensor
 
 from dvae_kernels._autograd import without_autocast
-from dvae_kernels._dtypes import compute_dtype
+from dvae_kernels._indices import NAN
 from dvae_kernels.ops.categorical_kl.schemas import CATEGORICAL_KL_BWD, CATEGORICAL_KL_FWD
-from dvae_kernels.ops.codebook.op import CODE_SUMS, GATHER_CODES
-from dvae_kernels.ops.gumbel_softmax.schemas import ARGMAX, BWD, FWD, RECOMPUTE_BWD
-from dvae_kernels.ops.gumbel_softmax_embed.reference import as_rows, mark_bad_temperature
+from dvae_kernels.ops.codebook.schemas import CODE_SUMS, GATHER_CODES
+from dvae_kernels.ops.gumbel_softmax.schemas import (
+    GUMBEL_ARGMAX,
+    GUMBEL_SOFTMAX_BWD,
+    GUMBEL_SOFTMAX_FWD,
+    GUMBEL_SOFTMAX_RECOMPUTE_BWD,
+)
+from dvae_kernels.ops.gumbel_softmax_embed.formulas import as_rows, mark_bad_temperature
+from dvae_kernels.ops.gumbel_softmax_embed.schemas import new_embedding, new_gradients
 
 # Elements of a block: 4 MiB of float32 on a CPU. On a GPU half of an H100's 50 MiB: each block costs some launches.
 _BLOCK = {"cpu": 1 << 20, "cuda": 1 << 23}
@@ -40,19 +46,19 @@ def fwd(
     backend: str, logits: Tensor, codebook: Tensor, key: Tensor, tau: Tensor | None, tau_value: float, hard: bool,
     row_offset: int, dtype: torch.dtype, save_sample: bool, kl: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    outputs = new_outputs(logits, codebook, hard, dtype, save_sample, kl)
+    outputs = new_embedding(logits, codebook, hard, dtype, save_sample, kl)
     if logits.numel() == 0:
         return outputs
     codes = codebook.to(dtype)
     blocks = list(_blocks(logits))
     for o, i, first in blocks:
         block, offset = logits[o, :, i], row_offset + first
-        index = mark_bad_temperature(ARGMAX[backend](block, key, 1, offset), tau)
+        index = mark_bad_temperature(GUMBEL_ARGMAX[backend](block, key, 1, offset), tau)
         sample, kl_rows = outputs[2:]
         if hard:
             embedding = GATHER_CODES[backend](codebook, index)
         else:
-            sample = FWD[backend](block, key, tau, tau_value, 1, False, offset, dtype)
+            sample = GUMBEL_SOFTMAX_FWD[backend](block, key, tau, tau_value, 1, False, offset, dtype)
             with without_autocast(block.device):
                 embedding = _times_codes(sample, codes).to(codebook.dtype)
             if not save_sample:
@@ -75,7 +81,9 @@ def bwd(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     like = logits if logits is not None else sample
     assert like is not None
-    dlogits, dcodebook, dtau_rows = new_gradients(like, codebook, indices, dtype, logits_grad, codebook_grad, tau_grad)
+    dlogits, dcodebook, dtau_rows = new_gradients(
+        logits, sample, codebook, indices, dtype, logits_grad, codebook_grad, tau_grad
+    )
     if sample is not None or grad is None:  # else one sum over all rows
         dcodebook.zero_()
     elif codebook_grad:
@@ -87,14 +95,14 @@ def bwd(
     codes = None if grad is None else codebook.to(grad.dtype)
 
     def of_block(o: slice, i: slice, first: int) -> tuple[Tensor | None, Tensor]:
-        """(dlogits, the rows' parts of dtau) of one block, whose temporaries end with it; adds to dcodebook."""
+        """(dlogits, the rows' contributions to dtau) of one block, whose temporaries end with it; adds to dcodebook."""
         x = None if logits is None else logits[o, :, i]
         y = None if sample is None else sample[o, :, i]
         dx, dtau = None, dtau_rows
         if codes is not None and grad is not None:
             g = grad[o, :, i]
             if y is not None and codebook_grad:
-                missing = (indices[o, i] == -2).unsqueeze(1)
+                missing = (indices[o, i] == NAN).unsqueeze(1)
                 with without_autocast(g.device):
                     dcodebook.add_(_codebook_gradient(y.masked_fill(missing, 0), g.masked_fill(missing, 0)))
             if logits_grad or tau_grad:
@@ -102,11 +110,11 @@ def bwd(
                     cotangent = _sample_gradient(g, codes, like[o, :, i])
                 if y is None or tau_grad:
                     assert x is not None
-                    dx, dtau = RECOMPUTE_BWD[backend](
+                    dx, dtau = GUMBEL_SOFTMAX_RECOMPUTE_BWD[backend](
                         cotangent, x, key, tau, tau_value, 1, row_offset + first, tau_grad
                     )
                 else:
-                    dx = BWD[backend](cotangent, y, tau, tau_value, 1, dtype)
+                    dx = GUMBEL_SOFTMAX_BWD[backend](cotangent, y, tau, tau_value, 1, dtype)
                 del cotangent
         if grad_kl is not None and logits_grad:
             dkl, _ = CATEGORICAL_KL_BWD[backend](grad_kl[o, i], x, None, 1, False)
@@ -125,33 +133,6 @@ def bwd(
             dtau_rows.view(indices.shape)[o, i] = dtau.view(indices[o, i].shape)
         del dx
     return dlogits, dcodebook, dtau_rows
-
-
-def new_outputs(
-    logits: Tensor, codebook: Tensor, hard: bool, dtype: torch.dtype, save_sample: bool, kl: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What fwd returns, not written."""
-    outer, _, inner = logits.shape
-    sample = not hard and save_sample
-    return (
-        codebook.new_empty((outer, inner, codebook.shape[1])),
-        logits.new_empty((outer, inner), dtype=torch.int64),
-        torch.empty_like(logits, dtype=dtype) if sample else logits.new_empty((0,), dtype=dtype),
-        logits.new_empty((outer, inner) if kl else (0,), dtype=compute_dtype(logits.dtype)),
-    )
-
-
-def new_gradients(
-    like: Tensor, codebook: Tensor, indices: Tensor, dtype: torch.dtype, logits_grad: bool, codebook_grad: bool,
-    tau_grad: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """What bwd returns, not written."""
-    compute = compute_dtype(dtype)
-    return (
-        torch.empty_like(like, dtype=dtype) if logits_grad else like.new_empty((0,), dtype=dtype),
-        codebook.new_empty(codebook.shape if codebook_grad else (0,), dtype=compute),
-        like.new_empty((indices.numel() if tau_grad else 0,), dtype=compute),
-    )
 
 
 # Products over a block [b, K, m]. Where its columns lie next to each other it is a matrix [b * m, K] in memory, else

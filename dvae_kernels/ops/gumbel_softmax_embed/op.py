@@ -1,4 +1,4 @@
-"""Schemas, autograd and the public function of a Gumbel-softmax sample times a codebook.
+"""Autograd and the public functions of a Gumbel-softmax sample times a codebook.
 
 A soft sample is saved for backward. A hard one saves the logits and the key, as does a temperature that learns or a KL.
 The gradient to the sample is never whole: see composition.py.
@@ -7,52 +7,48 @@ The gradient to the sample is never whole: see composition.py.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from dvae_kernels import _autograd, _backend, _rng, _validate
 from dvae_kernels._dtypes import compute_dtype, sample_dtype
-from dvae_kernels._library import define_op
 from dvae_kernels._scalars import split_temperature
-from dvae_kernels.ops.categorical_kl import reference as categorical
+from dvae_kernels.ops.categorical_kl.schemas import CATEGORICAL_KL_BWD
 from dvae_kernels.ops.codebook import code_sums
-from dvae_kernels.ops.gumbel_softmax.op import RecomputeBackward, SampleBackward
-from dvae_kernels.ops.gumbel_softmax_embed import composition, reference
+from dvae_kernels.ops.gumbel_softmax import recompute_bwd, sample_bwd
+from dvae_kernels.ops.gumbel_softmax_embed import reference
+from dvae_kernels.ops.gumbel_softmax_embed.formulas import as_rows
+from dvae_kernels.ops.gumbel_softmax_embed.schemas import GUMBEL_SOFTMAX_EMBED_BWD, GUMBEL_SOFTMAX_EMBED_FWD
 
 
-def _fwd_fake(logits: Tensor, codebook: Tensor, key: Tensor, tau: Any, tau_value: float, hard: bool, row_offset: int,
-              dtype: torch.dtype, save_sample: bool, kl: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    return composition.new_outputs(logits, codebook, hard, dtype, save_sample, kl)
+class GumbelEmbedding(NamedTuple):
+    """The result of :func:`gumbel_softmax_embed`."""
+
+    embedding: Tensor
+    indices: Tensor
 
 
-def _bwd_fake(grad: Any, grad_kl: Any, logits: Any, sample: Any, codebook: Tensor, indices: Tensor, key: Tensor,
-              tau: Any, tau_value: float, row_offset: int, dtype: torch.dtype, logits_grad: bool, codebook_grad: bool,
-              tau_grad: bool) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    like = sample if logits is None else logits
-    return composition.new_gradients(like, codebook, indices, dtype, logits_grad, codebook_grad, tau_grad)
+class GumbelEmbeddingKL(NamedTuple):
+    """The result of :func:`gumbel_softmax_embed_kl`."""
+
+    embedding: Tensor
+    indices: Tensor
+    kl: Tensor
 
 
-# Of logits [outer, K, inner]: (embedding [outer, inner, D], indices [outer, inner], the relaxed sample in `dtype`, the
-# rows' KL to uniform), the sample empty where it is hard or not to be saved, the KL where it is not asked for.
-_FWD = define_op(
-    "gumbel_softmax_embed_fwd(Tensor logits, Tensor codebook, Tensor key, Tensor? tau, float tau_value, bool hard, "
-    "SymInt row_offset, ScalarType dtype, bool save_sample, bool kl) -> (Tensor, Tensor, Tensor, Tensor)",
-    reference=reference.gumbel_softmax_embed_fwd,
-    composed=composition.fwd,
-    fake=_fwd_fake,
-)
-# `grad` [outer, D, inner] is in the dtype of the products. Without `sample` it is made again from the logits and the
-# key. (dlogits in `dtype`, dcodebook in the compute dtype, the rows' parts of dtau), each empty where not asked for.
-_BWD = define_op(
-    "gumbel_softmax_embed_bwd(Tensor? grad, Tensor? grad_kl, Tensor? logits, Tensor? sample, Tensor codebook, "
-    "Tensor indices, Tensor key, Tensor? tau, float tau_value, SymInt row_offset, ScalarType dtype, bool logits_grad, "
-    "bool codebook_grad, bool tau_grad) -> (Tensor, Tensor, Tensor)",
-    reference=reference.gumbel_softmax_embed_bwd,
-    composed=composition.bwd,
-    fake=_bwd_fake,
-)
+class _Options(NamedTuple):
+    """The arguments of a call that are not tensors."""
+
+    tau_value: float
+    hard: bool
+    row_offset: int
+    dtype: torch.dtype
+    kl: bool
+    save_sample: bool
+    recompute: bool  # backward needs the logits
+    backend: str
 
 
 @_autograd.quick_apply
@@ -65,56 +61,59 @@ class GumbelSoftmaxEmbedFunction(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(logits: Tensor, codebook: Tensor, key: Tensor, tau: Tensor | None, tau_value: float, hard: bool,
-                row_offset: int, dtype: torch.dtype, kl: bool, tau_learns: bool,
-                backend: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-        return _FWD[backend](logits, codebook, key, tau, tau_value, hard, row_offset, dtype, True, kl)
+    def forward(logits: Tensor, codebook: Tensor, tau: Tensor | None, key: Tensor,
+                options: _Options) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+        tau_value, hard, row_offset, dtype, kl, save_sample, _, backend = options
+        fwd = GUMBEL_SOFTMAX_EMBED_FWD[backend]
+        return fwd(logits, codebook, key, tau, tau_value, hard, row_offset, dtype, save_sample, kl)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        (logits, codebook, key, tau, ctx.tau_value, hard, ctx.row_offset, ctx.dtype, kl, tau_learns,
-         ctx.backend) = inputs  # fmt: skip
+        logits, codebook, tau, key, options = inputs
         _, indices, sample, kl_rows = output
-        ctx.logits_dtype, ctx.kl = logits.dtype, kl
-        ctx.mark_non_differentiable(indices, *([sample] if hard else []), *([] if kl else [kl_rows]))
+        ctx.logits_dtype, ctx.options = logits.dtype, options
+        ctx.mark_non_differentiable(indices, *([sample] if options.hard else []), *([] if options.kl else [kl_rows]))
         ctx.set_materialize_grads(False)
-        saved_logits = logits if hard or tau_learns or kl else None
-        ctx.save_for_backward(saved_logits, None if hard else sample, codebook, indices, key, tau)
+        saved_logits = logits if options.recompute else None
+        ctx.save_for_backward(saved_logits, None if options.hard else sample, codebook, indices, key, tau)
 
     @staticmethod
     def backward(
         ctx: Any, grad: Tensor | None, _: Any, grad_sample: Tensor | None, grad_kl: Tensor | None
     ) -> tuple[Tensor | None, ...]:
+        options = ctx.options
         if grad is not None:
-            grad = grad.to(ctx.dtype).transpose(1, 2)  # never to a narrower one
-        grad_kl = grad_kl if ctx.kl else None
-        wanted = [ctx.needs_input_grad[i] for i in (0, 1, 3)]
+            grad = grad.to(options.dtype).transpose(1, 2)  # never to a narrower one
+        grad_kl = grad_kl if options.kl else None
+        logits_grad, codebook_grad, tau_grad = wanted = ctx.needs_input_grad[:3]
         saved = ctx.saved_tensors
         logits, sample, codebook, indices, key, tau = saved
         # a gradient to the sample itself comes from second derivatives alone, which compiled graphs do not have
         if _autograd.differentiated_twice() or (grad_sample is not None and not torch.compiler.is_compiling()):
             gradients = _differentiable_backward(ctx, saved, grad, grad_sample, grad_kl, *wanted)
         else:
-            gradients = _BWD[ctx.backend](
-                grad, grad_kl, logits, sample, codebook, indices, key, tau, ctx.tau_value, ctx.row_offset,
+            gradients = GUMBEL_SOFTMAX_EMBED_BWD[options.backend](
+                grad, grad_kl, logits, sample, codebook, indices, key, tau, options.tau_value, options.row_offset,
                 ctx.logits_dtype, *wanted,
             )  # fmt: skip
         dlogits, dcodebook, dtau_rows = gradients
         return (
-            dlogits if wanted[0] else None,
-            dcodebook.to(codebook.dtype) if wanted[1] else None,
-            None,
+            dlogits if logits_grad else None,
+            dcodebook.to(codebook.dtype) if codebook_grad else None,
             # a row with NaN has no gradient at tau = 0 either
-            torch.where(tau == 0, 0, dtau_rows.sum()) if wanted[2] else None,
-        ) + (None,) * 7
+            torch.where(tau == 0, 0, dtau_rows.sum()) if tau_grad else None,
+            None,
+            None,
+        )
 
 
 def _differentiable_backward(
     ctx: Any, saved: tuple[Any, ...], grad: Tensor | None, grad_sample: Tensor | None, grad_kl: Tensor | None,
     logits_grad: bool, codebook_grad: bool, tau_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """As the backward op, of functions that have derivatives, the gradient to the sample whole."""
+    """The backward op composed of functions that have derivatives, with the gradient to the sample whole."""
     logits, sample, codebook, indices, key, tau = saved
+    tau_value, _, row_offset, _, _, _, _, backend = ctx.options
     like = sample if logits is None else logits
     compute = compute_dtype(ctx.logits_dtype)
     dlogits = torch.zeros_like(like, dtype=ctx.logits_dtype)
@@ -127,19 +126,16 @@ def _differentiable_backward(
             cotangent = cotangent + grad_sample
     if cotangent is not None and (logits_grad or tau_grad):
         if sample is None or tau_grad:
-            dlogits, dtau_rows = RecomputeBackward.apply(
-                cotangent, logits, key, tau, ctx.tau_value, 1, ctx.row_offset, tau_grad, ctx.backend
-            )
+            dlogits, dtau_rows = recompute_bwd(cotangent, logits, key, tau, tau_value, 1, row_offset, tau_grad, backend)
         else:
-            dlogits = SampleBackward.apply(cotangent, sample, tau, ctx.tau_value, 1, ctx.logits_dtype, ctx.backend)
+            dlogits = sample_bwd(cotangent, sample, tau, tau_value, 1, ctx.logits_dtype, backend)
     if grad is not None and codebook_grad:
         if sample is None:
-            rows = reference.as_rows(grad)
-            dcodebook = code_sums(rows, indices.reshape(-1), codebook.shape[0], ctx.backend)
+            dcodebook = code_sums(as_rows(grad), indices.reshape(-1), codebook.shape[0], backend)
         else:
             dcodebook = reference.codebook_gradient(sample, indices, grad)
     if grad_kl is not None and logits_grad:
-        dlogits = dlogits + categorical.categorical_kl_bwd(grad_kl, logits, None, 1, False)[0]
+        dlogits = dlogits + CATEGORICAL_KL_BWD["reference"](grad_kl, logits, None, 1, False)[0]
     return dlogits, dcodebook, dtau_rows
 
 
@@ -150,13 +146,12 @@ def gumbel_softmax_embed(
     hard: bool = False,
     *,
     dim: int = -1,
-    return_kl: bool = False,
     key: Tensor | None = None,
     seed: int | None = None,
     generator: torch.Generator | None = None,
     row_offset: int = 0,
     backend: str | None = None,
-) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]:
+) -> GumbelEmbedding:
     """Gumbel-softmax sample times a codebook: the latent of a discrete VAE, embedded, without the sample itself.
 
     Equal to `gumbel_softmax(logits, tau, hard, dim=dim) @ codebook` with the categories last. Hard samples take rows of
@@ -172,8 +167,6 @@ def gumbel_softmax_embed(
             which gradients flow. A tensor's value is not checked: negative, NaN or infinite gives NaN.
         hard: embed exact one-hot samples, with the gradient of the relaxed sample to the logits (straight-through).
         dim: the dimension of the categories.
-        return_kl: return the KL divergence of softmax(logits) from the uniform distribution as well, made in the same
-            passes over the logits, forward and backward.
         key: int64[2] = (seed, offset) on the device of the logits: the identity of the noise.
         seed: an int, taken modulo 2^64; short for the key (seed, 0).
         generator: a torch.Generator to draw the key from; without key, seed or generator, torch's default one. Under
@@ -182,12 +175,12 @@ def gumbel_softmax_embed(
         backend: "cpp", "triton", "cuda" or "reference" instead of the automatic choice.
 
     Returns:
-        (embedding, indices), or (embedding, indices, kl) with return_kl.
+        (embedding, indices), a NamedTuple.
 
         embedding: the shape of the logits with D in the place of K, in the codebook's dtype; in memory D comes last.
+
         indices: int64, the shape of the logits without `dim`: of the hard sample of the same noise, as
-        :func:`gumbel_argmax` gives them, in the soft case too. Not differentiable. kl: nats, that shape, in float32
-        (float64 for float64); NaN for a row without a finite logit.
+        :func:`gumbel_argmax` gives them, in the soft case too. Not differentiable.
 
         Products with the codebook are in the wider of the sample's and the codebook's dtypes (float32 for two
         different halves), the sample being in float32 for half logits under autocast; they follow
@@ -217,7 +210,69 @@ def gumbel_softmax_embed(
         >>> torch.equal(embedding, codebook[indices])
         True
     """
-    op = "gumbel_softmax_embed"
+    embedding, indices, _ = _embed(
+        "gumbel_softmax_embed", logits, codebook, tau, hard, dim, False, key, seed, generator, row_offset, backend
+    )
+    return GumbelEmbedding(embedding, indices)
+
+
+def gumbel_softmax_embed_kl(
+    logits: Tensor,
+    codebook: Tensor,
+    tau: float | Tensor = 1.0,
+    hard: bool = False,
+    *,
+    dim: int = -1,
+    key: Tensor | None = None,
+    seed: int | None = None,
+    generator: torch.Generator | None = None,
+    row_offset: int = 0,
+    backend: str | None = None,
+) -> GumbelEmbeddingKL:
+    """:func:`gumbel_softmax_embed` together with the KL divergence of softmax(logits) from the uniform distribution.
+
+    The divergence is made in the same passes over the logits as the embedding, forward and backward.
+
+    Args:
+        logits: as for :func:`gumbel_softmax_embed`, and so are all other arguments. Differentiable through the
+            divergence too.
+        codebook: the codes, [K, D]. Differentiable.
+        tau: temperature.
+        hard: embed exact one-hot samples.
+        dim: the dimension of the categories.
+        key: int64[2] = (seed, offset), the identity of the noise.
+        seed: an int, short for the key (seed, 0).
+        generator: a torch.Generator to draw the key from.
+        row_offset: number of the first row in the noise stream.
+        backend: "cpp", "triton", "cuda" or "reference" instead of the automatic choice.
+
+    Returns:
+        (embedding, indices, kl), a NamedTuple: the first two as :func:`gumbel_softmax_embed` gives them.
+
+        kl: nats, the shape of the indices, in float32 (float64 for float64), as :func:`categorical_kl` gives it without
+        a prior; NaN for a row without a finite logit.
+
+    Raises:
+        TypeError, ValueError, BackendUnavailable: as :func:`gumbel_softmax_embed`.
+
+    Source: as :func:`gumbel_softmax_embed` and :func:`categorical_kl`.
+
+    Example:
+        >>> logits, codebook = torch.zeros(4, 3), torch.eye(3)
+        >>> result = gumbel_softmax_embed_kl(logits, codebook, seed=0)
+        >>> torch.equal(result.kl, categorical_kl(logits))
+        True
+    """
+    op = "gumbel_softmax_embed_kl"
+    result = _embed(op, logits, codebook, tau, hard, dim, True, key, seed, generator, row_offset, backend)
+    return GumbelEmbeddingKL(*result)
+
+
+def _embed(
+    op: str, logits: Tensor, codebook: Tensor, tau: float | Tensor, hard: bool, dim: int, kl: bool,
+    key: Tensor | None, seed: int | None, generator: torch.Generator | None, row_offset: int, backend: str | None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """(embedding, indices, kl), kl empty where not asked for."""
     _validate.floating(op, "logits", logits)
     dim = _validate.dimension(op, logits if logits.dim() else logits[None], dim)
     shape = logits.shape or torch.Size([1])
@@ -232,7 +287,6 @@ def gumbel_softmax_embed(
         raise TypeError(f"{op}: expected logits and codebook both float64 or neither, got {names}")
     _validate.temperature(op, "tau", tau, device)
     _validate.boolean(op, "hard", hard)
-    _validate.boolean(op, "return_kl", return_kl)
     _validate.noise_source(op, device, key, seed, generator)
     outer, inner = math.prod(shape[:dim]), math.prod(shape[dim + 1 :])
     _validate.row_range(op, row_offset, outer * inner)
@@ -241,21 +295,16 @@ def gumbel_softmax_embed(
 
     dtype = torch.promote_types(sample_dtype(logits), codebook.dtype)
     noise_key = _rng.make_key(device, key, seed, generator)
-    tau_tensor, tau_value = split_temperature(tau, logits.dtype)
+    temperature = split_temperature(tau, logits.dtype)
+    recompute = hard or kl or temperature.learns()
+    save_sample = _autograd.needs_function(logits, codebook, temperature.tensor)
+    options = _Options(temperature.value, hard, row_offset, dtype, kl, save_sample, recompute, backend)
     rows = logits.reshape(outer, shape[dim], inner)
-    if _autograd.needs_function(logits, codebook, tau_tensor):
-        if key is not None:
-            noise_key = key.clone()  # the caller may advance it before backward
-        tau_learns = tau_tensor is not None and (tau_tensor.requires_grad or _autograd.transformed())
-        embedding, indices, _, kl = GumbelSoftmaxEmbedFunction.apply(
-            rows, codebook, noise_key, tau_tensor, tau_value, hard, row_offset, dtype, return_kl, tau_learns, backend
-        )
-    else:
-        embedding, indices, _, kl = _FWD[backend](
-            rows, codebook, noise_key, tau_tensor, tau_value, hard, row_offset, dtype, False, return_kl
-        )
-    around = (*logits.shape[:dim], *logits.shape[dim + 1 :])
+    embedding, indices, _, kl_rows = _autograd.apply_or_forward(
+        GumbelSoftmaxEmbedFunction, (rows, codebook, temperature.tensor), noise_key, options,
+        borrows_key=key is not None,
+    )  # fmt: skip
     # transposed here, so that autograd knows the view and the caller may change it in place
     embedding = embedding.transpose(1, 2).view(*shape[:dim], codebook.shape[1], *shape[dim + 1 :])
-    indices = indices.view(around)
-    return (embedding, indices, kl.view(around)) if return_kl else (embedding, indices)
+    around = (*logits.shape[:dim], *logits.shape[dim + 1 :])
+    return embedding, indices.view(around), kl_rows.view(around) if kl else kl_rows

@@ -1,6 +1,6 @@
 """A Gumbel-softmax sample times a codebook in plain torch: the definition that every backend is tested against.
 
-The ops have the signatures of op.py's schemas. Logits are [outer, K, inner], the embedding is [outer, inner, D],
+The ops have the signatures of schemas.py. Logits are [outer, K, inner], the embedding is [outer, inner, D],
 its gradient [outer, D, inner].
 """
 
@@ -11,9 +11,11 @@ from torch import Tensor
 
 from dvae_kernels._autograd import without_autocast
 from dvae_kernels._dtypes import compute_dtype
+from dvae_kernels._indices import NAN
 from dvae_kernels.ops.categorical_kl import reference as categorical
 from dvae_kernels.ops.codebook import reference as codebook_ops
 from dvae_kernels.ops.gumbel_softmax import reference as gumbel_softmax
+from dvae_kernels.ops.gumbel_softmax_embed.formulas import as_rows, mark_bad_temperature
 
 
 def gumbel_softmax_embed_fwd(
@@ -61,7 +63,7 @@ def gumbel_softmax_embed_bwd(
     codebook_grad: bool,
     tau_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(dlogits in `dtype`, dcodebook in the compute dtype, the rows' parts of dtau), empty where not wanted."""
+    """(dlogits in `dtype`, dcodebook in the compute dtype, the rows' contributions to dtau), empty where not wanted."""
     like = logits if logits is not None else sample
     assert like is not None
     compute = compute_dtype(dtype)
@@ -95,16 +97,6 @@ def sample_gradient(grad: Tensor, codebook: Tensor) -> Tensor:
 
 def codebook_gradient(sample: Tensor, indices: Tensor, grad: Tensor) -> Tensor:
     """y^T grad over the rows that have a sample."""
-    sample = torch.where((indices == -2).unsqueeze(1), 0, sample)
+    sample = torch.where((indices == NAN).unsqueeze(1), 0, sample)
     with without_autocast(grad.device):
-        return torch.einsum("oki,odi->kd", sample, torch.where((indices == -2).unsqueeze(1), 0, grad))
-
-
-def mark_bad_temperature(indices: Tensor, tau: Tensor | None) -> Tensor:
-    """-2, which makes the embedding NaN, where a tensor tau is not a finite number >= 0."""
-    return indices if tau is None else torch.where((tau >= 0) & (tau < torch.inf), indices, -2)
-
-
-def as_rows(x: Tensor) -> Tensor:
-    """[outer * inner, D] from [outer, D, inner]."""
-    return x.transpose(1, 2).flatten(0, 1)
+        return torch.einsum("oki,odi->kd", sample, torch.where((indices == NAN).unsqueeze(1), 0, grad))

@@ -51,7 +51,7 @@ class GumbelSoftmaxLogProbFunction(torch.autograd.Function):
 
 
 def gumbel_softmax_log_prob(
-    y: Tensor, logits: Tensor, tau: float | Tensor, dim: int = -1, *, backend: str | None = None
+    y: Tensor, logits: Tensor, tau: float | Tensor, *, dim: int = -1, backend: str | None = None
 ) -> Tensor:
     """Log density in nats of the Gumbel-softmax (concrete) distribution at a point `y` of the simplex.
 

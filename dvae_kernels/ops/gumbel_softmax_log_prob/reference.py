@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels._rows import new_rows
-from dvae_kernels.ops.gumbel_softmax.reference import temperature
+from dvae_kernels._scalars import positive_temperature, scalar_tensor
 
 
 def gumbel_softmax_log_prob_fwd(
@@ -21,7 +21,7 @@ def gumbel_softmax_log_prob_fwd(
     if logits.numel() == 0:
         zeros = new_rows(logits, dim, compute_dtype(logits.dtype)).zero_()
         return zeros, zeros.clone()
-    t = _positive(temperature(tau, tau_value, logits))
+    t = positive_temperature(scalar_tensor(tau, tau_value, logits))
     excluded, _, _, log_y, z, total = _energies(y, logits, t, dim)
     count = (~excluded).sum(dim).to(z.dtype)
     density = (count - 1) * t.log() + torch.where(excluded, 0, z - log_y).sum(dim) - count * total.squeeze(dim).log()
@@ -31,10 +31,10 @@ def gumbel_softmax_log_prob_fwd(
 def gumbel_softmax_log_prob_bwd(
     grad: Tensor, y: Tensor, logits: Tensor, tau: Tensor | None, tau_value: float, dim: int, tau_grad: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(dy, dlogits, the rows' parts of dtau)."""
+    """(dy, dlogits, the rows' contributions to dtau)."""
     if logits.numel() == 0:
         return torch.zeros_like(y), torch.zeros_like(logits), grad.new_empty((0,))
-    t = _positive(temperature(tau, tau_value, logits))
+    t = positive_temperature(scalar_tensor(tau, tau_value, logits))
     excluded, clamped, y_clamped, log_y, z, total = _energies(y, logits, t, dim)
     grad = grad.to(z.dtype).unsqueeze(dim)
     count = (~excluded).sum(dim, keepdim=True).to(z.dtype)
@@ -63,8 +63,3 @@ def _energies(y: Tensor, logits: Tensor, tau: Tensor, dim: int) -> tuple[Tensor,
     top = torch.where(excluded, -torch.inf, energy.detach()).amax(dim, keepdim=True)
     z = torch.where(excluded, 0, energy - torch.where(top == -torch.inf, 0, top))
     return excluded, clamped, y, log_y, z, torch.where(excluded, 0, z.exp()).sum(dim, keepdim=True)
-
-
-def _positive(tau: Tensor) -> Tensor:
-    """tau, and NaN where it is not a finite number > 0."""
-    return torch.where((tau > 0) & (tau < torch.inf), tau, torch.nan)

@@ -1,6 +1,6 @@
 """ReinMax and Gumbel-Rao in plain torch: the definition that every backend is tested against.
 
-The ops have the signatures of op.py's schemas. Traceable, and differentiable in grad and logits: what is masked is
+The ops have the signatures of schemas.py. Traceable, and differentiable in grad and logits: what is masked is
 masked before anything infinite is formed. Computed in float64 for float64, in float32 otherwise.
 """
 
@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from dvae_kernels._rng import exponential_like
-from dvae_kernels.ops.gumbel_softmax.reference import inverse_temperature, temperature
+from dvae_kernels._scalars import inverse_temperature, scalar_tensor
 
 
 def reinmax_bwd(grad: Tensor, logits: Tensor, index: Tensor, tau: Tensor | None, tau_value: float, dim: int) -> Tensor:
     """2 J_((pi_tau + D) / 2) grad - J_pi grad / 2, D the one-hot sample (Liu et al. 2023, Algorithm 2)."""
     if logits.numel() == 0:
         return logits.clone()
-    t = temperature(tau, tau_value, logits)
+    t = scalar_tensor(tau, tau_value, logits)
     inverse = inverse_temperature(t)
     x, g = logits.to(t.dtype), grad.to(t.dtype)
     mixture = (_softmax(x, inverse, dim) + _onehot(index, x, dim)) / 2
@@ -45,7 +45,7 @@ def gumbel_rao_bwd(
     """
     if logits.numel() == 0:
         return logits.clone()
-    t = temperature(tau, tau_value, logits)
+    t = scalar_tensor(tau, tau_value, logits)
     inverse = inverse_temperature(t)
     x, g = logits.to(t.dtype), grad.to(t.dtype)
     excluded, chosen = x == -torch.inf, _onehot(index, x, dim) == 1

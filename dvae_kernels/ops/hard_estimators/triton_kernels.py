@@ -6,12 +6,12 @@ Rows are tiles [ROWS, BLOCK_K]; values are float32, float64 for float64 tensors.
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from dvae_kernels._dtypes import compute_dtype
+from dvae_kernels._indices import NAN
 from dvae_kernels._triton.config import tiling
 from dvae_kernels._triton.numerics import log2
 from dvae_kernels._triton.philox import bits_to_exponential, row_bits, row_word
@@ -19,7 +19,9 @@ from dvae_kernels._triton.rows import launch_rows, view_as_rows
 from dvae_kernels._triton.scalars import scalar_tensor, temperature
 from dvae_kernels._triton.softmax import exp, inverse_or_zero, or_zero
 from dvae_kernels._triton.tiles import load_tile, row_tile, store_tile
+from dvae_kernels.ops.hard_estimators.schemas import new_dlogits
 
+_NAN = tl.constexpr(NAN)
 # How many more values Gumbel-Rao keeps in registers for each element than a plain softmax does.
 _GUMBEL_RAO_ROOM = 2
 
@@ -125,7 +127,7 @@ def _gumbel_rao_bwd_kernel(
     tau, inverse = temperature(tau_ptr, tau_value, ACC)
     index = tl.load(index_ptr + row, mask=mask, other=-1).to(tl.int32)
     # minimum and maximum would lose a NaN among the logits
-    scale = tl.where(index == -2, float("nan"), inverse / DRAWS)
+    scale = tl.where(index == _NAN, float("nan"), inverse / DRAWS)
     if TILES == 1:
         x = load_tile(x_rows, 0, x_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
         g = load_tile(g_rows, 0, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
@@ -190,7 +192,7 @@ def _gumbel_rao_bwd_kernel(
 
 
 def reinmax_bwd(grad: Tensor, logits: Tensor, index: Tensor, tau: Tensor | None, tau_value: float, dim: int) -> Tensor:
-    dlogits = torch.empty_like(logits)
+    dlogits = new_dlogits(logits)
     if logits.numel() == 0:
         return dlogits
     view = view_as_rows(logits.shape, dim, logits.stride(), grad.stride(), dlogits.stride())
@@ -205,7 +207,7 @@ def gumbel_rao_bwd(
     grad: Tensor, logits: Tensor, key: Tensor, index: Tensor, tau: Tensor | None, tau_value: float, dim: int,
     draws: int, row_offset: int,
 ) -> Tensor:  # fmt: skip
-    dlogits = torch.empty_like(logits)
+    dlogits = new_dlogits(logits)
     if logits.numel() == 0:
         return dlogits
     view = view_as_rows(logits.shape, dim, logits.stride(), grad.stride(), dlogits.stride())

@@ -1,4 +1,4 @@
-"""Schemas, autograd and the public functions of the smoothing transformations.
+"""Autograd and the public functions of the smoothing transformations.
 
 A sample saves its logits, its noise or key, and beta; backward makes everything else again.
 """
@@ -6,75 +6,33 @@ A sample saves its logits, its noise or key, and beta; backward makes everything
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from dvae_kernels import _autograd, _backend, _elements, _rng, _validate
+from dvae_kernels import _autograd, _backend, _rng, _validate
 from dvae_kernels._dtypes import compute_dtype, sample_dtype
-from dvae_kernels._library import define_op
 from dvae_kernels._scalars import split_sharpness
-from dvae_kernels.ops.smoothing import kinds, reference
+from dvae_kernels.ops.smoothing import kinds
+from dvae_kernels.ops.smoothing.schemas import (
+    SMOOTHING_BWD,
+    SMOOTHING_FWD,
+    SMOOTHING_LOG_PROB_BWD,
+    SMOOTHING_LOG_PROB_FWD,
+)
 
 SMOOTHING_KINDS = tuple(kinds.KINDS)
 
-_TRITON = "dvae_kernels.ops.smoothing.triton_kernels"
 
+class _Options(NamedTuple):
+    """The arguments of a call that are not tensors."""
 
-def _fwd_fake(logits: Tensor, noise: Any, key: Any, beta: Any, beta_value: float, kind: str, index_offset: int,
-              dtype: torch.dtype) -> Tensor:  # fmt: skip
-    return torch.empty_like(logits, dtype=dtype)
-
-
-def _bwd_fake(grad: Tensor, logits: Tensor, noise: Any, key: Any, beta: Any, beta_value: float, kind: str,
-              index_offset: int, beta_grad: bool, noise_grad: bool) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    compute = compute_dtype(logits.dtype)
-    dnoise = torch.empty_like(logits, dtype=compute) if noise_grad else logits.new_empty((0,), dtype=compute)
-    return torch.empty_like(logits), _elements.new_parts(logits, beta, beta_grad), dnoise
-
-
-def _log_prob_fwd_fake(zeta: Tensor, logits: Tensor, beta: Any, beta_value: float, kind: str) -> Tensor:
-    return torch.empty_like(zeta, dtype=compute_dtype(zeta.dtype))
-
-
-def _log_prob_bwd_fake(grad: Tensor, zeta: Tensor, logits: Tensor, beta: Any, beta_value: float, kind: str,
-                       beta_grad: bool) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    return torch.empty_like(zeta), torch.empty_like(logits), _elements.new_parts(logits, beta, beta_grad)
-
-
-# Exactly one of `noise` (the compute dtype, the shape of the logits) and `key`. Beta is the tensor `beta` where there
-# is one, a scalar or of the shape of the logits, else `beta_value`. `index_offset` is a 64-bit word.
-_FWD = define_op(
-    "smoothing_fwd(Tensor logits, Tensor? noise, Tensor? key, Tensor? beta, float beta_value, str kind, "
-    "SymInt index_offset, ScalarType dtype) -> Tensor",
-    reference=reference.smoothing_fwd,
-    triton=f"{_TRITON}:smoothing_fwd",
-    fake=_fwd_fake,
-)
-# (dlogits, dbeta, dnoise): dbeta of every element where beta is a tensor of them, else the blocks' parts of one; the
-# last two empty unless beta_grad and noise_grad.
-_BWD = define_op(
-    "smoothing_bwd(Tensor grad, Tensor logits, Tensor? noise, Tensor? key, Tensor? beta, float beta_value, str kind, "
-    "SymInt index_offset, bool beta_grad, bool noise_grad) -> (Tensor, Tensor, Tensor)",
-    reference=reference.smoothing_bwd,
-    triton=f"{_TRITON}:smoothing_bwd",
-    fake=_bwd_fake,
-)
-_LOG_PROB_FWD = define_op(
-    "smoothing_log_prob_fwd(Tensor zeta, Tensor logits, Tensor? beta, float beta_value, str kind) -> Tensor",
-    reference=reference.smoothing_log_prob_fwd,
-    triton=f"{_TRITON}:smoothing_log_prob_fwd",
-    fake=_log_prob_fwd_fake,
-)
-# (dzeta, dlogits, dbeta as above).
-_LOG_PROB_BWD = define_op(
-    "smoothing_log_prob_bwd(Tensor grad, Tensor zeta, Tensor logits, Tensor? beta, float beta_value, str kind, "
-    "bool beta_grad) -> (Tensor, Tensor, Tensor)",
-    reference=reference.smoothing_log_prob_bwd,
-    triton=f"{_TRITON}:smoothing_log_prob_bwd",
-    fake=_log_prob_bwd_fake,
-)
+    beta_value: float
+    kind: str
+    index_offset: int
+    dtype: torch.dtype
+    backend: str
 
 
 @_autograd.quick_apply
@@ -84,26 +42,27 @@ class SmoothingFunction(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(logits: Tensor, noise: Tensor | None, key: Tensor | None, beta: Tensor | None, beta_value: float,
-                kind: str, index_offset: int, dtype: torch.dtype, backend: str) -> Tensor:  # fmt: skip
-        return _FWD[backend](logits, noise, key, beta, beta_value, kind, index_offset, dtype)
+    def forward(logits: Tensor, noise: Tensor | None, beta: Tensor | None, key: Tensor | None,
+                options: _Options) -> Tensor:  # fmt: skip
+        beta_value, kind, index_offset, dtype, backend = options
+        return SMOOTHING_FWD[backend](logits, noise, key, beta, beta_value, kind, index_offset, dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        logits, noise, key, beta, ctx.beta_value, ctx.kind, ctx.index_offset, _, ctx.backend = inputs
+        logits, noise, beta, key, ctx.options = inputs
         ctx.save_for_backward(logits, noise, key, beta)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         logits, noise, key, beta = ctx.saved_tensors
+        beta_value, kind, index_offset, _, backend = ctx.options
         noise_grad = noise is not None and ctx.needs_input_grad[1]
-        beta_grad = beta is not None and ctx.needs_input_grad[3]
-        bwd = _BWD["reference" if _autograd.differentiated_twice() else ctx.backend]
+        beta_grad = beta is not None and ctx.needs_input_grad[2]
+        bwd = SMOOTHING_BWD[_autograd.backward_backend(backend)]
         dlogits, dbeta, dnoise = bwd(
-            grad, logits, noise, key, beta, ctx.beta_value, ctx.kind, ctx.index_offset, beta_grad, noise_grad
+            grad, logits, noise, key, beta, beta_value, kind, index_offset, beta_grad, noise_grad
         )
-        dbeta = _whole(dbeta, beta) if beta_grad else None
-        return (dlogits, dnoise if noise_grad else None, None, dbeta) + (None,) * 5
+        return dlogits, dnoise if noise_grad else None, _total(dbeta, beta) if beta_grad else None, None, None
 
 
 @_autograd.quick_apply
@@ -115,7 +74,7 @@ class SmoothingLogProbFunction(torch.autograd.Function):
     @staticmethod
     def forward(zeta: Tensor, logits: Tensor, beta: Tensor | None, beta_value: float, kind: str,
                 backend: str) -> Tensor:  # fmt: skip
-        return _LOG_PROB_FWD[backend](zeta, logits, beta, beta_value, kind)
+        return SMOOTHING_LOG_PROB_FWD[backend](zeta, logits, beta, beta_value, kind)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -126,13 +85,13 @@ class SmoothingLogProbFunction(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         zeta, logits, beta = ctx.saved_tensors
         beta_grad = beta is not None and ctx.needs_input_grad[2]
-        bwd = _LOG_PROB_BWD["reference" if _autograd.differentiated_twice() else ctx.backend]
+        bwd = SMOOTHING_LOG_PROB_BWD[_autograd.backward_backend(ctx.backend)]
         dzeta, dlogits, dbeta = bwd(grad, zeta, logits, beta, ctx.beta_value, ctx.kind, beta_grad)
-        return dzeta, dlogits, _whole(dbeta, beta) if beta_grad else None, None, None, None
+        return dzeta, dlogits, _total(dbeta, beta) if beta_grad else None, None, None, None
 
 
-def _whole(dbeta: Tensor, beta: Tensor) -> Tensor:
-    """The gradient to beta from what a backward op gives."""
+def _total(dbeta: Tensor, beta: Tensor) -> Tensor:
+    """The gradient to beta, in its shape, from what a backward op returns."""
     return dbeta if beta.dim() else dbeta.sum()
 
 
@@ -266,20 +225,15 @@ def smoothing_transform(
     if logits.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
         _warn_of_gradient(chosen, beta)
 
-    dtype = sample_dtype(logits)
     noise_key = None
     if noise is None:
         noise_key = _rng.make_key(device, key, seed, generator)
     else:
         noise = noise.to(compute_dtype(logits.dtype)).expand(logits.shape)
-    beta_tensor, beta_value = split_sharpness(beta, logits)
-    index_offset = _rng.as_int64(index_offset)
-    if not _autograd.needs_function(logits, noise, beta_tensor):
-        return _FWD[backend](logits, noise, noise_key, beta_tensor, beta_value, kind, index_offset, dtype)
-    if key is not None:
-        noise_key = key.clone()  # the caller may advance it before backward
-    return SmoothingFunction.apply(
-        logits, noise, noise_key, beta_tensor, beta_value, kind, index_offset, dtype, backend
+    sharpness = split_sharpness(beta, logits)
+    options = _Options(sharpness.value, kind, _rng.as_int64(index_offset), sample_dtype(logits), backend)
+    return _autograd.apply_or_forward(
+        SmoothingFunction, (logits, noise, sharpness.tensor), noise_key, options, borrows_key=key is not None
     )
 
 
@@ -337,7 +291,7 @@ def smoothing_log_prob(
     _validate.sharpness(op, "beta", beta, device, logits.shape)
     backend = _backend.resolve(op, backend, device.type)
 
-    beta_tensor, beta_value = split_sharpness(beta, logits)
-    if not _autograd.needs_function(zeta, logits, beta_tensor):
-        return _LOG_PROB_FWD[backend](zeta, logits, beta_tensor, beta_value, kind)
-    return SmoothingLogProbFunction.apply(zeta, logits, beta_tensor, beta_value, kind, backend)
+    sharpness = split_sharpness(beta, logits)
+    return _autograd.apply_or_forward(
+        SmoothingLogProbFunction, (zeta, logits, sharpness.tensor), sharpness.value, kind, backend
+    )

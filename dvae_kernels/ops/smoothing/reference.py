@@ -1,6 +1,6 @@
 """Smoothing transformations in plain torch: the definition that every backend is tested against.
 
-The four ops have the signatures of op.py's schemas; what differs between kinds is in kinds.py. Traceable and
+The four ops have the signatures of schemas.py; what differs between kinds is in kinds.py. Traceable and
 differentiable; computed in float64 for float64, in float32 otherwise.
 """
 

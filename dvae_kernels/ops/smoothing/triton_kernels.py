@@ -13,13 +13,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dvae_kernels._dtypes import compute_dtype
-from dvae_kernels._elements import new_parts
 from dvae_kernels._triton.elements import element_bits, element_tile, launch_elements, load_elements, store_elements
 from dvae_kernels._triton.numerics import at_least, at_most, exp, inside_unit, log1p, reciprocal
 from dvae_kernels._triton.philox import bits_to_uniform
 from dvae_kernels._triton.scalars import scalar_tensor
 from dvae_kernels.ops.smoothing.kinds import find
+from dvae_kernels.ops.smoothing.schemas import new_density, new_density_gradients, new_gradients, new_sample
 from dvae_kernels.ops.smoothing.triton_kinds import KINDS
 
 
@@ -175,7 +174,7 @@ def smoothing_fwd(
     dtype: torch.dtype,
 ) -> Tensor:
     find(kind)
-    zeta = torch.empty_like(logits, dtype=dtype)
+    zeta = new_sample(logits, dtype)
     beta, each = _beta(logits, beta, beta_value)
     launch_elements(
         _smoothing_fwd_kernel, [logits, noise, beta], [zeta], _key(noise, key), beta_value,
@@ -197,9 +196,7 @@ def smoothing_bwd(
     noise_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     find(kind, noise_grad=noise_grad)
-    compute = compute_dtype(logits.dtype)
-    dlogits, dbeta = torch.empty_like(logits), new_parts(logits, beta, beta_grad)
-    dnoise = torch.empty_like(logits, dtype=compute) if noise_grad else logits.new_empty((0,), dtype=compute)
+    dlogits, dbeta, dnoise = new_gradients(logits, beta, beta_grad, noise_grad)
     beta, each = _beta(logits, beta, beta_value)
     launch_elements(
         _smoothing_bwd_kernel, [grad, logits, noise, beta],
@@ -210,7 +207,7 @@ def smoothing_bwd(
 
 
 def smoothing_log_prob_fwd(zeta: Tensor, logits: Tensor, beta: Tensor | None, beta_value: float, kind: str) -> Tensor:
-    log_prob = torch.empty_like(zeta, dtype=compute_dtype(zeta.dtype))
+    log_prob = new_density(zeta)
     beta, each = _beta(logits, beta, beta_value)
     launch_elements(
         _smoothing_log_prob_fwd_kernel, [zeta, logits, beta], [log_prob], beta_value, **_density_constants(kind),
@@ -228,7 +225,7 @@ def smoothing_log_prob_bwd(
     kind: str,
     beta_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    dzeta, dlogits, dbeta = torch.empty_like(zeta), torch.empty_like(logits), new_parts(logits, beta, beta_grad)
+    dzeta, dlogits, dbeta = new_density_gradients(zeta, logits, beta, beta_grad)
     beta, each = _beta(logits, beta, beta_value)
     launch_elements(
         _smoothing_log_prob_bwd_kernel, [grad, zeta, logits, beta],

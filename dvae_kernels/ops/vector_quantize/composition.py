@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dvae_kernels._dtypes import compute_dtype
-from dvae_kernels.ops.gumbel_softmax.schemas import ARGMAX
+from dvae_kernels.ops.gumbel_softmax.schemas import GUMBEL_ARGMAX
 from dvae_kernels.ops.vector_quantize.reference import code_logits, scoring_codes
 
 # Scores of a block: 2 MiB of float32 on a CPU. On a GPU each block costs some launches.
@@ -27,7 +27,7 @@ def sample_codes(
     for first in range(0, rows, step):
         block = slice(first, first + step)
         logits = code_logits(x[:, block], codes, offsets, centre, temperature)
-        indices[:, block] = ARGMAX[backend](logits, key, 1, row_offset + first * heads).t().clamp(min=0)
+        indices[:, block] = GUMBEL_ARGMAX[backend](logits, key, 1, row_offset + first * heads).t().clamp(min=0)
     return indices
 
 

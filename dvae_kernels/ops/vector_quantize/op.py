@@ -16,7 +16,7 @@ from dvae_kernels import _autograd, _backend, _rng, _validate
 from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels._library import define_op
 from dvae_kernels.ops.codebook import code_sums
-from dvae_kernels.ops.codebook.op import CODE_SUMS
+from dvae_kernels.ops.codebook.schemas import CODE_SUMS
 from dvae_kernels.ops.nearest_code.op import METRICS, NEAREST_CODE
 from dvae_kernels.ops.vector_quantize import composition, reference
 

@@ -137,7 +137,7 @@ def values(prior: bool, shape: tuple[int, ...], scale: float = 1.0) -> Inputs:
 
 
 def evaluate(inputs: Inputs, dim: int, backend: str) -> Tensor:
-    return categorical_kl(inputs["logits"], dim, prior=inputs.get("prior"), backend=backend)
+    return categorical_kl(inputs["logits"], inputs.get("prior"), dim=dim, backend=backend)
 
 
 def _cases() -> list[Case]:
@@ -179,6 +179,9 @@ OPINFO = OpInfo(
                 "scalar": ({"logits": torch.zeros(())}, ValueError, SCALAR),
                 "prior dtype": ({"prior": _X.double()}, TypeError, "expected prior of dtype float32, got float64"),
                 "prior device": ({"prior": _X.to("meta")}, ValueError, "expected prior on cpu, got meta"),
+                "prior int": (
+                    {"prior": 1}, TypeError, "expected prior to be a Tensor, got int (dim is keyword-only)",
+                ),
                 "prior shape": (
                     {"prior": torch.zeros(2)}, ValueError, "expected prior that broadcasts to (2, 3), got shape (2,)",
                 ),

@@ -25,7 +25,7 @@ PRIORS = {
 def test_special_values_of_the_divergence(target: Target, prior: str, k: int, dim: int) -> None:
     inputs = [laid_out(rows, k, dim, target) for rows in (ROWS, PRIORS[prior]) if rows is not None]
     kl, dlogits, *_ = agree(
-        target, lambda *args: categorical_kl(args[0], dim, prior=args[1] if len(args) > 2 else None, backend=args[-1]),
+        target, lambda *args: categorical_kl(args[0], args[1] if len(args) > 2 else None, dim=dim, backend=args[-1]),
         *inputs,
     )  # fmt: skip
     dlogits = dlogits if dim else dlogits.t()
@@ -47,11 +47,11 @@ def test_small_divergences_keep_their_digits(
     prior = torch.randn(shape, generator=generator) if with_prior else None
     logits = (0 if prior is None else prior) + 1e-3 * torch.randn(shape, generator=generator)
     exact = categorical_kl(
-        logits.double(), dim, prior=None if prior is None else prior.double(), backend="reference"
+        logits.double(), None if prior is None else prior.double(), dim=dim, backend="reference"
     )  # fmt: skip
     assert exact.max() < 1e-6
     on = target.device
-    kl = categorical_kl(logits.to(on), dim, prior=None if prior is None else prior.to(on), backend=target.backend)
+    kl = categorical_kl(logits.to(on), None if prior is None else prior.to(on), dim=dim, backend=target.backend)
     torch.testing.assert_close(kl.cpu().double(), exact, rtol=2e-4 if with_prior else 1e-5, atol=0)
 
 

@@ -11,7 +11,7 @@ from dvae_kernels import _rng, gumbel_argmax, gumbel_softmax
 from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels.ops.gumbel_softmax import reference
 from kit.layouts import repeated
-from kit.opinfo import Case, ErrorInputs, Inputs, Op, OpInfo, RawCall
+from kit.opinfo import Case, ErrorInputs, Inputs, Op, OpInfo, RawCall, RawError
 from ops.hard_estimators import cases as hard_estimators
 
 WIDTHS = (1, 2, 3, 5, 7, 8, 15, 16, 17, 31, 33, 63, 64, 65, 127, 129, 1000, 1024, 1031, 8192, 20011, 262144)
@@ -196,5 +196,8 @@ OPINFO = OpInfo(
                 "dim scalar": ({"logits": torch.zeros(()), "dim": 1}, ValueError, "expected dim in [-1, 0], got 1"),
             },
         ),
+    ],
+    raw_errors=[
+        RawError("grad", lambda grad: grad[:1], "tensors of one shape"),
     ],
 )

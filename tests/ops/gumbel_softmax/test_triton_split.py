@@ -13,7 +13,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("needs TRITON_INTERPRET=1 before Triton kernels are decorated", allow_module_level=True)
 pytest.importorskip("triton")
 
-from dvae_kernels._triton import config
+from dvae_kernels._triton import config, rows
 from dvae_kernels._triton.rows import view_as_rows
 from dvae_kernels.ops.gumbel_softmax import reference, triton_kernels
 from kit.opinfo import Case
@@ -30,13 +30,13 @@ INF, NAN = float("inf"), float("nan")
 def parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Every row wider than a tile of 32 columns has a loop; the parts of a row in each launch that may be split."""
     seen: list[int] = []
-    launch = triton_kernels.launch
+    launch = rows.launch
 
     def watched(kernel: Any, programs: int, *args: Any, **constants: Any) -> None:
         seen.extend([constants["PARTS"]] if "PARTS" in constants else [])
         launch(kernel, programs, *args, **constants)
 
-    monkeypatch.setattr(triton_kernels, "launch", watched)
+    monkeypatch.setattr(rows, "launch", watched)
     monkeypatch.setattr(config, "_CONTIGUOUS", ())
     monkeypatch.setattr(config, "_CONTIGUOUS_LOOP", config.Config(1, _TILE, 1))
     monkeypatch.setattr(config, "_SPLIT_PROGRAMS", 32)

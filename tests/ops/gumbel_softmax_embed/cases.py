@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dvae_kernels import gumbel_softmax_embed
+from dvae_kernels import gumbel_softmax_embed, gumbel_softmax_embed_kl
 from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels._validate import dtype_name
 from dvae_kernels.ops.gumbel_softmax_embed import reference
@@ -27,7 +27,7 @@ def _embed(inputs: Inputs, tau: float | None, hard: bool, dim: int, kl: bool, ba
     options = {"dim": dim, "backend": backend, **noise}
     if not kl:
         return gumbel_softmax_embed(logits, inputs["codebook"], temperature, hard, **options)[0]  # type: ignore[arg-type]
-    embedding, _, rows = gumbel_softmax_embed(logits, inputs["codebook"], temperature, hard, return_kl=True, **options)  # type: ignore[arg-type, misc]
+    embedding, _, rows = gumbel_softmax_embed_kl(logits, inputs["codebook"], temperature, hard, **options)  # type: ignore[arg-type]
     return embedding + rows.unsqueeze(dim).to(embedding.dtype)
 
 
@@ -152,7 +152,6 @@ OPINFO = OpInfo(
                     {"codebook": C.double()}, TypeError,
                     "expected logits and codebook both float64 or neither, got float32 and float64",
                 ),
-                "return_kl": ({"return_kl": 1}, TypeError, "expected return_kl to be a bool, got int"),
                 "no category": (
                     {"logits": X[:, :0], "codebook": C[:0]}, ValueError,
                     "expected at least one category along dim 1, got shape (2, 0)",

@@ -9,7 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from dvae_kernels import categorical_kl, gumbel_argmax, gumbel_softmax, gumbel_softmax_embed
+from dvae_kernels import (
+    categorical_kl,
+    gumbel_argmax,
+    gumbel_softmax,
+    gumbel_softmax_embed,
+    gumbel_softmax_embed_kl,
+)
 from dvae_kernels.ops.gumbel_softmax_embed import composition
 from kit.oracle import noise_key
 from kit.targets import Target
@@ -22,12 +28,13 @@ def random(*shape: int, seed: int = 3) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def embed(target: Target, logits: Tensor, codebook: Tensor, *args: Any, **options: Any) -> Any:
+def embed(target: Target, logits: Tensor, codebook: Tensor, *args: Any, kl: bool = False, **options: Any) -> Any:
     """The result and the gradients to the logits, the codebook and a tensor tau, on the CPU."""
     leaves = [x.detach().to(target.device).requires_grad_() for x in (logits, codebook)]
     args = tuple(x.to(target.device).requires_grad_() if isinstance(x, Tensor) else x for x in args)
     key = noise_key(0, target.device)
-    result = gumbel_softmax_embed(*leaves, *args, key=key, backend=target.backend, **options)
+    function = gumbel_softmax_embed_kl if kl else gumbel_softmax_embed
+    result = function(*leaves, *args, key=key, backend=target.backend, **options)
     leaves += [x for x in args if isinstance(x, Tensor)]
     outputs = [x for x in result if x.is_floating_point()]
     cotangents = [random(*x.shape, seed=i).to(x) for i, x in enumerate(outputs)]
@@ -69,7 +76,7 @@ def test_blocks_change_nothing(
     if channels_last:
         logits = logits.contiguous(memory_format=torch.channels_last)
     monkeypatch.setattr(composition, "_BLOCK", {"cpu": 50, "cuda": 50})
-    options = {"dim": dim, "return_kl": kl, "row_offset": 9}
+    options = {"dim": dim, "kl": kl, "row_offset": 9}
     blocks = embed(target, logits, codebook, tau, hard, **options)
     expected = embed(Target("reference", "cpu"), logits, codebook, tau, hard, **options)
     for ours, theirs in zip(blocks, expected):
@@ -84,7 +91,7 @@ def test_the_kl_alone_has_a_gradient(target: Target, monkeypatch: pytest.MonkeyP
     logits, codebook, tau = (
         x.to(target.device).requires_grad_() for x in (random(3, 4), random(4, 2, seed=4), torch.tensor(0.7))
     )
-    _, _, kl = gumbel_softmax_embed(logits, codebook, tau, hard, return_kl=True, seed=1, backend=target.backend)
+    _, _, kl = gumbel_softmax_embed_kl(logits, codebook, tau, hard, seed=1, backend=target.backend)
     dlogits, dcodebook, dtau = torch.autograd.grad(kl.square().sum(), (logits, codebook, tau))
     assert not dcodebook.any() and dtau == 0
     expected = categorical_kl(logits, backend=target.backend).square().sum()
@@ -103,9 +110,7 @@ def test_results_may_be_changed_in_place(
         logits, codebook = (
             x.to(target.device).requires_grad_() for x in (random(*shape), random(shape[dim], 2, seed=4))
         )
-        embedding, _, kl = gumbel_softmax_embed(
-            logits, codebook, 0.7, hard, dim=dim, return_kl=True, seed=1, backend=target.backend
-        )
+        embedding, _, kl = gumbel_softmax_embed_kl(logits, codebook, 0.7, hard, dim=dim, seed=1, backend=target.backend)
         embedding, kl = (embedding.mul_(3), kl.mul_(2)) if in_place else (embedding * 3, kl * 2)
         results.append(torch.autograd.grad(embedding.square().sum() + kl.square().sum(), (logits, codebook)))
     for ours, expected in zip(*results):
@@ -122,11 +127,11 @@ def test_the_reference_is_the_sample_times_the_codebook(hard: bool) -> None:
         )
         options: dict[str, Any] = {"dim": 1, "seed": 2, "row_offset": 9, "backend": "reference"}
         if fused:
-            embedding, _, kl = gumbel_softmax_embed(logits, codebook, tau, hard, return_kl=True, **options)
+            embedding, _, kl = gumbel_softmax_embed_kl(logits, codebook, tau, hard, **options)
         else:
             sample = gumbel_softmax(logits, tau, hard, **options)
             embedding = torch.einsum("bki,kd->bdi", sample, codebook)
-            kl = categorical_kl(logits, 1, backend="reference")
+            kl = categorical_kl(logits, dim=1, backend="reference")
         value = embedding.square().sum() + (kl * torch.arange(8).reshape(2, 4).cos()).sum()
         results.append((embedding, kl, *torch.autograd.grad(value, (logits, codebook, tau))))
     for ours, expected in zip(*results):
@@ -200,10 +205,10 @@ def test_dtypes(
         pytest.skip("bfloat16 is unreliable in the interpreter")
     logits, codebook = random(6, 20).to(logits_dtype), random(20, 4, seed=4).to(codebook_dtype)
     with torch.autocast(target.device, dtype=torch.bfloat16, enabled=autocast):
-        embedding, _, kl, dlogits, dcodebook = embed(target, logits, codebook, 0.5, hard, return_kl=True)
+        embedding, _, kl, dlogits, dcodebook = embed(target, logits, codebook, 0.5, hard, kl=True)
     assert (embedding.dtype, dcodebook.dtype, dlogits.dtype) == (codebook_dtype, codebook_dtype, logits_dtype)
     assert kl.dtype == torch.float32
-    wide = embed(target, logits.float(), codebook.float(), 0.5, hard, return_kl=True)
+    wide = embed(target, logits.float(), codebook.float(), 0.5, hard, kl=True)
     eps = max(torch.finfo(logits_dtype).eps, torch.finfo(codebook_dtype).eps, 1e-5)
     for ours, expected in zip((embedding, dlogits, dcodebook), (wide[0], wide[3], wide[4])):
         torch.testing.assert_close(ours.float(), expected, rtol=4 * eps, atol=8 * eps)

@@ -25,7 +25,7 @@ def values(shape: tuple[int, ...], scale: float = 1.0) -> Inputs:
 
 
 def evaluate(inputs: Inputs, dim: int, backend: str) -> Tensor:
-    return gumbel_softmax_log_prob(inputs["y"], inputs["logits"], inputs["tau"], dim, backend=backend)
+    return gumbel_softmax_log_prob(inputs["y"], inputs["logits"], inputs["tau"], dim=dim, backend=backend)
 
 
 def _raw_calls(logits: Tensor, key: Tensor) -> list[RawCall]:

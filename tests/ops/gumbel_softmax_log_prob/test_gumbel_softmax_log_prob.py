@@ -18,7 +18,7 @@ def test_special_values_of_the_density(target: Target, tau: float, k: int, dim: 
     y = laid_out(samples, k, dim, target).clamp_min(0)  # NaN stays
     inputs = (y, laid_out(ROWS, k, dim, target), torch.tensor(tau, device=target.device))
     density, dy, dlogits, dtau = agree(
-        target, lambda y, x, t, backend: gumbel_softmax_log_prob(y, x, t, dim, backend=backend), *inputs
+        target, lambda y, x, t, backend: gumbel_softmax_log_prob(y, x, t, dim=dim, backend=backend), *inputs
     )
     dy, dlogits = (x if dim else x.t() for x in (dy, dlogits))
     assert density[1:4].isnan().all()

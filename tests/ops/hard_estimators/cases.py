@@ -11,7 +11,7 @@ from dvae_kernels import _rng, gumbel_softmax
 from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels.ops.hard_estimators import reference
 from kit.layouts import repeated
-from kit.opinfo import Case, Inputs, Op, OpInfo, RawCall
+from kit.opinfo import Case, Inputs, Op, OpInfo, RawCall, RawError
 
 ESTIMATORS = ("straight_through", "reinmax", "gumbel_rao")
 WIDTHS = (1, 2, 5, 8, 17, 64, 129, 1031, 4096, 20011)
@@ -170,4 +170,17 @@ ERRORS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "tau of reinmax": (_hard("reinmax", tau=_LEARNING_TAU), ValueError, _REFUSED.format("reinmax")),
     "tau of gumbel_rao": (_hard("gumbel_rao", tau=_LEARNING_TAU), ValueError, _REFUSED.format("gumbel_rao")),
 }  # fmt: skip
-OPINFO = OpInfo("straight_through", CASES, [_op(name) for name in ESTIMATORS], reference, _raw_calls, [])
+OPINFO = OpInfo(
+    "straight_through",
+    CASES,
+    [_op(name) for name in ESTIMATORS],
+    reference,
+    _raw_calls,
+    [],
+    raw_errors=[
+        RawError("grad", lambda grad: grad[:1], "tensors of one shape"),
+        RawError("index", lambda index: index[:1], "one int64 index for each row"),
+        RawError("index", lambda index: index.int(), "one int64 index for each row"),
+        RawError("index", lambda index: index + 5, "indices below the number of categories"),
+    ],
+)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dvae_kernels import nearest_code
 from dvae_kernels.ops.nearest_code import reference
-from kit.opinfo import ErrorInputs, OpInfo, RawCall
+from kit.opinfo import ErrorInputs, OpInfo, RawCall, RawError
 
 Draw = Callable[..., Tensor]  # of standard normals
 Data = Callable[[Draw, int, int, int], tuple[Tensor, Tensor]]  # (draw, N, K, D) -> rows and codes
@@ -200,5 +200,14 @@ OPINFO = OpInfo(
     reference,
     _raw_calls,
     [ErrorInputs(nearest_code, {"x": X, "codebook": torch.ones(4, 3)}, BAD)],
-    shared_outputs={"nearest_code": 2},  # what was scored again is the backend's own
+    shared_outputs={"nearest_code": 2},  # what was scored again is the backend's own,
+    raw_errors=[
+        RawError("codebook", lambda codes: codes[0], "x and codebook of three dimensions"),
+        RawError("codebook", lambda codes: codes[..., :4], "x and codebook with the same heads and columns"),
+        RawError("codebook", lambda codes: codes.repeat(2, 1, 1), "x and codebook with the same heads and columns"),
+        RawError("codebook", lambda codes: codes[:, :0], "a codebook that is not empty"),
+        RawError("codebook", lambda codes: codes.double(), "x and codebook both float64 or neither"),
+        RawError("codebook", lambda codes: codes.long(), "a floating-point tensor"),
+        RawError("precision", lambda _: "int4", "unknown precision int4"),
+    ],
 )

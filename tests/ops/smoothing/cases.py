@@ -12,18 +12,14 @@ from torch import Tensor
 from dvae_kernels import SMOOTHING_KINDS, smoothing_log_prob, smoothing_transform
 from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels.ops.smoothing import reference
+from dvae_kernels.ops.smoothing.kinds import KINDS
 from kit.layouts import repeated
-from kit.opinfo import Case, ErrorInputs, Inputs, Op, OpInfo, RawCall
+from kit.opinfo import Case, ErrorInputs, Inputs, Op, OpInfo, RawCall, RawError
 
 HALVES = (torch.float16, torch.bfloat16)
-SPIKES = ("spike_exponential", "spike_power", "spike_root", "spike_rational")
 # The kinds that meet every size, layout and form of beta; the others share their kernels.
 CHOSEN = ("spike_exponential", "power")
 COUNTS = (1, 2, 3, 5, 8, 15, 16, 17, 64, 65, 1031, 2045, 2049)
-
-
-def has_noise_grad(kind: str) -> bool:
-    return kind != "power_mixture"
 
 
 def _random(shape: tuple[int, ...], layout: str, seed: int) -> Tensor:
@@ -68,7 +64,7 @@ def transform_case(
 
     def inputs() -> Inputs:
         values = {"logits": (scale * _random(shape, layout, 0)).to(dtype), **_beta(beta, shape, layout, dtype)}
-        if noise and has_noise_grad(kind):
+        if noise and KINDS[kind].noise_grad:
             values["noise"] = given()
         return {name: x.clone() for name, x in values.items()}
 
@@ -107,13 +103,13 @@ def _zeta(kind: str, logits: Tensor, seed: int = 1) -> Tensor:
     """Points of the support, away from its ends and from the threshold of "root"; of a spike kind, a few on the
     spike."""
     uniform = _uniform(_random(tuple(logits.shape), "contiguous", seed), 0.03, 0.95)
-    if kind == "logistic_mixture":
+    if KINDS[kind].whole_line:
         return 3 * uniform - 1
     if kind == "root":  # on either side of 1 - p, some of the way to the end
         q = torch.sigmoid(-logits)
         way = _uniform(_random(tuple(logits.shape), "contiguous", seed + 1), 0.1, 0.9)
         return torch.where(uniform < 0.5, q * (1 - way), q + (1 - q) * way).clamp(0.003, 0.99)
-    return torch.where(uniform < 0.2, 0, uniform) if kind in SPIKES else uniform
+    return torch.where(uniform < 0.2, 0, uniform) if KINDS[kind].spike else uniform
 
 
 def log_prob_case(
@@ -348,5 +344,13 @@ OPINFO = OpInfo(
                 ),
             },
         ),
+    ],
+    raw_errors=[
+        RawError("grad", lambda grad: grad[:1], "tensors of one shape"),
+        RawError("noise", lambda noise: noise[:1], "noise of the shape of the logits, in the compute type"),
+        RawError("noise", lambda noise: noise.double(), "noise of the shape of the logits, in the compute type"),
+        RawError("beta", lambda _: X[:1], "beta of the shape of the logits, in the compute type"),
+        RawError("beta", lambda _: torch.ones((), dtype=torch.half), "expected beta in the compute type"),
+        RawError("kind", lambda _: "powers", "unknown kind"),
     ],
 )  # fmt: skip

@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import torch
 
+from dvae_kernels import SMOOTHING_KINDS
 from kit.aot import Binary, Budget, Case, Ceiling, check, submit
 
 pytest.importorskip("triton")
@@ -33,7 +34,7 @@ _FULL = {
     "exponential_mixture": ((120, 6.1, 80), (189, 11.1, 160), (126, 5.1, 160)),
 }
 # The name of a case is that of its kind, with what it has besides.
-_EVERY_KIND = [Case(90, torch.float32, kind, _EVEN) for kind in _COUNTS]
+_EVERY_KIND = [Case(90, torch.float32, kind, _EVEN) for kind in SMOOTHING_KINDS]
 _HALVES = [Case(90, torch.bfloat16, "exponential_mixture", _EVEN)]
 _HALVES += [Case(arch, torch.bfloat16, "power", _EVEN) for arch in (90, 80, 100)]
 _FULL_CASES = [Case(90, torch.float32, f"{kind} full", _EVEN) for kind in _FULL]

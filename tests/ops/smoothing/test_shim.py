@@ -11,15 +11,14 @@ import torch
 from torch import Tensor
 
 from dvae_kernels._dtypes import compute_dtype
-from dvae_kernels._elements import new_parts
+from dvae_kernels._elements import new_parameter_gradient
 from dvae_kernels.ops.smoothing import SMOOTHING_KINDS, reference, smoothing_log_prob, smoothing_transform
+from dvae_kernels.ops.smoothing.kinds import KINDS
 from kit.compare import largest
 from kit.opinfo import Case
 from kit.oracle import assert_keeps_the_contract, noise_key
 from kit.shim import DTYPES, STORAGE, ElementCall, ElementShim, compile_shim, cuda_overloads, guarded_empty_like
 from ops.smoothing.cases import OPINFO
-
-CONTINUOUS = [kind for kind in SMOOTHING_KINDS if kind != "power_mixture"]  # whose noise has a gradient
 
 
 def _pointer(x: Tensor | None) -> ctypes.c_void_p:
@@ -64,7 +63,7 @@ class Shim(ElementShim):
     def smoothing_bwd(self, grad: Tensor, logits: Tensor, noise: Tensor | None, key: Tensor | None,
                       beta: Tensor | None, beta_value: float, kind: str, index_offset: int, beta_grad: bool,
                       noise_grad: bool) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        dlogits, dbeta = torch.empty_like(logits), new_parts(logits, beta, beta_grad)
+        dlogits, dbeta = torch.empty_like(logits), new_parameter_gradient(logits, beta, beta_grad)
         compute = compute_dtype(logits.dtype)
         dnoise = torch.empty_like(logits, dtype=compute) if noise_grad else logits.new_empty((0,), dtype=compute)
         written = dbeta if beta_grad else None, dnoise if noise_grad else None
@@ -82,7 +81,11 @@ class Shim(ElementShim):
         self, grad: Tensor, zeta: Tensor, logits: Tensor, beta: Tensor | None, beta_value: float, kind: str,
         beta_grad: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        dzeta, dlogits, dbeta = torch.empty_like(zeta), torch.empty_like(logits), new_parts(logits, beta, beta_grad)
+        dzeta, dlogits, dbeta = (
+            torch.empty_like(zeta),
+            torch.empty_like(logits),
+            new_parameter_gradient(logits, beta, beta_grad),
+        )
         self.call("shim_log_prob_bwd", kind, [grad, zeta, logits, dzeta, dlogits], _each(beta), outputs=2,
                   written=(dbeta if beta_grad else None,), beta=beta, beta_value=beta_value)  # fmt: skip
         return dzeta, dlogits, dbeta
@@ -181,7 +184,7 @@ def test_the_ends_of_everything(inexact: Shim, kind: str, beta: float) -> None:
         b, ones = torch.full_like(x, float(torch.tensor(beta))), torch.ones_like(x)
         return [
             ops.smoothing_fwd(x, e, None, b, 0.0, kind, 0, dtype),
-            *ops.smoothing_bwd(ones, x, e, None, b, 0.0, kind, 0, True, kind in CONTINUOUS),
+            *ops.smoothing_bwd(ones, x, e, None, b, 0.0, kind, 0, True, KINDS[kind].noise_grad),
             ops.smoothing_log_prob_fwd(z, x, b, 0.0, kind),
             *ops.smoothing_log_prob_bwd(ones, z, x, b, 0.0, kind, True),
         ]
@@ -204,10 +207,14 @@ def test_special_values(shim: Shim, kind: str, beta: float) -> None:
     noise[4:12] = torch.tensor([0.0, 1.0, 0.5, torch.nan, -0.1, 1.1, 0.0, 1.0])
     results = []
     for backend in ("reference", "cuda"):
-        x, e, b = logits.clone().requires_grad_(), noise.clone().requires_grad_(kind in CONTINUOUS), torch.tensor(beta)
+        x, e, b = (
+            logits.clone().requires_grad_(),
+            noise.clone().requires_grad_(KINDS[kind].noise_grad),
+            torch.tensor(beta),
+        )
         b = b.expand(40).clone().requires_grad_()
         y = smoothing_transform(x, b, kind, noise=e, backend=backend)
-        leaves = (x, b, e) if kind in CONTINUOUS else (x, b)
+        leaves = (x, b, e) if KINDS[kind].noise_grad else (x, b)
         results.append((y.detach(), *torch.autograd.grad(y.sum(), leaves)))
     for ours, expected in zip(*reversed(results)):
         torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6, equal_nan=True)

@@ -12,7 +12,7 @@ from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels._validate import dtype_name
 from dvae_kernels.ops.vector_quantize import reference
 from kit.layouts import META, repeated
-from kit.opinfo import Case, ErrorInputs, Inputs, Op, OpInfo, RawCall
+from kit.opinfo import Case, ErrorInputs, Inputs, Op, OpInfo, RawCall, RawError
 
 FP32, FP64, FP16, BF16 = torch.float32, torch.float64, torch.float16, torch.bfloat16
 
@@ -165,5 +165,16 @@ OPINFO = OpInfo(
                 ),
             },
         )
+    ],
+    raw_errors=[
+        RawError("codebook", lambda codes: codes[:, :2], "codes as wide as x", op="fwd"),
+        RawError("codebook", lambda codes: codes.double(), "both float64 or neither", op="fwd"),
+        RawError("indices", lambda indices: indices[:1], "one index a row"),
+        RawError("indices", lambda indices: indices.int(), "expected int64 indices"),
+        RawError("codes", lambda codes: codes[:1], "one code a row"),
+        RawError("grad", lambda grad: grad[:1, :4], "grad of the shape of x"),
+        RawError("grad", lambda grad: grad.half(), "tensors of one dtype"),
+        RawError("grad_losses", lambda losses: losses.double(), "one value in the compute type for each row"),
+        RawError("grad_losses", lambda losses: losses[:1], "one value in the compute type for each row"),
     ],
 )  # fmt: skip

@@ -1,1 +1,0 @@
-// A kernel file without kernels, for editor.h.
