@@ -30,18 +30,6 @@ except ModuleNotFoundError as error:
 
 PROBABILITIES = {0.2: "#3465a4", 0.5: "#4e9a45", 0.8: "#d9721a"}
 BETAS: dict[float, Any] = {2.0: ":", 4.0: "-", 12.0: "--"}
-# The names of the source text, or where it comes from.
-ORIGINS = {
-    "spike_exponential": "f1",
-    "spike_power": "f2",
-    "spike_root": "f2'",
-    "spike_rational": "f2'', corrected",
-    "power": "f3",
-    "root": "f3', corrected",
-    "exponential_mixture": "DVAE++",
-    "logistic_mixture": "DVAE++",
-    "power_mixture": "DVAE#",
-}
 PICTURE = Path(__file__).resolve().parent.parent / "docs" / "smoothing.png"
 STYLE: Any = {
     "font.size": 9,
@@ -82,7 +70,7 @@ def show(kind: str, value: Axes, slope: Axes) -> None:
         value.axhline(level, color="#555555", linewidth=0.8, alpha=0.25)
     value.set(ylim=(-margin, 1 + margin), xlim=(0, 1), yticks=(0, 0.5, 1), xticks=())
     value.set_title(kind)
-    value.set_title(ORIGINS[kind], loc="right", fontsize=9, fontweight="normal", color="#555555")
+    value.set_title(SMOOTHING_KINDS[kind].origin, loc="right", fontsize=9, fontweight="normal", color="#555555")
     slope.set(ylim=(-0.04, 2), xlim=(0, 1), yticks=(0, 1, 2), xticks=(0, 0.2, 0.5, 0.8, 1))
     slope.set_xticklabels(("0", ".2", ".5", ".8", "1"))
 

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from dvae_kernels import _backend
+from kit.dtypes import STORAGE
 
 ROOT = Path(__file__).parents[2]
 FLAGS = [
     "-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-shared", "-fPIC", "-Icsrc",
     "-Itests/kit",
 ]  # fmt: skip
-STORAGE = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 MAX_TENSORS = 5  # kMaxShimTensors
 H100_SHARED = 227 << 10
 
@@ -218,9 +218,4 @@ def guarded_empty_like(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 SHAPES = [
     ((7, 10), 1), ((3, 64), 1), ((130, 4), 1), ((5, 1024), 1), ((2, 1028), 1), ((2, 1032), 1), ((3, 4099), 1),
     ((2, 6, 33), 1), ((1, 130, 40), 1), ((2, 1500, 5), 1), ((70, 3), 0), ((9, 8), 0),
-]  # fmt: skip
-# (logits, samples)
-DTYPES = [
-    (torch.float32, torch.float32), (torch.float64, torch.float64), (torch.bfloat16, torch.bfloat16),
-    (torch.float16, torch.float16), (torch.bfloat16, torch.float32), (torch.float16, torch.float32),
 ]  # fmt: skip

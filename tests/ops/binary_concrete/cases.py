@@ -10,11 +10,11 @@ from torch import Tensor
 from dvae_kernels import _rng, binary_concrete, binary_concrete_log_prob
 from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels.ops.binary_concrete import reference
+from kit.dtypes import HALVES
 from kit.layouts import repeated
 from kit.opinfo import Case, ErrorInputs, Inputs, Op, OpInfo, RawCall, RawError
 
 COUNTS = (1, 2, 3, 5, 7, 8, 15, 16, 17, 63, 64, 65, 1031, 2045, 2047, 2048, 2049, 20011, 300007)
-HALVES = (torch.float16, torch.bfloat16)
 
 
 def _logits(shape: tuple[int, ...], layout: str, scale: float = 2.0, seed: int = 0) -> Tensor:

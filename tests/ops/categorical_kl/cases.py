@@ -13,12 +13,12 @@ from torch import Tensor
 from dvae_kernels import categorical_kl
 from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels.ops.categorical_kl import reference
+from kit.dtypes import HALVES
 from kit.layouts import repeated
 from kit.opinfo import Case, ErrorInputs, Inputs, Op, OpInfo, RawCall
 from kit.targets import Target
 
 WIDTHS = (1, 2, 3, 7, 16, 17, 33, 48, 49, 64, 65, 129, 1000, 1031, 8192, 20011)
-HALVES = (torch.float16, torch.bfloat16)
 INF, NAN = math.inf, math.nan
 # rows of special values
 ROWS = [[0, -INF, 1], [-INF, -INF, -INF], [0, INF, 1], [0, NAN, -INF], [1, 2, 3]]

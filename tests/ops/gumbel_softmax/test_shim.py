@@ -16,9 +16,10 @@ from dvae_kernels import gumbel_softmax
 from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels._rows import new_rows, new_tau_rows
 from dvae_kernels.ops.gumbel_softmax import reference
+from kit.dtypes import PAIRS
 from kit.opinfo import Case
 from kit.oracle import assert_keeps_the_contract, noise_key
-from kit.shim import DTYPES, H100_SHARED, SHAPES, RowShim, compile_shim, cuda_overloads, guarded_empty_like
+from kit.shim import H100_SHARED, SHAPES, RowShim, compile_shim, cuda_overloads, guarded_empty_like
 from ops.gumbel_softmax.cases import CASES
 
 
@@ -85,7 +86,7 @@ def test_raw_ops_in_guard_bands(
     key, row_offset = noise_key(3), 5
     tau = torch.tensor(0.75)
     verify = guarded_empty_like(monkeypatch)
-    for narrow, wide in DTYPES:
+    for narrow, wide in PAIRS:
         compute = compute_dtype(narrow)
         t = tau.to(compute)
         generator = torch.Generator().manual_seed(1)

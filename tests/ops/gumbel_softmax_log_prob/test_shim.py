@@ -12,9 +12,10 @@ from torch import Tensor
 from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels._rows import new_rows, new_tau_rows
 from dvae_kernels.ops.gumbel_softmax_log_prob import reference
+from kit.dtypes import PAIRS
 from kit.opinfo import Case
 from kit.oracle import assert_keeps_the_contract
-from kit.shim import DTYPES, H100_SHARED, SHAPES, RowShim, compile_shim, cuda_overloads, guarded_empty_like
+from kit.shim import H100_SHARED, SHAPES, RowShim, compile_shim, cuda_overloads, guarded_empty_like
 from ops.gumbel_softmax_log_prob.cases import OPINFO
 
 
@@ -70,7 +71,7 @@ def test_raw_ops_in_guard_bands(
     """Every dtype pair, with rows that fit in shared memory and rows that do not; nothing else is written."""
     monkeypatch.setattr(shim, "shared_limit", shared_limit)
     verify = guarded_empty_like(monkeypatch)
-    for narrow, wide in DTYPES:
+    for narrow, wide in PAIRS:
         generator = torch.Generator().manual_seed(1)
         logits, y = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
         logits, y = logits.to(narrow), y.abs().add(0.1).to(wide)

@@ -10,12 +10,12 @@ from torch import Tensor
 from dvae_kernels import _rng, gumbel_softmax
 from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels.ops.hard_estimators import reference
+from kit.dtypes import HALVES
 from kit.layouts import repeated
 from kit.opinfo import Case, Inputs, Op, OpInfo, RawCall, RawError
 
 ESTIMATORS = ("straight_through", "reinmax", "gumbel_rao")
 WIDTHS = (1, 2, 5, 8, 17, 64, 129, 1031, 4096, 20011)
-HALVES = (torch.float16, torch.bfloat16)
 
 
 def estimator_case(

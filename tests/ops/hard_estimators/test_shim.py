@@ -11,9 +11,10 @@ from torch import Tensor
 from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels.ops.gumbel_softmax.reference import gumbel_argmax, gumbel_onehot
 from dvae_kernels.ops.hard_estimators import reference
+from kit.dtypes import PAIRS
 from kit.opinfo import Case
 from kit.oracle import assert_keeps_the_contract, noise_key
-from kit.shim import DTYPES, H100_SHARED, SHAPES, RowShim, compile_shim, cuda_overloads, guarded_empty_like
+from kit.shim import H100_SHARED, SHAPES, RowShim, compile_shim, cuda_overloads, guarded_empty_like
 from ops.hard_estimators.cases import CASES
 
 
@@ -61,7 +62,7 @@ def test_raw_ops_in_guard_bands(
     monkeypatch.setattr(shim, "shared_limit", shared_limit)
     key, row_offset = noise_key(3), 5
     verify = guarded_empty_like(monkeypatch)
-    for narrow, wide in DTYPES:
+    for narrow, wide in PAIRS:
         tau = torch.tensor(1.25, dtype=compute_dtype(narrow))
         generator = torch.Generator().manual_seed(1)
         logits = torch.randn(shape, generator=generator, dtype=torch.float64).to(narrow)

@@ -13,10 +13,10 @@ from dvae_kernels import SMOOTHING_KINDS, smoothing_log_prob, smoothing_transfor
 from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels.ops.smoothing import reference
 from dvae_kernels.ops.smoothing.kinds import KINDS
+from kit.dtypes import HALVES
 from kit.layouts import repeated
 from kit.opinfo import Case, ErrorInputs, Inputs, Op, OpInfo, RawCall, RawError
 
-HALVES = (torch.float16, torch.bfloat16)
 # The kinds that meet every size, layout and form of beta; the others share their kernels.
 CHOSEN = ("spike_exponential", "power")
 COUNTS = (1, 2, 3, 5, 8, 15, 16, 17, 64, 65, 1031, 2045, 2049)

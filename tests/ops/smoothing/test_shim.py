@@ -15,9 +15,10 @@ from dvae_kernels._elements import new_parameter_gradient
 from dvae_kernels.ops.smoothing import SMOOTHING_KINDS, reference, smoothing_log_prob, smoothing_transform
 from dvae_kernels.ops.smoothing.kinds import KINDS
 from kit.compare import largest
+from kit.dtypes import PAIRS, STORAGE
 from kit.opinfo import Case
 from kit.oracle import assert_keeps_the_contract, noise_key
-from kit.shim import DTYPES, STORAGE, ElementCall, ElementShim, compile_shim, cuda_overloads, guarded_empty_like
+from kit.shim import ElementCall, ElementShim, compile_shim, cuda_overloads, guarded_empty_like
 from ops.smoothing.cases import OPINFO
 
 
@@ -128,7 +129,7 @@ def test_raw_ops_in_guard_bands(
     """Every dtype pair, against the reference in float64; nothing else is written."""
     kind, generator = "power", torch.Generator().manual_seed(1)
     verify = guarded_empty_like(monkeypatch)
-    for narrow, wide in DTYPES:
+    for narrow, wide in PAIRS:
         compute = compute_dtype(narrow)
         logits, grad = (torch.randn(count, generator=generator, dtype=torch.float64) for _ in range(2))
         noise, zeta = (0.05 + 0.9 * torch.rand(count, generator=generator) for _ in range(2))

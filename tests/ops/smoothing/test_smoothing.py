@@ -19,6 +19,7 @@ from dvae_kernels import SMOOTHING_KINDS, _rng, smoothing_log_prob, smoothing_tr
 from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels.ops.smoothing import op, reference
 from dvae_kernels.ops.smoothing.kinds import KINDS
+from kit.dtypes import each_dtype, each_half, skip_in_interpreter
 from kit.oracle import noise_key
 from kit.targets import Target
 from ops.smoothing import oracle
@@ -34,11 +35,6 @@ dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=st
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a process that has warned already."""
     monkeypatch.setattr(op, "_warned", {"beta <= 1", "beta > 8"})
-
-
-def skip_in_interpreter(dtype: torch.dtype, target: Target) -> None:
-    if target.interpreted and dtype in (torch.bfloat16, torch.float64):
-        pytest.skip("bfloat16 is unreliable in the interpreter, and float64 is left to the contract's cases")
 
 
 def skip_large(target: Target) -> None:
@@ -184,7 +180,7 @@ def assert_exact(
 @dtypes
 def test_values_and_gradients_from_exact_arithmetic(target: Target, kind: str, dtype: torch.dtype) -> None:
     """Everything is finite, and right to a few roundings except at jumps; with the documented clamps."""
-    skip_in_interpreter(dtype, target)
+    skip_in_interpreter(target, dtype)
     logits, noise, beta = grid()
     exact, sensitivities = exact_transforms(kind)
     results = with_gradients(target, kind, logits.to(dtype), beta.to(dtype), noise.to(dtype))
@@ -264,7 +260,7 @@ def points(kind: str) -> tuple[tuple[Tensor, Tensor, Tensor], list[tuple[Any, ..
 @kinds
 @dtypes
 def test_log_prob_and_its_gradients_from_exact_arithmetic(target: Target, kind: str, dtype: torch.dtype) -> None:
-    skip_in_interpreter(dtype, target)
+    skip_in_interpreter(target, dtype)
     (zeta, logits, beta), exact, sensitivities = points(kind)
     results = log_prob(target, kind, zeta.to(dtype), logits.to(dtype), beta.to(dtype))
     roundings = torch.full_like(logits, ROUNDINGS)
@@ -277,7 +273,7 @@ def test_log_prob_and_its_gradients_from_exact_arithmetic(target: Target, kind: 
 def test_the_density_is_the_inverse_slope(backend: Target, kind: str) -> None:
     """Of zeta as a function of the noise, where it is not flat: the density and the transform know nothing of each
     other."""
-    skip_in_interpreter(torch.float64, backend)
+    skip_in_interpreter(backend, torch.float64)
     noise = middles(100)
     for logit, beta in ((0.0, 2.0), (1.3, 0.6), (-0.8, 5.0)):
         logits = torch.full_like(noise, logit)
@@ -296,7 +292,7 @@ def test_the_density_is_the_inverse_slope(backend: Target, kind: str) -> None:
 @pytest.mark.parametrize("form", ["stream", "scalar", "full"])
 def test_first_and_second_derivatives(backend: Target, kind: str, form: str) -> None:
     """Numerically; where the gradient is implicit and noise has none, the second derivatives alone."""
-    skip_in_interpreter(torch.float64, backend)
+    skip_in_interpreter(backend, torch.float64)
     generator = torch.Generator().manual_seed(8)
     leaves = {"logits": torch.randn(2, 3, generator=generator, dtype=torch.float64)}
     options: dict[str, Any] = {"key": noise_key(4), "index_offset": 5}
@@ -323,7 +319,7 @@ def test_first_and_second_derivatives(backend: Target, kind: str, form: str) -> 
 
 @kinds
 def test_first_and_second_derivatives_of_log_prob(backend: Target, kind: str) -> None:
-    skip_in_interpreter(torch.float64, backend)
+    skip_in_interpreter(backend, torch.float64)
     generator = torch.Generator().manual_seed(8)
     zeta, logits, beta = (torch.rand(shape, generator=generator).double() for shape in ((4, 3), (3,), (3,)))
     leaves = tuple(x.to(backend.device).requires_grad_() for x in (0.1 + 0.8 * zeta, 3 * logits - 1.5, 1.5 + 3 * beta))
@@ -343,7 +339,7 @@ def test_first_and_second_derivatives_of_log_prob(backend: Target, kind: str) ->
 def test_gradients_of_expectations(backend: Target, kind: str) -> None:
     """The mean of h'(zeta) dzeta is the derivative of E[h(zeta)]: all that an estimator has to be, and what
     implicit gradients are held to."""
-    skip_in_interpreter(torch.float64, backend)
+    skip_in_interpreter(backend, torch.float64)
 
     def moment(h: Any, logit: float, beta: float) -> float:
         q = 1 / (1 + math.exp(logit))
@@ -372,7 +368,7 @@ def test_gradients_of_expectations(backend: Target, kind: str) -> None:
 
 def test_the_implicit_gradient_is_not_that_of_the_sampler(backend: Target) -> None:
     """Of power_mixture: equal in expectation, not at one noise."""
-    skip_in_interpreter(torch.float64, backend)
+    skip_in_interpreter(backend, torch.float64)
     noise, logits = torch.tensor([0.2, 0.7]).double(), torch.zeros(2).double()
     result = with_gradients(backend, "power_mixture", logits, 3.0, noise)
     h = 1e-6
@@ -543,7 +539,7 @@ def test_slopes_are_clamped_at_the_threshold(target: Target, kind: str) -> None:
     near = torch.tensor([0.0, 2.0**-30, 2.0**-26, 2.0**-24, 2.0**-20])
     noise = torch.stack([near, -near]).flatten().double() / 2 + 0.5  # u and v, at p = 1/2
     if target.backend != "reference":
-        skip_in_interpreter(torch.float64, target)
+        skip_in_interpreter(target, torch.float64)
     result = with_gradients(target, kind, torch.zeros(10).double(), 8.0, noise)
     steepest = 2.0 ** (-24 / 8) / (8 * 2.0**-24)
     slopes = result["noise"].reshape(2, 5)
@@ -560,9 +556,9 @@ def test_slopes_are_clamped_at_the_threshold(target: Target, kind: str) -> None:
 
 
 @kinds
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
+@each_dtype
 def test_infinite_logits_are_certain_and_nan_stays(target: Target, kind: str, dtype: torch.dtype) -> None:
-    skip_in_interpreter(dtype, target)
+    skip_in_interpreter(target, dtype)
     if target.interpreted and kind not in ("power", "spike_exponential", "exponential_mixture"):
         pytest.skip("takes long there")
     logits = random_logits(70, dtype=dtype)
@@ -631,7 +627,7 @@ def test_log_prob_of_special_values(target: Target, kind: str) -> None:
 @kinds
 @dtypes
 def test_log_prob_takes_zeta_as_clamped(target: Target, kind: str, dtype: torch.dtype) -> None:
-    skip_in_interpreter(dtype, target)
+    skip_in_interpreter(target, dtype)
     info = torch.finfo(dtype)
     bounds, ends = (torch.tensor(x, dtype=dtype) for x in ([info.tiny, 1 - info.eps / 2], [0.0, 1.0]))
     logits, beta = torch.tensor([0.4, -0.3], dtype=dtype), torch.full((2,), 2.5, dtype=dtype)
@@ -656,7 +652,7 @@ def test_log_prob_takes_zeta_as_clamped(target: Target, kind: str, dtype: torch.
 @kinds
 def test_the_stream_is_the_noise_of_its_integers(target: Target, kind: str) -> None:
     """(k + 1/2) / 2^32, exact in float64."""
-    skip_in_interpreter(torch.float64, target)
+    skip_in_interpreter(target, torch.float64)
     logits, key = random_logits(3, 50, dtype=torch.float64), torch.tensor([5, 9])
     beta = torch.full((3, 50), 3.5, dtype=torch.float64)
     noise = (_rng.element_bits(key, 150, index_offset=7).double() + 0.5) / 2**32
@@ -715,9 +711,9 @@ def test_the_key_is_the_identity_of_the_noise(target: Target) -> None:
     assert torch.equal(seeded, draw(-5, 0))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@each_half
 def test_autocast_gives_float32_from_half_logits(target: Target, dtype: torch.dtype) -> None:
-    skip_in_interpreter(dtype, target)
+    skip_in_interpreter(target, dtype)
     logits = random_logits(200, dtype=dtype).to(target.device).requires_grad_()
     with torch.autocast(target.device, dtype=dtype):
         zeta = transform(target, "power", logits, 3.0)
