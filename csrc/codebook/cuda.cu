@@ -22,8 +22,8 @@ std::array<Tensor, 2> stable_sort(const Tensor& keys) {
   return {torch::stable::detail::to<Tensor>(stack[0]), torch::stable::detail::to<Tensor>(stack[1])};
 }
 
-// (the codes of the rows of x, ascending, their positions); rows that take no part have code num_codes: all with
-// indices outside, and if `finite` those that are not.
+// (the codes of the rows of x, ascending, their positions). Rows that take no part have code num_codes: rows with
+// indices outside and, if `finite`, rows that are not finite.
 std::array<Tensor, 2> sort_by_code(const Tensor& x, const Tensor& given, int64_t num_codes, bool finite) {
   const Tensor indices = torch::stable::contiguous(given), keys = new_vector(indices, x.size(0), ScalarType::Int);
   code_keys(current_stream(x), {x.size(0), x.size(1), finite ? buffer_of(x) : Buffer{}, x.stride(0),

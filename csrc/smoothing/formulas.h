@@ -1,6 +1,7 @@
-// The smoothing transformations: one struct per kind, written once for scalars (CUDA) and SIMD vectors (CPU) in the words
-// of common/scalar_math.h and simd/math.h. F is the scalar or vector; Math holds its functions. The file has no include
-// guard: kernels.cuh includes it in namespace dvae, cpu_kernels.h once per target. The op's README.md derives the formulas.
+// The smoothing transformations: one struct per kind, written once for scalars (CUDA) and SIMD vectors (CPU) in the
+// words of common/scalar_math.h and simd/math.h. F is the scalar or vector; Math holds its functions. The file has no
+// include guard: kernels.cuh includes it in namespace dvae, cpu_kernels.h once per target. The op's README.md derives
+// the formulas.
 //
 // A kind belongs to a family, and gives it the functions that differ:
 //   SpikeFamily    zeta = 0 up to the threshold eps = q, a rise from 0 to 1 behind it; its density given a one
