@@ -7,13 +7,17 @@
 namespace dvae {
 namespace {
 
+ScalarArgument one(const std::optional<Tensor>& beta, double value, const Tensor& logits) {
+  return device_scalar(one_beta(beta, logits), value, logits);
+}
+
 SmoothingKind kind_of(const Name& kind) { return find_kind<float>(kind.text); }
 
 Tensor fwd(Tensor logits, std::optional<Tensor> noise, std::optional<Tensor> key, std::optional<Tensor> beta,
            double beta_value, Name kind, int64_t index_offset, ScalarType dtype) {
   const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
   return run_smoothing_fwd(
-      logits, noise, key, beta, device_scalar(one_beta(beta), beta_value, logits), kind_of(kind), index_offset,
+      logits, noise, key, beta, one(beta, beta_value, logits), kind_of(kind), index_offset,
       dtype, on_stream(logits, smoothing_fwd));
 }
 
@@ -22,14 +26,14 @@ std::tuple<Tensor, Tensor, Tensor> bwd(
     double beta_value, Name kind, int64_t index_offset, bool beta_grad, bool noise_grad) {
   const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
   return run_smoothing_bwd(
-      grad, logits, noise, key, beta, device_scalar(one_beta(beta), beta_value, logits), kind_of(kind), index_offset,
+      grad, logits, noise, key, beta, one(beta, beta_value, logits), kind_of(kind), index_offset,
       beta_grad, noise_grad, on_stream(logits, smoothing_bwd));
 }
 
 Tensor log_prob_fwd(Tensor zeta, Tensor logits, std::optional<Tensor> beta, double beta_value, Name kind) {
   const torch::stable::accelerator::DeviceGuard guard(zeta.get_device_index());
   return run_smoothing_log_prob_fwd(
-      zeta, logits, beta, device_scalar(one_beta(beta), beta_value, logits), kind_of(kind),
+      zeta, logits, beta, one(beta, beta_value, logits), kind_of(kind),
       on_stream(zeta, smoothing_log_prob_fwd));
 }
 
@@ -37,7 +41,7 @@ std::tuple<Tensor, Tensor, Tensor> log_prob_bwd(Tensor grad, Tensor zeta, Tensor
                                                 double beta_value, Name kind, bool beta_grad) {
   const torch::stable::accelerator::DeviceGuard guard(zeta.get_device_index());
   return run_smoothing_log_prob_bwd(
-      grad, zeta, logits, beta, device_scalar(one_beta(beta), beta_value, logits), kind_of(kind), beta_grad,
+      grad, zeta, logits, beta, one(beta, beta_value, logits), kind_of(kind), beta_grad,
       on_stream(zeta, smoothing_log_prob_bwd));
 }
 

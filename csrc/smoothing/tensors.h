@@ -33,8 +33,12 @@ inline std::optional<Tensor> checked_noise(
 }
 
 // A tensor beta of no dimensions, which the backends turn into a ScalarArgument.
-inline std::optional<Tensor> one_beta(const std::optional<Tensor>& beta) {
-  return beta.has_value() && beta->dim() == 0 ? beta : std::nullopt;
+inline std::optional<Tensor> one_beta(const std::optional<Tensor>& beta, const Tensor& logits) {
+  if (!beta.has_value() || beta->dim() > 0) return std::nullopt;
+  STD_TORCH_CHECK(
+      beta->scalar_type() == compute_type(logits.scalar_type()),
+      "smoothing: expected beta in the compute type of the logits");
+  return beta;
 }
 
 // beta as kernels take it, and its gradient's memory: nothing, one sum per block, or one value per element.
@@ -43,9 +47,6 @@ class BetaTensor {
   BetaTensor(const std::optional<Tensor>& beta, ScalarArgument one, const Tensor& logits) : one_(one) {
     const bool narrow = compute_type(logits.scalar_type()) == ScalarType::Float;
     if (narrow) one_.value = static_cast<float>(one_.value);
-    STD_TORCH_CHECK(
-        !beta.has_value() || beta->scalar_type() == compute_type(logits.scalar_type()),
-        "smoothing: expected beta in the compute type of the logits");
     if (beta.has_value() && beta->dim() > 0) {
       elements_ = checked_elements(*beta, logits, "beta");
       one_ = {nullptr, 1};
