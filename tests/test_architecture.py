@@ -145,7 +145,7 @@ RULES: list[Any] = [
     (no_private_names, [PYTHON]),
     (no_collectives, [PYTHON, EXAMPLES, BENCH]),
     (the_public_face_only, [EXAMPLES]),
-    pytest.param(the_public_face_only, [BENCH], marks=COMING),
+    (the_public_face_only, [BENCH]),
     (no_op_in_the_kit, ["tests/kit/*.py"]),
     (layers_of_csrc, [CSRC]),
     pytest.param(intrinsics_in_simd, [CSRC], marks=COMING),

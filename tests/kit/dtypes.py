@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from kit.targets import Target
 
@@ -19,6 +20,12 @@ UNRELIABLE = (torch.bfloat16,)  # in Triton's interpreter
 
 each_dtype = pytest.mark.parametrize("dtype", FLOATS, ids=str)
 each_half = pytest.mark.parametrize("dtype", HALVES, ids=str)
+
+
+def autocast_to(logits: Tensor, dtype: torch.dtype, enabled: bool) -> torch.autocast:
+    """To `dtype`, of half logits alone: their float64 oracle is not narrowed."""
+    half = logits.dtype in HALVES
+    return torch.autocast(logits.device.type, dtype=dtype if half else None, enabled=enabled and half)
 
 
 def skip_unreliable(target: Target, *dtypes: torch.dtype) -> None:

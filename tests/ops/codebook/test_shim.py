@@ -15,25 +15,17 @@ from dvae_kernels.ops.codebook import code_sums, reference
 from kit.dtypes import FLOATS, STORAGE, each_dtype
 from kit.opinfo import Case
 from kit.oracle import assert_keeps_the_contract
-from kit.shim import compile_shim, cuda_overloads
+from kit.shim import assert_unbroken, compile_shim, cuda_overloads
+from kit.shim import fenced as fenced_memory
 from ops.codebook.cases import OPINFO, rows_and_indices, spread
 
 POINTER, INT64 = ctypes.c_void_p, ctypes.c_int64
-FENCE = 12345.0
 
 
 def fenced(*shape: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """(a tensor of NaN, 16-byte aligned, the memory that it lies in)."""
-    count = max(torch.Size(shape).numel(), 0)
-    memory = torch.full((count + 128,), FENCE).to(dtype)
-    view = memory[64 : 64 + count].view(shape)
-    view.fill_(torch.nan if dtype.is_floating_point else -77)
-    return view, memory
-
-
-def assert_unbroken(memory: Tensor) -> None:
-    fence = torch.tensor(FENCE).to(memory.dtype)
-    assert (memory[:64] == fence).all() and (memory[-64:] == fence).all(), "written outside"
+    """(a tensor of NaN between fences, the memory that it lies in)."""
+    memory = fenced_memory(torch.Size(shape).numel(), dtype)
+    return memory[32:-32].view(shape), memory
 
 
 class Shim:

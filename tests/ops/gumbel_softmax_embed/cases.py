@@ -11,7 +11,7 @@ from dvae_kernels import gumbel_softmax_embed, gumbel_softmax_embed_kl
 from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels._validate import dtype_name
 from dvae_kernels.ops.gumbel_softmax_embed import reference
-from kit.dtypes import FLOATS, HALVES
+from kit.dtypes import FLOATS, autocast_to
 from kit.opinfo import Case, ErrorInputs, Inputs, Op, OpInfo, RawCall
 
 FP32, FP64, FP16, BF16 = torch.float32, torch.float64, torch.float16, torch.bfloat16
@@ -51,8 +51,7 @@ def _case(
 
     def call(inputs: Inputs, key: Tensor, backend: str) -> Tensor:
         logits = inputs["logits"]
-        half = logits.dtype in HALVES
-        with torch.autocast(logits.device.type, dtype=dtype if half else None, enabled=autocast and half):
+        with autocast_to(logits, dtype, autocast):
             return _embed(inputs, tau, hard, dim, kl, backend, key=key)
 
     words = [
