@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dvae_kernels import BackendUnavailable
+from dvae_kernels import SMOOTHING_KINDS, BackendUnavailable
 from dvae_kernels._backend import resolve
 from dvae_kernels.losses import bernoulli_log_likelihood
 from dvae_kernels.nn import Schedule
@@ -33,7 +33,7 @@ try:
     from dvae import checkpoint
     from dvae.data import Digits, load_digits
     from dvae.evaluation import evaluate, pixel_baseline, time_samplers
-    from dvae.latent import BETAS, LATENTS, Binary, Categorical, Latent
+    from dvae.latent import LATENTS, Binary, Categorical, Latent
     from dvae.model import DiscreteVAE
     from dvae.picture import draw
 except ModuleNotFoundError as error:
@@ -114,7 +114,7 @@ def make_latent(options: argparse.Namespace) -> Latent:
         tau = Schedule(options.tau_start, options.tau_end, options.steps, shape="exponential")
         return Categorical(tau, options.hard, options.backend)
     kind = options.latent.partition(":")[2]
-    start, end = BETAS[kind]
+    start, end = SMOOTHING_KINDS[kind].typical_beta
     beta = Schedule(options.beta_start or start, options.beta_end or end, options.steps, shape="exponential")
     return Binary(beta, kind, options.backend)
 

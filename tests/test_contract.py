@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from kit.discovery import CASES, OPINFOS
+from kit.dtypes import skip_unreliable
 from kit.opinfo import Case
 from kit.oracle import assert_keeps_the_contract, place, run
 from kit.targets import Target
@@ -22,8 +23,8 @@ THREADED = [
 def skip_what_the_interpreter_cannot(case: Case, target: Target) -> None:
     if target.interpreted and case.slow_interpreted:
         pytest.skip("too slow in the interpreter")
-    if target.interpreted and any(x.dtype == torch.bfloat16 for x in case.inputs().values()):
-        pytest.skip("bfloat16 is unreliable in the interpreter")
+    if target.interpreted:
+        skip_unreliable(target, *(x.dtype for x in case.inputs().values()))
 
 
 @contextmanager

@@ -129,7 +129,7 @@ def test_latents(latent: Latent) -> None:
     logits = torch.randn(6, latent.channels, GRID, GRID)
     sample = latent.exact(logits, seed=3)
     assert sample.shape == logits.shape and sample.unique().tolist() == [0, 1]
-    assert torch.equal(latent.exact(logits[2:], seed=3, first_image=2), sample[2:])
+    assert torch.equal(latent.exact(logits[2:], seed=3, first=2), sample[2:])
     codes = latent.codes(sample)
     assert codes.shape == (6, CODES, GRID, GRID) and torch.equal(codes.sum(1), torch.ones(6, GRID, GRID))
     assert latent.codes(latent.prior(9, torch.Generator().manual_seed(0))).shape == (9, CODES, GRID, GRID)

@@ -231,7 +231,7 @@ HEAP_CHECKED = """
         del x
         torch.zeros(100)
         sys.exit(0)
-    dtypes = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+    from dvae_kernels._dtypes import FLOATS as dtypes
     for k, dtype, hard in itertools.product((1, 2, 3, 7, 8, 15, 17, 31, 33, 65, 129, 1031), dtypes, (False, True)):
         for shape, dim in (((3, k), 1), ((k, 3), 0), ((2, k, 5), 1)):
             logits = torch.randn(shape).to(dtype).requires_grad_()

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from dvae_kernels import SMOOTHING_KINDS, binary_concrete_log_prob, smoothing_log_prob, smoothing_transform
-from dvae_kernels.ops.smoothing.kinds import KINDS
 from kit.discovery import OPS
 from kit.opinfo import Op
 
@@ -59,8 +58,8 @@ def test_no_bound_of_torch_is_differentiated(op: Op) -> None:
 @pytest.mark.parametrize("kind", SMOOTHING_KINDS)
 def test_no_bound_of_torch_is_differentiated_in_a_kind(kind: str) -> None:
     logits, noise, beta, zeta = (torch.tensor([x] * 2).requires_grad_() for x in (0.3, 0.6, 2.0, 0.4))
-    wanted = [logits, beta, noise] if KINDS[kind].noise_grad else [logits, beta]
-    noise = noise if KINDS[kind].noise_grad else noise.detach()
+    wanted = [logits, beta, noise] if SMOOTHING_KINDS[kind].noise_grad else [logits, beta]
+    noise = noise if SMOOTHING_KINDS[kind].noise_grad else noise.detach()
     differentiate_twice(smoothing_transform(logits, beta, kind, noise=noise, backend="reference"), wanted)
     differentiate_twice(smoothing_log_prob(zeta, logits, beta, kind, backend="reference"), [zeta, logits, beta])
 

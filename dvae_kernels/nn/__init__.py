@@ -1,5 +1,6 @@
-"""Modules over the ops, and what anneals their numbers."""
+"""Modules over the ops, the numbers that they anneal, and the protocol of latents."""
 
+from dvae_kernels.nn import latents
 from dvae_kernels.nn.schedule import Schedule
 
-__all__ = ["Schedule"]
+__all__ = ["Schedule", "latents"]

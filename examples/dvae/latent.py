@@ -9,32 +9,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dvae_kernels import SMOOTHING_KINDS, binary_concrete, gumbel_softmax, smoothing_transform
+from dvae_kernels import SMOOTHING_KINDS, binary_concrete, gumbel_softmax, nn, smoothing_transform
 from dvae_kernels.losses import bernoulli_kl, categorical_kl
 from dvae_kernels.nn import Schedule
 
 GRID = 4
 BITS = 4  # at each place, or one of
 CODES = 2**BITS
-# First and last sharpness by which each kind trains well here: the steeper its slope, the lower.
-BETAS = {
-    "spike_exponential": (1.0, 5.0),
-    "spike_power": (3.0, 16.0),
-    "spike_root": (1.5, 4.0),
-    "spike_rational": (4.0, 32.0),
-    "power": (8.0, 24.0),
-    "root": (1.5, 8.0),
-    "exponential_mixture": (6.0, 16.0),
-    "logistic_mixture": (8.0, 16.0),
-    "power_mixture": (10.0, 40.0),
-}
 LATENTS = ("gumbel", *(f"smoothing:{kind}" for kind in SMOOTHING_KINDS))
 
 
-class Latent(Protocol):
-    """What the demo needs of a discrete latent. Samples have the shape of the logits, [B, channels, 4, 4]."""
+class Latent(nn.latents.Latent, Protocol):
+    """A latent of the demo. Samples have the shape of the logits, [B, channels, 4, 4], divergences are [B, 4, 4]; the
+    schedule is read as a host number, so it stays on the CPU."""
 
-    schedule: Schedule  # of the temperature or the sharpness; a host number, so it stays on the CPU
     channels: int
     op: str  # the function that draws the relaxed samples
     exact_name: str
@@ -42,21 +30,6 @@ class Latent(Protocol):
 
     @property
     def description(self) -> str: ...
-
-    def relaxed(self, logits: Tensor) -> Tensor:
-        """What the decoder is trained on: a sample with a gradient, from torch's default generator."""
-
-    def exact(self, logits: Tensor, seed: int, first_image: int = 0) -> Tensor:
-        """What the model is judged by: a sample of the discrete posterior, the same for an image in any batch."""
-
-    def prior(self, count: int, generator: torch.Generator) -> Tensor:
-        """Samples of the uniform prior."""
-
-    def kl(self, logits: Tensor) -> Tensor:
-        """[B, 4, 4] nats, of the discrete posterior from the uniform prior."""
-
-    def codes(self, sample: Tensor) -> Tensor:
-        """An exact sample as one-hot codes [B, 16, 4, 4]."""
 
     def peer(self, logits: Tensor) -> Tensor:
         """A relaxed sample by `peer_name`."""
@@ -82,8 +55,8 @@ class Categorical:
     def relaxed(self, logits: Tensor) -> Tensor:
         return gumbel_softmax(logits, float(self.schedule), self.hard, dim=1, backend=self.backend)
 
-    def exact(self, logits: Tensor, seed: int, first_image: int = 0) -> Tensor:
-        first_row = first_image * GRID * GRID
+    def exact(self, logits: Tensor, seed: int, first: int = 0) -> Tensor:
+        first_row = first * GRID * GRID
         return gumbel_softmax(logits, hard=True, dim=1, seed=seed, row_offset=first_row, backend=self.backend)
 
     def prior(self, count: int, generator: torch.Generator) -> Tensor:
@@ -125,8 +98,8 @@ class Binary:
     def relaxed(self, logits: Tensor) -> Tensor:
         return smoothing_transform(logits, float(self.schedule), self.kind, backend=self.backend)
 
-    def exact(self, logits: Tensor, seed: int, first_image: int = 0) -> Tensor:
-        first_bit = first_image * logits[0].numel()
+    def exact(self, logits: Tensor, seed: int, first: int = 0) -> Tensor:
+        first_bit = first * logits[0].numel()
         return binary_concrete(logits, hard=True, seed=seed, index_offset=first_bit, backend=self.backend)
 
     def prior(self, count: int, generator: torch.Generator) -> Tensor:

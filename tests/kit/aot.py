@@ -123,6 +123,14 @@ class Case(NamedTuple):
         return f"sm{self.arch}-{str(self.dtype).removeprefix('torch.')}-{self.name}"
 
 
+_ROWS = {"k8192": (4096, 8192), "k512s": (64, 512, 32, 32), "k262144": (64, 262144)}
+# Rows held on chip, strided ones and rows in a loop, the categories along dimension 1.
+ROW_CASES = [
+    *(Case(90, dtype, name, shape) for name, shape in _ROWS.items() for dtype in (torch.float32, torch.bfloat16)),
+    *(Case(arch, torch.float32, "k8192", _ROWS["k8192"]) for arch in (80, 100)),
+]
+
+
 class Budget(NamedTuple):
     """Ceilings per element of a tile, of all instructions in the code and by pipe; how often it is drawn, read and
     written, each read and write in 16-byte pieces (None: they are not of the case's dtype, or not wide)."""

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from kit.opinfo import Case, Op, OpInfo
 
-FOLDER = Path(__file__).parents[1] / "ops"
-OPINFOS: list[OpInfo] = [
-    import_module(f"ops.{cases.parent.name}.cases").OPINFO for cases in sorted(FOLDER.glob("*/cases.py"))
-]
+FOLDERS = sorted(cases.parent.name for cases in (Path(__file__).parents[1] / "ops").glob("*/cases.py"))
+OPINFOS: list[OpInfo] = [import_module(f"ops.{folder}.cases").OPINFO for folder in FOLDERS]
+assert [info.name for info in OPINFOS] == FOLDERS, "an OpInfo has the name of its folder"
 CASES: list[Case] = [case for info in OPINFOS for case in info.cases]
 OPS: list[Op] = [op for info in OPINFOS for op in info.ops]

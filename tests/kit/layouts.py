@@ -58,3 +58,11 @@ def lay_out(x: Tensor, layout: str) -> Tensor:
 
 def storage_bytes(x: Tensor) -> Tensor:
     return torch.tensor([], dtype=torch.uint8, device=x.device).set_(x.untyped_storage()).clone()
+
+
+# Of inputs and cotangent, for elementwise ops on four dimensions.
+ELEMENTWISE_LAYOUTS = (
+    ("channels_last", "channels_last"), ("channels_last", "contiguous"), ("contiguous", "transposed"),
+    ("guarded", "offset"), ("offset", "guarded"), ("stepped", "expanded_all"), ("rotated", "stepped"),
+    ("expanded_first", "contiguous"), ("expanded_last", "contiguous"),
+)  # fmt: skip

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import torch
 
+from kit.dtypes import SIZES
+
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / "build" / "nvcc"
 ARCHITECTURES = ("80", "90", "100")
@@ -142,7 +144,6 @@ Pipes = dict[str, float]  # instructions per element: in total and by pipe
 
 ELEMENTS_PER_THREAD = 8  # of elementwise kernels
 COLUMNS_PER_TURN = 8  # of the reading loops of rows: chunks in flight times columns per chunk
-_STORAGES = ("float", "Half", "BFloat16")
 
 
 def wide_accesses(code: Loop, base: str) -> int:
@@ -168,8 +169,8 @@ def row_columns(kernel: Kernel, loop: Loop, role: str) -> int:
     """Elements per turn: of a writing loop as many as it writes to one output."""
     if role in ("draw", "pick", "read"):
         return COLUMNS_PER_TURN
-    last = re.findall("|".join(_STORAGES), kernel.name)[-1]  # the output is the last of the tensor types
-    return wide_accesses(loop, "STG") * 16 // (4 if last == "float" else 2)
+    last = re.findall("|".join(SIZES), kernel.name)[-1]  # the output is the last of the tensor types
+    return wide_accesses(loop, "STG") * 16 // SIZES[last]
 
 
 @dataclass(frozen=True)

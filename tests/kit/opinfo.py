@@ -37,6 +37,24 @@ class Case:
         return self.name
 
 
+def case_name(
+    function: str,
+    shape: tuple[int, ...],
+    *words: object,
+    scale: float = 2.0,
+    layout: str = "contiguous",
+    grad_layout: str = "contiguous",
+    autocast: bool = False,
+) -> str:
+    """Of a case: what is as in most cases is left out."""
+    text = [
+        function, "x".join(map(str, shape)) or "scalar", *words, "" if scale == 2 else f"scale={scale:g}",
+        "" if layout == "contiguous" else layout, "" if grad_layout == "contiguous" else f"grad_{grad_layout}",
+        "autocast" if autocast else "",
+    ]  # fmt: skip
+    return " ".join(str(word).removeprefix("torch.") for word in text if word)
+
+
 @dataclass(frozen=True)
 class Op:
     """A public op with its options fixed, for tests that do not depend on what it computes."""

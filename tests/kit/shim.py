@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from dvae_kernels import _backend
+from kit.dtypes import STORAGE
 
 ROOT = Path(__file__).parents[2]
 FLAGS = [
     "-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-shared", "-fPIC", "-Icsrc",
     "-Itests/kit",
 ]  # fmt: skip
-STORAGE = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 MAX_TENSORS = 5  # kMaxShimTensors
 H100_SHARED = 227 << 10
 
@@ -97,6 +97,10 @@ def assert_unbroken(*memories: Tensor) -> None:
     for memory in memories:
         fence = torch.tensor(FENCE, dtype=memory.dtype)
         assert (memory[:32] == fence).all() and (memory[-32:] == fence).all(), "written outside"
+
+
+def address(x: Tensor | None) -> ctypes.c_void_p:
+    return ctypes.c_void_p(None if x is None else x.data_ptr())
 
 
 class RowShim:
@@ -214,13 +218,32 @@ def guarded_empty_like(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return verify
 
 
+@contextmanager
+def guard_bands(monkeypatch: pytest.MonkeyPatch, shim: RowShim, shared_limit: int) -> Iterator[None]:
+    """Row ops with so much shared memory, outputs inside larger buffers that are checked at the end."""
+    monkeypatch.setattr(shim, "shared_limit", shared_limit)
+    verify = guarded_empty_like(monkeypatch)
+    yield
+    verify()
+
+
+def assert_near(actual: Tensor, exact: Tensor, eps: float | None = None) -> None:
+    """To `eps` of the largest, for float64 to 1e-13; without it, to two roundings, of no less than 1e-5."""
+    if actual.dtype == torch.float64:
+        eps = 1e-13
+    elif eps is None:
+        eps = 2 * max(torch.finfo(actual.dtype).eps, 1e-5)
+    torch.testing.assert_close(actual.double(), exact, rtol=eps, atol=eps * exact.abs().max())
+
+
 # Shapes of row operations, with the dimension of the categories: tails, rows wider than a block, inner dimensions.
 SHAPES = [
     ((7, 10), 1), ((3, 64), 1), ((130, 4), 1), ((5, 1024), 1), ((2, 1028), 1), ((2, 1032), 1), ((3, 4099), 1),
     ((2, 6, 33), 1), ((1, 130, 40), 1), ((2, 1500, 5), 1), ((70, 3), 0), ((9, 8), 0),
 ]  # fmt: skip
-# (logits, samples)
-DTYPES = [
-    (torch.float32, torch.float32), (torch.float64, torch.float64), (torch.bfloat16, torch.bfloat16),
-    (torch.float16, torch.float16), (torch.bfloat16, torch.float32), (torch.float16, torch.float32),
-]  # fmt: skip
+
+
+def in_every_row_kernel(test: Callable[..., None]) -> Callable[..., None]:
+    """`test` for rows that fit in shared memory and rows that do not."""
+    limits = pytest.mark.parametrize("shared_limit", [H100_SHARED, 12 << 10, 4 << 10], ids=["fits", "12K", "4K"])
+    return limits(pytest.mark.parametrize("shape,dim", SHAPES, ids=str)(test))

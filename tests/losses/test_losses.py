@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, kl_divergence
 
 from dvae_kernels.losses import bernoulli_kl, bernoulli_log_likelihood, categorical_kl
+from kit.dtypes import HALVES
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +58,7 @@ def test_categorical_kl_gradients() -> None:
     assert torch.autograd.gradgradcheck(lambda t: categorical_kl(t, dim=1), logits)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", HALVES)
 def test_categorical_kl_computes_halves_in_float32(dtype: torch.dtype) -> None:
     logits = torch.randn(4, 1000).to(dtype)
     result = categorical_kl(logits)
@@ -127,7 +128,7 @@ def test_bernoulli_kl_of_certain_bits() -> None:
     assert bernoulli_kl(torch.tensor([math.nan, -inf]), torch.tensor([0, math.nan])).isnan().all()
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", HALVES)
 def test_bernoulli_kl_computes_halves_in_float32(dtype: torch.dtype) -> None:
     logits = torch.randn(50).to(dtype).requires_grad_()
     result = bernoulli_kl(logits)

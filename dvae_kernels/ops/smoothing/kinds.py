@@ -76,6 +76,8 @@ class Kind:
     """The transform zeta(logits, noise, beta), its gradients, and the log density of zeta."""
 
     name: str
+    origin: str  # its name in the project's source text, the seed, or the paper that it is from
+    typical_beta: tuple[float, float]  # first and last sharpness that train well: the steeper the slope, the lower
     spike = False  # zeta is exactly 0 below the threshold: a point mass
     whole_line = False  # the support is not [0, 1]
     noise_grad = True
@@ -172,6 +174,8 @@ class SpikeExponential(Spike):
     """f1 of the seed: log(u (e^beta - 1) + 1) / beta, Rolfe's spike-and-exponential."""
 
     name = "spike_exponential"
+    origin = "f1"
+    typical_beta = (1.0, 5.0)
 
     @staticmethod
     def curve(u: Tensor, ubar: Tensor, beta: Tensor) -> Tensor:
@@ -208,6 +212,8 @@ class SpikePower(Spike):
     """f2 of the seed: 1 - (1 - u)^beta."""
 
     name = "spike_power"
+    origin = "f2"
+    typical_beta = (3.0, 16.0)
 
     @staticmethod
     def curve(u: Tensor, ubar: Tensor, beta: Tensor) -> Tensor:
@@ -238,6 +244,8 @@ class SpikeRoot(Spike):
     """f2' of the seed: u^(1 / beta)."""
 
     name = "spike_root"
+    origin = "f2'"
+    typical_beta = (1.5, 4.0)
     unbounded_slope = True
 
     @staticmethod
@@ -266,6 +274,8 @@ class SpikeRational(Spike):
     """What f2'' of the seed should be: beta u / (1 - u + beta u)."""
 
     name = "spike_rational"
+    origin = "f2'', corrected"
+    typical_beta = (4.0, 32.0)
 
     @staticmethod
     def curve(u: Tensor, ubar: Tensor, beta: Tensor) -> Tensor:
@@ -295,6 +305,8 @@ class Power(Kind):
     """f3 of the seed: q (e / q)^beta below the threshold, 1 - p ((1 - e) / p)^beta above."""
 
     name = "power"
+    origin = "f3"
+    typical_beta = (8.0, 24.0)
     vanishes_at_one = True
 
     @staticmethod
@@ -341,6 +353,8 @@ class Root(Kind):
     """f3' of the seed: q (1 - v^(1 / beta)) below the threshold, v = 1 - e / q; 1 - p (1 - u^(1 / beta)) above."""
 
     name = "root"
+    origin = "f3', corrected"
+    typical_beta = (1.5, 8.0)
     vanishes_at_one = True
     unbounded_slope = True
 
@@ -397,6 +411,8 @@ class ExponentialMixture(Kind):
     """The mixture of two truncated exponentials, falling from 0 with weight q and from 1 with weight p, of DVAE++."""
 
     name = "exponential_mixture"
+    origin = "DVAE++"
+    typical_beta = (6.0, 16.0)
 
     @staticmethod
     def value(bit: Bit, beta: Tensor) -> Tensor:
@@ -471,6 +487,8 @@ class LogisticMixture(Kind):
     """The mixture of two logistic distributions of scale 1 / beta, at 0 with weight q and at 1 with weight p."""
 
     name = "logistic_mixture"
+    origin = "DVAE++"
+    typical_beta = (8.0, 16.0)
     whole_line = True
 
     @staticmethod
@@ -538,6 +556,8 @@ class PowerMixture(Kind):
     the mixture's own distribution function."""
 
     name = "power_mixture"
+    origin = "DVAE#"
+    typical_beta = (10.0, 40.0)
     noise_grad = False
     vanishes_at_one = True
 

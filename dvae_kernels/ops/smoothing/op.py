@@ -22,7 +22,8 @@ from dvae_kernels.ops.smoothing.schemas import (
     SMOOTHING_LOG_PROB_FWD,
 )
 
-SMOOTHING_KINDS = tuple(kinds.KINDS)
+# The kinds by name. Each tells what its samples and gradients are like, where it is from, and its typical betas.
+SMOOTHING_KINDS = kinds.KINDS
 
 
 class _Options(NamedTuple):

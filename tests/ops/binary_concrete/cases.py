@@ -10,11 +10,11 @@ from torch import Tensor
 from dvae_kernels import _rng, binary_concrete, binary_concrete_log_prob
 from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels.ops.binary_concrete import reference
-from kit.layouts import repeated
-from kit.opinfo import Case, ErrorInputs, Inputs, Op, OpInfo, RawCall, RawError
+from kit.dtypes import HALVES, autocast_to
+from kit.layouts import ELEMENTWISE_LAYOUTS, repeated
+from kit.opinfo import Case, ErrorInputs, Inputs, Op, OpInfo, RawCall, RawError, case_name
 
 COUNTS = (1, 2, 3, 5, 7, 8, 15, 16, 17, 63, 64, 65, 1031, 2045, 2047, 2048, 2049, 20011, 300007)
-HALVES = (torch.float16, torch.bfloat16)
 
 
 def _logits(shape: tuple[int, ...], layout: str, scale: float = 2.0, seed: int = 0) -> Tensor:
@@ -25,11 +25,6 @@ def _logits(shape: tuple[int, ...], layout: str, scale: float = 2.0, seed: int =
 def _tau(tau: float | str, dtype: torch.dtype) -> Inputs:
     """The temperature as an input, where it is "tensor"."""
     return {"tau": torch.tensor(0.7, dtype=compute_dtype(dtype))} if tau == "tensor" else {}
-
-
-def _name(op: str, shape: tuple[int, ...], *words: object) -> str:
-    text = [op, "x".join(map(str, shape)) or "scalar", *(str(word) for word in words)]
-    return " ".join(word.removeprefix("torch.") for word in text if word)
 
 
 def sample_case(
@@ -49,8 +44,7 @@ def sample_case(
 
     def call(inputs: Inputs, key: Tensor, backend: str) -> Tensor:
         logits, temperature = inputs["logits"], inputs.get("tau", tau)
-        half = logits.dtype in HALVES
-        with torch.autocast(logits.device.type, dtype=dtype if half else None, enabled=autocast and half):
+        with autocast_to(logits, dtype, autocast):
             return binary_concrete(
                 logits, temperature, hard, key=key, index_offset=index_offset, backend=backend  # type: ignore[arg-type]
             )  # fmt: skip
@@ -60,11 +54,10 @@ def sample_case(
         return logits + _rng.logistic_like(logits, key, index_offset=_rng.as_int64(index_offset))
 
     return Case(
-        name=_name(
+        name=case_name(
             "binary_concrete hard" if hard else "binary_concrete", shape, dtype, f"tau={tau}",
-            f"from {index_offset}" if index_offset else "", "" if scale == 2 else f"scale={scale:g}",
-            "" if layout == "contiguous" else layout, "" if grad_layout == "contiguous" else f"grad_{grad_layout}",
-            "autocast" if autocast else "",
+            f"from {index_offset}" if index_offset else "", scale=scale,
+            layout=layout, grad_layout=grad_layout, autocast=autocast,
         ),
         inputs=inputs,
         call=call,
@@ -97,10 +90,9 @@ def log_prob_case(
         return binary_concrete_log_prob(inputs["y"], inputs["logits"], temperature, backend=backend)
 
     return Case(
-        name=_name(
+        name=case_name(
             "binary_concrete_log_prob", shape, dtype, f"y={y_dtype}" if y_dtype else "", f"tau={tau}",
-            "" if layout == "contiguous" else layout, "" if grad_layout == "contiguous" else f"grad_{grad_layout}",
-            "" if logits_shape is None else f"logits {list(logits_shape)}",
+            "" if logits_shape is None else f"logits {list(logits_shape)}", layout=layout, grad_layout=grad_layout,
         ),
         inputs=inputs,
         call=call,
@@ -109,13 +101,6 @@ def log_prob_case(
         grad_layout=grad_layout,
         **options,
     )  # fmt: skip
-
-
-_LAYOUTS = (
-    ("channels_last", "channels_last"), ("channels_last", "contiguous"), ("contiguous", "transposed"),
-    ("guarded", "offset"), ("offset", "guarded"), ("stepped", "expanded_all"), ("rotated", "stepped"),
-    ("expanded_first", "contiguous"), ("expanded_last", "contiguous"),
-)  # fmt: skip
 
 
 def _cases() -> list[Case]:
@@ -132,14 +117,14 @@ def _cases() -> list[Case]:
         offsets = (1, 2, 3, 2047, 2**34 - 1003, 2**63 - 100, 2**64 - 4099)
         cases += [sample_case((4099,), hard, index_offset=offset) for offset in offsets]
         cases += [sample_case((70,), hard, dtype, index_offset=3) for dtype in (fp64, *HALVES)]
-        cases += [sample_case((2, 3, 5, 7), hard, layout=x, grad_layout=g) for x, g in _LAYOUTS]
+        cases += [sample_case((2, 3, 5, 7), hard, layout=x, grad_layout=g) for x, g in ELEMENTWISE_LAYOUTS]
         cases += [sample_case((2, 3, 5, 7), hard, torch.float16, layout="channels_last", index_offset=2)]
     cases += [log_prob_case((n,)) for n in (1, 3, 16, 17, 65, 2048, 2049, 20011)]
     cases += [log_prob_case(shape) for shape in ((), (0,), (2, 0, 3), (3, 5, 7))]
     cases += [log_prob_case((n,), dtype) for n in (5, 129, 2051) for dtype in (fp64, *HALVES)]
     cases += [log_prob_case((70,), dtype, fp32) for dtype in HALVES]
     cases += [log_prob_case((66,), tau=tau) for tau in (0.1, 1.0, 2.5)]
-    cases += [log_prob_case((2, 3, 5, 7), layout=x, grad_layout=g) for x, g in _LAYOUTS]
+    cases += [log_prob_case((2, 3, 5, 7), layout=x, grad_layout=g) for x, g in ELEMENTWISE_LAYOUTS]
     cases += [log_prob_case((4, 3, 5), logits_shape=shape) for shape in ((), (5,), (4, 1, 5))]
     cases += [log_prob_case((5,), logits_shape=(4, 3, 5))]
     return cases

@@ -13,18 +13,13 @@ from torch import Tensor
 
 from dvae_kernels import _rng, binary_concrete, binary_concrete_log_prob
 from dvae_kernels._dtypes import compute_dtype
+from kit.dtypes import each_dtype, each_half, skip_in_interpreter
 from kit.oracle import noise_key
 from kit.targets import Target
 
 INF, NAN = math.inf, math.nan
 
 soft_and_hard = pytest.mark.parametrize("hard", [False, True], ids=["soft", "hard"])
-dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
-
-
-def skip_in_interpreter(dtype: torch.dtype, target: Target) -> None:
-    if target.interpreted and dtype in (torch.bfloat16, torch.float64):
-        pytest.skip("bfloat16 is unreliable in the interpreter, and float64 is left to the contract's cases")
 
 
 def sample(target: Target, logits: Tensor, tau: float | Tensor = 1.0, hard: bool = False, **options: Any) -> Tensor:
@@ -96,12 +91,12 @@ def test_a_huge_tau_is_a_half(target: Target, tau: float) -> None:
 
 
 @soft_and_hard
-@dtypes
+@each_dtype
 @pytest.mark.parametrize("tau", [1.0, 0.0, torch.tensor(0.5)], ids=["float", "zero", "tensor"])
 def test_infinite_logits_are_certain_and_nan_stays(
     target: Target, hard: bool, dtype: torch.dtype, tau: float | Tensor
 ) -> None:
-    skip_in_interpreter(dtype, target)
+    skip_in_interpreter(target, dtype)
     logits = random_logits(70, dtype=dtype)
     whole, dwhole, *_ = with_gradients(target, logits, tau, hard)
     special = logits.clone()
@@ -139,10 +134,10 @@ def test_gradients_survive_where_the_sample_rounds_to_one(target: Target) -> Non
 # The noise stream
 
 
-@dtypes
+@each_dtype
 def test_samples_from_exact_arithmetic(target: Target, dtype: torch.dtype) -> None:
     """Against 50 digits, with integers from Python's own arithmetic."""
-    skip_in_interpreter(dtype, target)
+    skip_in_interpreter(target, dtype)
     logits = random_logits(24, dtype=dtype)
     y = sample(target, logits, 0.5, key=torch.tensor([42, 3]), index_offset=2**34 - 9).cpu()
     noise_error = 1e-14 if dtype == torch.float64 else 4e-6
@@ -215,9 +210,9 @@ def test_the_key_is_the_identity_of_the_noise(target: Target, hard: bool) -> Non
 
 
 @soft_and_hard
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@each_half
 def test_autocast_gives_float32_from_half_logits(target: Target, hard: bool, dtype: torch.dtype) -> None:
-    skip_in_interpreter(dtype, target)
+    skip_in_interpreter(target, dtype)
     logits = random_logits(200, dtype=dtype).to(target.device).requires_grad_()
     with torch.autocast(target.device, dtype=dtype):
         y = sample(target, logits, 0.5, hard)
@@ -259,9 +254,9 @@ def test_log_prob_and_its_gradients_from_exact_arithmetic(target: Target, dtype:
         assert abs(dtau.item() - total) <= 30 * tolerance * len(y)
 
 
-@dtypes
+@each_dtype
 def test_log_prob_is_torchs(target: Target, dtype: torch.dtype) -> None:
-    skip_in_interpreter(dtype, target)
+    skip_in_interpreter(target, dtype)
     y = torch.sigmoid(random_logits(40)).clamp(0.01, 0.98).to(dtype)
     logits = random_logits(40, dtype=dtype).flip(0)
     theirs = torch.distributions.RelaxedBernoulli(torch.tensor(0.6).double(), logits=logits.double())

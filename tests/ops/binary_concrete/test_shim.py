@@ -13,9 +13,10 @@ from dvae_kernels import binary_concrete, binary_concrete_log_prob
 from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels._elements import new_block_sums
 from dvae_kernels.ops.binary_concrete import reference
+from kit.dtypes import PAIRS, STORAGE
 from kit.opinfo import Case
 from kit.oracle import assert_keeps_the_contract, noise_key
-from kit.shim import DTYPES, STORAGE, ElementCall, ElementShim, compile_shim, cuda_overloads, guarded_empty_like
+from kit.shim import ElementCall, ElementShim, compile_shim, cuda_overloads, guarded_empty_like
 from ops.binary_concrete.cases import OPINFO
 
 
@@ -71,7 +72,7 @@ def test_raw_ops_in_guard_bands(shim: Shim, monkeypatch: pytest.MonkeyPatch, cou
     """Every dtype pair, against the reference in float64; nothing else is written."""
     key, generator = noise_key(3), torch.Generator().manual_seed(1)
     verify = guarded_empty_like(monkeypatch)
-    for narrow, wide in DTYPES:
+    for narrow, wide in PAIRS:
         compute = compute_dtype(narrow)
         tau = torch.tensor(0.75, dtype=compute)
         logits, grad, y = (torch.randn(count, generator=generator, dtype=torch.float64) for _ in range(3))

@@ -13,12 +13,12 @@ from torch import Tensor
 from dvae_kernels import categorical_kl
 from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels.ops.categorical_kl import reference
+from kit.dtypes import HALVES
 from kit.layouts import repeated
-from kit.opinfo import Case, ErrorInputs, Inputs, Op, OpInfo, RawCall
+from kit.opinfo import Case, ErrorInputs, Inputs, Op, OpInfo, RawCall, case_name
 from kit.targets import Target
 
 WIDTHS = (1, 2, 3, 7, 16, 17, 33, 48, 49, 64, 65, 129, 1000, 1031, 8192, 20011)
-HALVES = (torch.float16, torch.bfloat16)
 INF, NAN = math.inf, math.nan
 # rows of special values
 ROWS = [[0, -INF, 1], [-INF, -INF, -INF], [0, INF, 1], [0, NAN, -INF], [1, 2, 3]]
@@ -66,13 +66,8 @@ def distribution_case(
                 result[key] = x.to(compute_dtype(dtype))
         return result
 
-    words = [
-        name, "x".join(map(str, shape)), str(dtype).removeprefix("torch."), f"dim={dim}",
-        "" if scale == 2 else f"scale={scale:g}", "" if layout == "contiguous" else layout,
-        "" if grad_layout == "contiguous" else f"grad_{grad_layout}",
-    ]  # fmt: skip
     return Case(
-        name=" ".join(word for word in words if word),
+        name=case_name(name, shape, dtype, f"dim={dim}", scale=scale, layout=layout, grad_layout=grad_layout),
         inputs=inputs,
         call=lambda inputs, key, backend: evaluate(inputs, dim, backend),
         dtype=compute_dtype(dtype),

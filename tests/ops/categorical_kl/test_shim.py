@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterator
 
 import pytest
@@ -12,9 +11,10 @@ from torch import Tensor
 from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels._rows import new_rows
 from dvae_kernels.ops.categorical_kl import reference
+from kit.dtypes import FLOATS
 from kit.opinfo import Case
 from kit.oracle import assert_keeps_the_contract
-from kit.shim import DTYPES, H100_SHARED, SHAPES, RowShim, compile_shim, cuda_overloads, guarded_empty_like
+from kit.shim import RowShim, address, assert_near, compile_shim, cuda_overloads, guard_bands, in_every_row_kernel
 from ops.categorical_kl.cases import OPINFO
 
 
@@ -36,13 +36,9 @@ class Shim(RowShim):
         dlogits = torch.empty_like(logits)
         dprior = torch.empty_like(logits) if prior_grad else logits.new_empty((0,))
         tensors = [logits, logits if prior is None else prior, dprior if prior_grad else logits, dlogits]
-        self.run("shim_kl_bwd", tensors, dim, prior is not None, prior_grad, pointer(grad := grad.contiguous()),
+        self.run("shim_kl_bwd", tensors, dim, prior is not None, prior_grad, address(grad := grad.contiguous()),
                  outputs=2 if prior_grad else 1)  # fmt: skip
         return dlogits, dprior
-
-
-def pointer(x: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(x.data_ptr())
 
 
 @pytest.fixture(scope="module")
@@ -58,27 +54,23 @@ def test_contract(case: Case, shim: Shim) -> None:
     assert_keeps_the_contract(case, "cuda", "cpu")
 
 
-@pytest.mark.parametrize("shared_limit", [H100_SHARED, 12 << 10, 4 << 10], ids=["fits", "12K", "4K"])
-@pytest.mark.parametrize("shape,dim", SHAPES, ids=str)
+@in_every_row_kernel
 def test_raw_ops_in_guard_bands(
     shim: Shim, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], dim: int, shared_limit: int
 ) -> None:
     """Every dtype, with rows that fit in shared memory and rows that do not; nothing else is written."""
-    monkeypatch.setattr(shim, "shared_limit", shared_limit)
-    verify = guarded_empty_like(monkeypatch)
-    for narrow, _ in DTYPES[:4]:
-        generator = torch.Generator().manual_seed(1)
-        logits, prior = (torch.randn(shape, generator=generator, dtype=torch.float64).to(narrow) for _ in range(2))
-        compute = compute_dtype(narrow)
-        grad = torch.randn(new_rows(logits, dim, compute).shape, generator=generator, dtype=compute)
-        exact = [x.double() for x in (logits, prior, grad)]
-        results = [
-            (shim.kl_fwd(logits, None, dim), reference.categorical_kl_fwd(exact[0], None, dim)),
-            (shim.kl_fwd(logits, prior, dim), reference.categorical_kl_fwd(exact[0], exact[1], dim)),
-            *zip(shim.kl_bwd(grad, logits, prior, dim, True),
-                 reference.categorical_kl_bwd(exact[2], exact[0], exact[1], dim, True)),
-        ]  # fmt: skip
-        for actual, expected in results:
-            eps = 1e-13 if actual.dtype == torch.float64 else 2 * max(torch.finfo(actual.dtype).eps, 1e-5)
-            torch.testing.assert_close(actual.double(), expected, rtol=eps, atol=eps * expected.abs().max())
-    verify()
+    with guard_bands(monkeypatch, shim, shared_limit):
+        for narrow in FLOATS:
+            generator = torch.Generator().manual_seed(1)
+            logits, prior = (torch.randn(shape, generator=generator, dtype=torch.float64).to(narrow) for _ in range(2))
+            compute = compute_dtype(narrow)
+            grad = torch.randn(new_rows(logits, dim, compute).shape, generator=generator, dtype=compute)
+            exact = [x.double() for x in (logits, prior, grad)]
+            results = [
+                (shim.kl_fwd(logits, None, dim), reference.categorical_kl_fwd(exact[0], None, dim)),
+                (shim.kl_fwd(logits, prior, dim), reference.categorical_kl_fwd(exact[0], exact[1], dim)),
+                *zip(shim.kl_bwd(grad, logits, prior, dim, True),
+                     reference.categorical_kl_bwd(exact[2], exact[0], exact[1], dim, True)),
+            ]  # fmt: skip
+            for actual, expected in results:
+                assert_near(actual, expected)

@@ -11,10 +11,11 @@ from torch import Tensor
 from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels._validate import dtype_name
 from dvae_kernels.ops.codebook import code_sums, gather_codes, reference
+from kit.dtypes import FLOATS
 from kit.layouts import repeated
 from kit.opinfo import Case, Inputs, Op, OpInfo, RawCall
 
-FP32, FP64, HALVES = torch.float32, torch.float64, (torch.float16, torch.bfloat16)
+FP32, FP64 = torch.float32, torch.float64
 WIDTHS = (1, 2, 3, 4, 7, 8, 16, 17, 31, 64, 65, 100, 256, 257, 1031)
 
 
@@ -73,7 +74,7 @@ def _cases() -> list[Case]:
         cases += [_case(op, 300, columns, codes, FP32, "skewed")
                   for columns, codes in ((0, 3), (3, 1), (5, 299), (4, 1000))]  # fmt: skip
         kinds = ("random", "one", "sorted", "skewed")
-        cases += [_case(op, 700, 20, 9, dtype, kind) for dtype in (FP32, FP64, *HALVES) for kind in kinds]
+        cases += [_case(op, 700, 20, 9, dtype, kind) for dtype in FLOATS for kind in kinds]
         cases += [
             _case(op, 130, columns, 140, dtype, "random", layout=layout, grad_layout=grad_layout)
             for dtype, columns in ((FP32, 16), (torch.float16, 12))

@@ -12,11 +12,10 @@ from torch._subclasses import FakeTensorMode
 
 from dvae_kernels import code_statistics
 from dvae_kernels.ops.codebook import code_sums
+from kit.dtypes import UNRELIABLE, each_dtype
 from kit.layouts import LAYOUTS, META
 from kit.targets import Target
 from ops.codebook.cases import rows_and_indices
-
-DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def by_loops(x: Tensor, indices: Tensor, codes: int, keep: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -41,11 +40,11 @@ SHAPES = (
 )
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@each_dtype
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_only_finite_rows_with_a_code_take_part(target: Target, shape: tuple[Any, ...], dtype: torch.dtype) -> None:
     rows, columns, codes, kind, layout = shape
-    if target.interpreted and dtype != torch.float32 and (dtype == torch.bfloat16 or rows != 65):
+    if target.interpreted and dtype != torch.float32 and (dtype in UNRELIABLE or rows != 65):
         pytest.skip("unreliable or slow in the interpreter")
     x, indices = rows_and_indices(rows, columns, codes, kind, dtype)
     keep = torch.rand(rows, generator=torch.Generator().manual_seed(6)) < 0.9

@@ -9,26 +9,22 @@ import torch
 from torch import Tensor
 
 from dvae_kernels.ops.codebook import code_sums, gather_codes
+from kit.dtypes import each_dtype, skip_unreliable
 from kit.targets import Target
 from ops.codebook.cases import spread
 
 KINDS = ("random", "one", "sorted", "skewed", "outside")
 
 
-def skip_in_interpreter(dtype: torch.dtype, target: Target) -> None:
-    if target.interpreted and dtype == torch.bfloat16:
-        pytest.skip("bfloat16 is unreliable in the interpreter")
-
-
 def random_rows(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64).to(dtype)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
+@each_dtype
 @pytest.mark.parametrize("columns", [3, 16])
 def test_special_indices(target: Target, dtype: torch.dtype, columns: int) -> None:
     """-1 gives zeros, everything else outside NaN, without a read there; none has a gradient."""
-    skip_in_interpreter(dtype, target)
+    skip_unreliable(target, dtype)
     codebook = random_rows(4, columns, dtype=dtype).to(target.device).requires_grad_()
     far = 1 << 62
     indices = torch.tensor([[0, -1, 3], [-2, 4, 1], [-far, far, -3]], device=target.device)

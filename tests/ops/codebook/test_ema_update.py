@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dvae_kernels import code_statistics, ema_update_
+from kit.dtypes import HALVES
 from kit.layouts import META
 
 State = dict[str, Tensor]
@@ -127,7 +128,7 @@ def test_statistics_of_bad_rows_keep_the_codebook_finite() -> None:
     assert codebook.tolist() == [[0.5, 1.0], [0.0, 0.0]] and size.tolist() == [1.0, 0.5]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=str)
 def test_a_parameter_is_updated_in_place(dtype: torch.dtype) -> None:
     """Its version counter moves, as saved tensors need; a half codebook has averages in float32."""
     ours = state(7, 5, dtype=torch.float32)

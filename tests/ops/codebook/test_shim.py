@@ -12,27 +12,20 @@ from torch import Tensor
 from dvae_kernels import _backend, code_statistics
 from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels.ops.codebook import code_sums, reference
+from kit.dtypes import FLOATS, STORAGE, each_dtype
 from kit.opinfo import Case
 from kit.oracle import assert_keeps_the_contract
-from kit.shim import STORAGE, compile_shim, cuda_overloads
+from kit.shim import assert_unbroken, compile_shim, cuda_overloads
+from kit.shim import fenced as fenced_memory
 from ops.codebook.cases import OPINFO, rows_and_indices, spread
 
 POINTER, INT64 = ctypes.c_void_p, ctypes.c_int64
-FENCE = 12345.0
 
 
 def fenced(*shape: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """(a tensor of NaN, 16-byte aligned, the memory that it lies in)."""
-    count = max(torch.Size(shape).numel(), 0)
-    memory = torch.full((count + 128,), FENCE).to(dtype)
-    view = memory[64 : 64 + count].view(shape)
-    view.fill_(torch.nan if dtype.is_floating_point else -77)
-    return view, memory
-
-
-def assert_unbroken(memory: Tensor) -> None:
-    fence = torch.tensor(FENCE).to(memory.dtype)
-    assert (memory[:64] == fence).all() and (memory[-64:] == fence).all(), "written outside"
+    """(a tensor of NaN between fences, the memory that it lies in)."""
+    memory = fenced_memory(torch.Size(shape).numel(), dtype)
+    return memory[32:-32].view(shape), memory
 
 
 class Shim:
@@ -130,7 +123,7 @@ def test_contract(case: Case, shim: Shim) -> None:
 
 
 @pytest.mark.parametrize("kind", ["random", "one", "sorted", "skewed", "outside"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+@each_dtype
 @pytest.mark.parametrize("columns", [3, 16, 1100])
 def test_sums_have_the_bits_of_the_cpu(shim: Shim, kind: str, dtype: torch.dtype, columns: int) -> None:
     if reason := _backend.why_not("cpp", "cpu"):
@@ -141,7 +134,7 @@ def test_sums_have_the_bits_of_the_cpu(shim: Shim, kind: str, dtype: torch.dtype
     assert torch.equal(shim.code_sums(x, indices, 7), code_sums(x, indices, 7, "cpp"))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+@each_dtype
 @pytest.mark.parametrize("shape", [(300, 3, 7), (2300, 16, 7), (70, 1100, 300)], ids=str)
 def test_statistics_have_the_bits_of_the_cpu(shim: Shim, shape: tuple[int, int, int], dtype: torch.dtype) -> None:
     if reason := _backend.why_not("cpp", "cpu"):
@@ -154,7 +147,7 @@ def test_statistics_have_the_bits_of_the_cpu(shim: Shim, shape: tuple[int, int, 
 
 
 def test_special_indices(shim: Shim) -> None:
-    for dtype in STORAGE:
+    for dtype in FLOATS:
         for columns in (3, 16):
             codebook = torch.randn(4, columns).to(dtype)
             rows = shim.gather_codes(codebook, torch.tensor([3, -1, -2, 4, 1 << 62, -(1 << 62)]))

@@ -7,67 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dvae_kernels import _rng, gumbel_argmax, gumbel_softmax
+from dvae_kernels import gumbel_argmax, gumbel_softmax
 from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels.ops.gumbel_softmax import reference
-from kit.layouts import repeated
+from kit.dtypes import HALVES
 from kit.opinfo import Case, ErrorInputs, Inputs, Op, OpInfo, RawCall, RawError
 from ops.hard_estimators import cases as hard_estimators
 
 WIDTHS = (1, 2, 3, 5, 7, 8, 15, 16, 17, 31, 33, 63, 64, 65, 127, 129, 1000, 1024, 1031, 8192, 20011, 262144)
-HALVES = (torch.float16, torch.bfloat16)
-
-
-def gumbel_softmax_case(
-    shape: tuple[int, ...],
-    hard: bool,
-    dtype: torch.dtype = torch.float32,
-    tau: float | str = 1.0,  # "tensor" is a 0-dim tensor that needs a gradient
-    dim: int = -1,
-    scale: float = 2.0,
-    layout: str = "contiguous",
-    grad_layout: str = "contiguous",
-    autocast: bool = False,
-    **options: Any,
-) -> Case:
-    def inputs() -> Inputs:
-        logits = scale * torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        values: Inputs = {"logits": repeated(logits, layout).to(dtype).clone()}
-        if tau == "tensor":
-            values["tau"] = torch.tensor(0.7, dtype=compute_dtype(dtype))
-        return values
-
-    def call(inputs: Inputs, key: Tensor, backend: str) -> Tensor:
-        logits, temperature = inputs["logits"], inputs.get("tau", tau)
-        half = logits.dtype in HALVES
-        with torch.autocast(logits.device.type, dtype=dtype if half else None, enabled=autocast and half):
-            return gumbel_softmax(logits, temperature, hard, dim=dim, key=key, backend=backend)  # type: ignore[arg-type]
-
-    def scores(inputs: Inputs, key: Tensor) -> Tensor:
-        logits = torch.atleast_1d(inputs["logits"].detach().cpu().double())
-        return logits + _rng.gumbel_like(logits, key, dim % logits.dim())
-
-    words = [
-        "gumbel_softmax", "hard" if hard else "soft", "x".join(map(str, shape)) or "scalar",
-        str(dtype).removeprefix("torch."), f"tau={tau}", f"dim={dim}", "" if scale == 2 else f"scale={scale:g}",
-        "" if layout == "contiguous" else layout, "" if grad_layout == "contiguous" else f"grad_{grad_layout}",
-        "autocast" if autocast else "",
-    ]  # fmt: skip
-    return Case(
-        name=" ".join(word for word in words if word),
-        inputs=inputs,
-        call=call,
-        dtype=torch.float32 if autocast else dtype,
-        layout=layout,
-        grad_layout=grad_layout,
-        scores=scores if hard else None,
-        dim=dim,
-        **options,
-    )
 
 
 def _cases() -> list[Case]:
-    make = gumbel_softmax_case
+    make = hard_estimators.sample_case
     fp32, fp64 = torch.float32, torch.float64
     cases = []
     for hard in (False, True):
@@ -78,11 +29,7 @@ def _cases() -> list[Case]:
         cases += [make((rows, 33), hard, tau="tensor") for rows in (0, 1, 2, 17)]
         cases += [make((2, 0, 3), hard, dim=d) for d in (0, 1, 2)]
         cases += [make((), hard), make((), hard, dim=0), make((5,), hard)]
-        cases += [
-            make((5, k), hard, dtype, tau="tensor")
-            for k in (5, 64, 129, 1031)
-            for dtype in (fp64, torch.float16, torch.bfloat16)
-        ]
+        cases += [make((5, k), hard, dtype, tau="tensor") for k in (5, 64, 129, 1031) for dtype in (fp64, *HALVES)]
         cases += [make((4, 65), hard, tau=tau) for tau in (0.1, 0.5, 2.5, "tensor")]
         # tau of another layout of the work: columns
         cases += [make((3, 37, 5, 7), hard, dtype, tau="tensor", dim=1) for dtype in (fp64, *HALVES)]

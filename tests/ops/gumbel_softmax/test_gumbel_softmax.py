@@ -17,6 +17,7 @@ from torch import Tensor
 from dvae_kernels import _rng, gumbel_argmax, gumbel_softmax
 from dvae_kernels._dtypes import compute_dtype
 from kit.compare import TIE
+from kit.dtypes import each_dtype, each_half, skip_in_interpreter
 from kit.layouts import lay_out
 from kit.oracle import noise_key
 from kit.targets import INTERPRETED, Target
@@ -25,14 +26,6 @@ INF, NAN = math.inf, math.nan
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "gumbel_softmax.json").read_text())
 
 soft_and_hard = pytest.mark.parametrize("hard", [False, True], ids=["soft", "hard"])
-dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
-
-
-def skip_in_interpreter(dtype: torch.dtype, target: Target) -> None:
-    if target.interpreted and dtype == torch.bfloat16:
-        pytest.skip("bfloat16 is unreliable in the interpreter")
-    if target.interpreted and dtype == torch.float64:
-        pytest.skip("float64 in the interpreter is left to the contract's cases")
 
 
 def sample(target: Target, logits: Tensor, tau: float | Tensor = 1.0, hard: bool = False, **options: Any) -> Tensor:
@@ -94,7 +87,7 @@ def test_tiny_tau_is_the_hard_sample(target: Target, hard: bool, tau: float, kin
 @pytest.mark.parametrize("k", [10, 100, 3000])
 def test_the_largest_finite_logits_are_finite(target: Target, dtype: torch.dtype, k: int, tau: float) -> None:
     """Masks are often written as finfo.min; nothing may overflow on the way to a softmax."""
-    skip_in_interpreter(dtype, target)
+    skip_in_interpreter(target, dtype)
     huge = torch.finfo(dtype)
     logits = torch.zeros(4, k, dtype=dtype)
     logits[0], logits[1] = huge.min, 0.99 * huge.max
@@ -105,11 +98,11 @@ def test_the_largest_finite_logits_are_finite(target: Target, dtype: torch.dtype
     assert y[2, 3] == 1 and y[3, 0] == 1
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@each_half
 @pytest.mark.parametrize("k", [2, 10, 100])
 def test_half_gradients_of_nearly_onehot_rows_survive(target: Target, dtype: torch.dtype, k: int) -> None:
     """The stored sample does not sum to one there; against float64, since the reference stores one as well."""
-    skip_in_interpreter(dtype, target)
+    skip_in_interpreter(target, dtype)
     logits = random_logits(50, k, dtype=dtype)
     logits[:, 1] += 9
     g = torch.randn(50, k, generator=torch.Generator().manual_seed(5)).to(dtype)
@@ -128,10 +121,10 @@ def test_a_huge_tau_is_uniform(target: Target, tau: float) -> None:
 
 
 @soft_and_hard
-@dtypes
+@each_dtype
 @pytest.mark.parametrize("k", [5, 64, 150])
 def test_masked_logits_get_exactly_nothing(target: Target, hard: bool, dtype: torch.dtype, k: int) -> None:
-    skip_in_interpreter(dtype, target)
+    skip_in_interpreter(target, dtype)
     logits = random_logits(6, k, dtype=dtype)
     mask = torch.rand(6, k, generator=torch.Generator().manual_seed(1)) < 0.6
     mask[:, 2] = False  # leaves every row something
@@ -146,13 +139,13 @@ def test_masked_logits_get_exactly_nothing(target: Target, hard: bool, dtype: to
 
 
 @soft_and_hard
-@dtypes
+@each_dtype
 @pytest.mark.parametrize("k", [1, 5, 64, 150])
 @pytest.mark.parametrize("tau", [0.5, 0.0, torch.tensor(0.5)], ids=["float", "zero", "tensor"])
 def test_a_row_of_only_masks_is_zero(
     target: Target, hard: bool, dtype: torch.dtype, k: int, tau: float | Tensor
 ) -> None:
-    skip_in_interpreter(dtype, target)
+    skip_in_interpreter(target, dtype)
     logits = random_logits(4, k, dtype=dtype)
     y, dlogits, *dtau = with_gradients(target, logits.index_fill(0, torch.tensor([1]), -INF), tau, hard)
     whole, dwhole, *_ = with_gradients(target, logits, tau, hard)
@@ -163,13 +156,13 @@ def test_a_row_of_only_masks_is_zero(
 
 
 @soft_and_hard
-@dtypes
+@each_dtype
 @pytest.mark.parametrize("value", [NAN, INF], ids=str)
 @pytest.mark.parametrize("k", [1, 5, 150])
 def test_a_row_with_nan_or_infinity_is_nan(
     target: Target, hard: bool, dtype: torch.dtype, value: float, k: int
 ) -> None:
-    skip_in_interpreter(dtype, target)
+    skip_in_interpreter(target, dtype)
     logits = random_logits(5, k, dtype=dtype)
     broken = logits.clone()
     broken[1, k - 1] = value
@@ -202,11 +195,11 @@ def test_empty_input_gives_empty_output(target: Target, hard: bool, shape: tuple
 # Ties
 
 
-@dtypes
+@each_dtype
 @pytest.mark.parametrize("k", [2, 7, 16, 33, 200, 5000])
 def test_exact_ties_go_to_the_lowest_index(target: Target, dtype: torch.dtype, k: int) -> None:
     """Where one rounding step of the logits is more than the noise, l + G ties exactly."""
-    skip_in_interpreter(dtype, target)
+    skip_in_interpreter(target, dtype)
     if dtype == torch.float16:
         pytest.skip("float16 holds no number that swallows the noise")
     huge = 1e30
@@ -231,14 +224,14 @@ def index_of(target: Target, logits: Tensor, dim: int = -1, **options: Any) -> T
                          **options)  # fmt: skip
 
 
-@dtypes
+@each_dtype
 @pytest.mark.parametrize(
     "shape, dim", [((5, 33), 1), ((3, 1031), -1), ((2, 20011), 1), ((2, 37, 5, 7), 1), ((67, 6), 0)]
 )
 def test_the_index_is_that_of_the_hard_sample(
     target: Target, dtype: torch.dtype, shape: tuple[int, ...], dim: int
 ) -> None:
-    skip_in_interpreter(dtype, target)
+    skip_in_interpreter(target, dtype)
     logits = random_logits(*shape, dtype=dtype)
     index = index_of(target, logits, dim, row_offset=5)
     assert index.dtype == torch.int64 and index.is_contiguous()
@@ -256,10 +249,10 @@ def test_no_layout_changes_the_index(target: Target, layout: str, dim: int) -> N
     assert torch.equal(index_of(target, lay_out(logits.to(target.device), layout), dim), expected)
 
 
-@dtypes
+@each_dtype
 @pytest.mark.parametrize("k", [1, 5, 150, 5000])
 def test_rows_without_a_category_have_negative_indices(target: Target, dtype: torch.dtype, k: int) -> None:
-    skip_in_interpreter(dtype, target)
+    skip_in_interpreter(target, dtype)
     logits = random_logits(6, k, dtype=dtype)
     logits[1], logits[2, k - 1], logits[4, 0] = -INF, NAN, INF
     for layout in (logits, logits.t().contiguous().t()):
@@ -296,10 +289,10 @@ def test_the_index_is_uniform_between_equal_categories(target: Target) -> None:
 
 
 @pytest.mark.parametrize("record", GOLDEN["records"], ids=lambda r: f"key={r['key']}")
-@dtypes
+@each_dtype
 def test_golden_samples(target: Target, dtype: torch.dtype, record: dict[str, Any]) -> None:
     """Samples computed once, in exact arithmetic and without the package."""
-    skip_in_interpreter(dtype, target)
+    skip_in_interpreter(target, dtype)
     logits = torch.tensor(record["logits"], dtype=dtype)
     options = {"key": torch.tensor(record["key"]), "row_offset": record["row_offset"]}
     soft = sample(target, logits, record["tau"], **options).cpu().double()
@@ -461,9 +454,9 @@ def test_the_output_has_the_strides_of_empty_like(
 
 
 @soft_and_hard
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@each_half
 def test_autocast_gives_float32_from_half_logits(target: Target, hard: bool, dtype: torch.dtype) -> None:
-    skip_in_interpreter(dtype, target)
+    skip_in_interpreter(target, dtype)
     logits = random_logits(5, 40, dtype=dtype).to(target.device).requires_grad_()
     with torch.autocast(target.device, dtype=dtype):
         y = sample(target, logits, 0.5, hard)

@@ -16,9 +16,10 @@ from dvae_kernels import gumbel_softmax
 from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels._rows import new_rows, new_tau_rows
 from dvae_kernels.ops.gumbel_softmax import reference
+from kit.dtypes import PAIRS
 from kit.opinfo import Case
 from kit.oracle import assert_keeps_the_contract, noise_key
-from kit.shim import DTYPES, H100_SHARED, SHAPES, RowShim, compile_shim, cuda_overloads, guarded_empty_like
+from kit.shim import RowShim, assert_near, compile_shim, cuda_overloads, guard_bands, in_every_row_kernel
 from ops.gumbel_softmax.cases import CASES
 
 
@@ -75,46 +76,43 @@ def test_contract(case: Case, shim: Shim) -> None:
     assert_keeps_the_contract(case, "cuda", "cpu")
 
 
-@pytest.mark.parametrize("shared_limit", [H100_SHARED, 12 << 10, 4 << 10], ids=["fits", "12K", "4K"])
-@pytest.mark.parametrize("shape,dim", SHAPES, ids=str)
+@in_every_row_kernel
 def test_raw_ops_in_guard_bands(
     shim: Shim, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], dim: int, shared_limit: int
 ) -> None:
     """Every dtype pair, with rows that fit in shared memory and rows that do not; nothing else is written."""
-    monkeypatch.setattr(shim, "shared_limit", shared_limit)
     key, row_offset = noise_key(3), 5
     tau = torch.tensor(0.75)
-    verify = guarded_empty_like(monkeypatch)
-    for narrow, wide in DTYPES:
-        compute = compute_dtype(narrow)
-        t = tau.to(compute)
-        generator = torch.Generator().manual_seed(1)
-        logits = torch.randn(shape, generator=generator, dtype=torch.float64).to(narrow)
-        grad = torch.randn(shape, generator=generator, dtype=torch.float64).to(wide)
-        finest = torch.float64
-        exact = reference.gumbel_softmax_fwd(logits.double(), key, None, 0.75, dim, False, row_offset, finest)
-        onehot = reference.gumbel_softmax_fwd(logits.double(), key, None, 0.75, dim, True, row_offset, finest)
-        info = torch.finfo(wide)
-        eps = max(info.eps, 2e-5) if wide != torch.float64 else 1e-13
-        y = shim.fwd(logits, key, t, 0.0, dim, False, row_offset, wide)
-        torch.testing.assert_close(y.double(), exact, rtol=eps, atol=max(1e-9, info.tiny * info.eps))
-        assert torch.equal(shim.fwd(logits, key, t, 0.0, dim, True, row_offset, wide).double(), onehot)
-        hard, index = shim.onehot(logits, key, dim, row_offset, wide)
-        assert torch.equal(hard.double(), onehot) and torch.equal(index, onehot.argmax(dim))
-        assert torch.equal(shim.argmax(logits, key, dim, row_offset), index)
+    with guard_bands(monkeypatch, shim, shared_limit):
+        for narrow, wide in PAIRS:
+            compute = compute_dtype(narrow)
+            t = tau.to(compute)
+            generator = torch.Generator().manual_seed(1)
+            logits = torch.randn(shape, generator=generator, dtype=torch.float64).to(narrow)
+            grad = torch.randn(shape, generator=generator, dtype=torch.float64).to(wide)
+            finest = torch.float64
+            exact = reference.gumbel_softmax_fwd(logits.double(), key, None, 0.75, dim, False, row_offset, finest)
+            onehot = reference.gumbel_softmax_fwd(logits.double(), key, None, 0.75, dim, True, row_offset, finest)
+            info = torch.finfo(wide)
+            eps = max(info.eps, 2e-5) if wide != torch.float64 else 1e-13
+            y = shim.fwd(logits, key, t, 0.0, dim, False, row_offset, wide)
+            torch.testing.assert_close(y.double(), exact, rtol=eps, atol=max(1e-9, info.tiny * info.eps))
+            assert torch.equal(shim.fwd(logits, key, t, 0.0, dim, True, row_offset, wide).double(), onehot)
+            hard, index = shim.onehot(logits, key, dim, row_offset, wide)
+            assert torch.equal(hard.double(), onehot) and torch.equal(index, onehot.argmax(dim))
+            assert torch.equal(shim.argmax(logits, key, dim, row_offset), index)
 
-        eps = 2 * max(torch.finfo(narrow).eps, 2e-5) if narrow != torch.float64 else 1e-13
-        dlogits = reference.gumbel_softmax_bwd(grad.double(), y.double(), None, 0.75, dim, finest)
-        result = shim.bwd(grad, y, t, 0.0, dim, narrow)
-        torch.testing.assert_close(result.double(), dlogits, rtol=eps, atol=eps * dlogits.abs().max())
+            eps = 2 * max(torch.finfo(narrow).eps, 2e-5)
+            dlogits = reference.gumbel_softmax_bwd(grad.double(), y.double(), None, 0.75, dim, finest)
+            result = shim.bwd(grad, y, t, 0.0, dim, narrow)
+            assert_near(result, dlogits, eps)
 
-        dlogits, parts = reference.gumbel_softmax_recompute_bwd(
-            grad.double(), logits.double(), key, None, 0.75, dim, row_offset, True
-        )
-        result, rows = shim.recompute_bwd(grad, logits, key, t, 0.0, dim, row_offset, True)
-        torch.testing.assert_close(result.double(), dlogits, rtol=eps, atol=eps * dlogits.abs().max())
-        torch.testing.assert_close(rows.double(), parts, rtol=2e-5, atol=2e-5 if narrow != torch.float64 else 1e-12)
-    verify()
+            dlogits, parts = reference.gumbel_softmax_recompute_bwd(
+                grad.double(), logits.double(), key, None, 0.75, dim, row_offset, True
+            )
+            result, rows = shim.recompute_bwd(grad, logits, key, t, 0.0, dim, row_offset, True)
+            assert_near(result, dlogits, eps)
+            torch.testing.assert_close(rows.double(), parts, rtol=2e-5, atol=2e-5 if narrow != torch.float64 else 1e-12)
 
 
 def test_paths(shim: Shim) -> None:

@@ -18,7 +18,7 @@ from dvae_kernels._triton.rows import view_as_rows
 from dvae_kernels.ops.gumbel_softmax import reference, triton_kernels
 from kit.opinfo import Case
 from kit.oracle import assert_keeps_the_contract, noise_key
-from ops.gumbel_softmax.cases import gumbel_softmax_case
+from ops.hard_estimators.cases import sample_case
 
 pytestmark = pytest.mark.interpret
 
@@ -46,7 +46,7 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 
 _CASES = [
-    gumbel_softmax_case(shape, hard, dtype, tau, dim=dim, layout=layout)
+    sample_case(shape, hard, dtype, tau, dim=dim, layout=layout)
     for hard, shape, dtype, tau, dim, layout in (
         (False, (3, 150), torch.float32, "tensor", -1, "contiguous"),
         (True, (1, 300), torch.float32, 0.7, -1, "contiguous"),

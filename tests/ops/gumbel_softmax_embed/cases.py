@@ -11,6 +11,7 @@ from dvae_kernels import gumbel_softmax_embed, gumbel_softmax_embed_kl
 from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels._validate import dtype_name
 from dvae_kernels.ops.gumbel_softmax_embed import reference
+from kit.dtypes import FLOATS, autocast_to
 from kit.opinfo import Case, ErrorInputs, Inputs, Op, OpInfo, RawCall
 
 FP32, FP64, FP16, BF16 = torch.float32, torch.float64, torch.float16, torch.bfloat16
@@ -50,8 +51,7 @@ def _case(
 
     def call(inputs: Inputs, key: Tensor, backend: str) -> Tensor:
         logits = inputs["logits"]
-        half = logits.dtype in (FP16, BF16)
-        with torch.autocast(logits.device.type, dtype=dtype if half else None, enabled=autocast and half):
+        with autocast_to(logits, dtype, autocast):
             return _embed(inputs, tau, hard, dim, kl, backend, key=key)
 
     words = [
@@ -70,7 +70,7 @@ def _cases() -> list[Case]:
         cases += [_case((5, k), hard, tau=0.7) for k in (1, 2, 17, 64, 129, 1031)]
         cases += [_case(shape, hard, dim=dim) for shape, dim in (((0, 4), -1), ((2, 4, 0), 1), ((4, 5), 0), ((3,), 0))]
         cases += [_case((4, 33), hard, dtype, tau=tau, kl=kl)
-                  for dtype in (FP32, FP64, FP16, BF16) for tau, kl in ((None, False), (0.5, True))]  # fmt: skip
+                  for dtype in FLOATS for tau, kl in ((None, False), (0.5, True))]  # fmt: skip
         cases += [_case((4, 33), hard, dtype, codes) for dtype, codes in ((FP32, BF16), (BF16, FP32), (FP16, BF16))]
         cases += [_case((4, 33), hard, dtype, codes, autocast=True) for dtype, codes in ((BF16, BF16), (FP16, FP32))]
         cases += [

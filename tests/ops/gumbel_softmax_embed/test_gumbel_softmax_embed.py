@@ -17,6 +17,7 @@ from dvae_kernels import (
     gumbel_softmax_embed_kl,
 )
 from dvae_kernels.ops.gumbel_softmax_embed import composition
+from kit.dtypes import HALVES, skip_unreliable
 from kit.oracle import noise_key
 from kit.targets import Target
 
@@ -193,16 +194,15 @@ def test_a_tensor_tau_that_is_no_temperature_gives_nan(target: Target, hard: boo
 
 
 @soft_and_hard
-@pytest.mark.parametrize("logits_dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("codebook_dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("logits_dtype", [torch.float32, *HALVES], ids=str)
+@pytest.mark.parametrize("codebook_dtype", [torch.float32, *HALVES], ids=str)
 @pytest.mark.parametrize("autocast", [False, True], ids=["", "autocast"])
 def test_dtypes(
     target: Target, monkeypatch: pytest.MonkeyPatch, hard: bool, logits_dtype: torch.dtype,
     codebook_dtype: torch.dtype, autocast: bool,
 ) -> None:  # fmt: skip
     """Results in the codebook's dtype, gradients in their inputs'; autocast narrows no product."""
-    if target.interpreted and torch.bfloat16 in (logits_dtype, codebook_dtype):
-        pytest.skip("bfloat16 is unreliable in the interpreter")
+    skip_unreliable(target, logits_dtype, codebook_dtype)
     logits, codebook = random(6, 20).to(logits_dtype), random(20, 4, seed=4).to(codebook_dtype)
     with torch.autocast(target.device, dtype=torch.bfloat16, enabled=autocast):
         embedding, _, kl, dlogits, dcodebook = embed(target, logits, codebook, 0.5, hard, kl=True)

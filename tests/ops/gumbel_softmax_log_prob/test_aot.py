@@ -7,16 +7,10 @@ from concurrent.futures import Future, ProcessPoolExecutor
 import pytest
 import torch
 
-from kit.aot import Binary, Budget, Case, Ceiling, check, submit
+from kit.aot import ROW_CASES, Binary, Budget, Case, Ceiling, check, submit
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.aot
-
-_SHAPES = {"k8192": (4096, 8192), "k512s": (64, 512, 32, 32), "k262144": (64, 262144)}
-_CASES = [
-    *(Case(90, dtype, name, shape) for name, shape in _SHAPES.items() for dtype in (torch.float32, torch.bfloat16)),
-    *(Case(arch, torch.float32, "k8192", _SHAPES["k8192"]) for arch in (80, 100)),
-]
 
 # By kernel: of rows held on chip, of strided ones, and of rows in a loop. What backward reads once a row is a wide read
 # too where rows are strided.
@@ -48,10 +42,10 @@ def launch_all(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
 
 @pytest.fixture(scope="module")
 def compiled(request: pytest.FixtureRequest, compilers: ProcessPoolExecutor) -> dict[Case, Future[list[Binary]]]:
-    return submit(request, compilers, "dvae_kernels._triton.rows", launch_all, _CASES)
+    return submit(request, compilers, "dvae_kernels._triton.rows", launch_all, ROW_CASES)
 
 
-@pytest.mark.parametrize("case", _CASES, ids=str)
+@pytest.mark.parametrize("case", ROW_CASES, ids=str)
 def test_machine_code(case: Case, compiled: dict[Case, Future[list[Binary]]]) -> None:
     for name, binary in zip(_BUDGETS, compiled[case].result(), strict=True):
         assert name in binary.kernel

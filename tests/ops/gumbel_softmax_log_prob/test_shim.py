@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterator
 
 import pytest
@@ -12,9 +11,10 @@ from torch import Tensor
 from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels._rows import new_rows, new_tau_rows
 from dvae_kernels.ops.gumbel_softmax_log_prob import reference
+from kit.dtypes import PAIRS
 from kit.opinfo import Case
 from kit.oracle import assert_keeps_the_contract
-from kit.shim import DTYPES, H100_SHARED, SHAPES, RowShim, compile_shim, cuda_overloads, guarded_empty_like
+from kit.shim import RowShim, address, assert_near, compile_shim, cuda_overloads, guard_bands, in_every_row_kernel
 from ops.gumbel_softmax_log_prob.cases import OPINFO
 
 
@@ -28,7 +28,7 @@ class Shim(RowShim):
         density, count = self.rows(logits, dim), self.rows(logits, dim)
         if not logits.numel():
             return density.zero_(), count.zero_()
-        self.run("shim_log_prob_fwd", [y, logits], dim, pointer(density), pointer(count), outputs=0, tau=tau,
+        self.run("shim_log_prob_fwd", [y, logits], dim, address(density), address(count), outputs=0, tau=tau,
                  tau_value=tau_value)  # fmt: skip
         return density, count
 
@@ -37,13 +37,9 @@ class Shim(RowShim):
     ) -> tuple[Tensor, Tensor, Tensor]:
         dy, dlogits = torch.empty_like(y), torch.empty_like(logits)
         rows = new_tau_rows(logits, dim, tau_grad)
-        self.run("shim_log_prob_bwd", [y, logits, dy, dlogits], dim, pointer(grad := grad.contiguous()), outputs=2,
+        self.run("shim_log_prob_bwd", [y, logits, dy, dlogits], dim, address(grad := grad.contiguous()), outputs=2,
                  tau=tau, tau_value=tau_value, row_parts=rows if tau_grad else None)  # fmt: skip
         return dy, dlogits, rows
-
-
-def pointer(x: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(x.data_ptr())
 
 
 @pytest.fixture(scope="module")
@@ -62,28 +58,24 @@ def test_contract(case: Case, shim: Shim) -> None:
     assert_keeps_the_contract(case, "cuda", "cpu")
 
 
-@pytest.mark.parametrize("shared_limit", [H100_SHARED, 12 << 10, 4 << 10], ids=["fits", "12K", "4K"])
-@pytest.mark.parametrize("shape,dim", SHAPES, ids=str)
+@in_every_row_kernel
 def test_raw_ops_in_guard_bands(
     shim: Shim, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], dim: int, shared_limit: int
 ) -> None:
     """Every dtype pair, with rows that fit in shared memory and rows that do not; nothing else is written."""
-    monkeypatch.setattr(shim, "shared_limit", shared_limit)
-    verify = guarded_empty_like(monkeypatch)
-    for narrow, wide in DTYPES:
-        generator = torch.Generator().manual_seed(1)
-        logits, y = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
-        logits, y = logits.to(narrow), y.abs().add(0.1).to(wide)
-        tau = torch.tensor(0.75, dtype=compute_dtype(narrow))
-        grad = torch.randn(new_rows(logits, dim, tau.dtype).shape, generator=generator, dtype=tau.dtype)
-        exact = [x.double() for x in (logits, y, tau, grad)]
-        results = [
-            *zip(shim.log_prob_fwd(y, logits, tau, 0.0, dim),
-                 reference.gumbel_softmax_log_prob_fwd(exact[1], exact[0], exact[2], 0.0, dim)),
-            *zip(shim.log_prob_bwd(grad, y, logits, tau, 0.0, dim, True),
-                 reference.gumbel_softmax_log_prob_bwd(exact[3], exact[1], exact[0], exact[2], 0.0, dim, True)),
-        ]  # fmt: skip
-        for actual, expected in results:
-            eps = 1e-13 if actual.dtype == torch.float64 else 2 * max(torch.finfo(actual.dtype).eps, 1e-5)
-            torch.testing.assert_close(actual.double(), expected, rtol=eps, atol=eps * expected.abs().max())
-    verify()
+    with guard_bands(monkeypatch, shim, shared_limit):
+        for narrow, wide in PAIRS:
+            generator = torch.Generator().manual_seed(1)
+            logits, y = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
+            logits, y = logits.to(narrow), y.abs().add(0.1).to(wide)
+            tau = torch.tensor(0.75, dtype=compute_dtype(narrow))
+            grad = torch.randn(new_rows(logits, dim, tau.dtype).shape, generator=generator, dtype=tau.dtype)
+            exact = [x.double() for x in (logits, y, tau, grad)]
+            results = [
+                *zip(shim.log_prob_fwd(y, logits, tau, 0.0, dim),
+                     reference.gumbel_softmax_log_prob_fwd(exact[1], exact[0], exact[2], 0.0, dim)),
+                *zip(shim.log_prob_bwd(grad, y, logits, tau, 0.0, dim, True),
+                     reference.gumbel_softmax_log_prob_bwd(exact[3], exact[1], exact[0], exact[2], 0.0, dim, True)),
+            ]  # fmt: skip
+            for actual, expected in results:
+                assert_near(actual, expected)

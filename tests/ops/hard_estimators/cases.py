@@ -10,20 +10,21 @@ from torch import Tensor
 from dvae_kernels import _rng, gumbel_softmax
 from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels.ops.hard_estimators import reference
+from kit.dtypes import HALVES, autocast_to
 from kit.layouts import repeated
-from kit.opinfo import Case, Inputs, Op, OpInfo, RawCall, RawError
+from kit.opinfo import Case, Inputs, Op, OpInfo, RawCall, RawError, case_name
 
 ESTIMATORS = ("straight_through", "reinmax", "gumbel_rao")
 WIDTHS = (1, 2, 5, 8, 17, 64, 129, 1031, 4096, 20011)
-HALVES = (torch.float16, torch.bfloat16)
 
 
-def estimator_case(
+def sample_case(
     shape: tuple[int, ...],
-    estimator: str,
+    hard: bool,
     dtype: torch.dtype = torch.float32,
-    tau: float | str = 1.25,  # "tensor" is a 0-dim tensor, which needs a gradient with straight_through
+    tau: float | str = 1.0,  # "tensor" is a 0-dim tensor, which needs a gradient where the estimator has one
     dim: int = -1,
+    estimator: str = "gumbel",
     draws: int = 1,
     scale: float = 2.0,
     layout: str = "contiguous",
@@ -31,46 +32,52 @@ def estimator_case(
     autocast: bool = False,
     **options: Any,
 ) -> Case:
+    """Of gumbel_softmax, by any estimator."""
+
     def inputs() -> Inputs:
         logits = scale * torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         values = {"logits": repeated(logits, layout).to(dtype).clone()}
-        if tau == "tensor" and estimator == "straight_through":
+        if tau == "tensor" and estimator in ("gumbel", "straight_through"):
             values["tau"] = torch.tensor(0.7, dtype=compute_dtype(dtype))
         return values
 
     def call(inputs: Inputs, key: Tensor, backend: str) -> Tensor:
         logits = inputs["logits"]
         temperature = torch.tensor(1.5, device=logits.device) if tau == "tensor" else tau
-        temperature = inputs.get("tau", temperature)
-        half = logits.dtype in HALVES
-        with torch.autocast(logits.device.type, dtype=dtype if half else None, enabled=autocast and half):
-            return gumbel_softmax(
-                logits, temperature, True, dim=dim, estimator=estimator, draws=draws, key=key, backend=backend,  # type: ignore[arg-type]
-            )  # fmt: skip
+        sampling: Any = {"estimator": estimator, "draws": draws, "key": key}
+        with autocast_to(logits, dtype, autocast):
+            return gumbel_softmax(logits, inputs.get("tau", temperature), hard, dim=dim, backend=backend, **sampling)
 
     def scores(inputs: Inputs, key: Tensor) -> Tensor:
         logits = torch.atleast_1d(inputs["logits"].detach().cpu().double())
         return logits + _rng.gumbel_like(logits, key, dim % logits.dim())
 
-    words = [
-        estimator, "x".join(map(str, shape)) or "scalar", str(dtype).removeprefix("torch."), f"tau={tau}", f"dim={dim}",
-        "" if draws == 1 else f"draws={draws}", "" if scale == 2 else f"scale={scale:g}",
-        "" if layout == "contiguous" else layout, "" if grad_layout == "contiguous" else f"grad_{grad_layout}",
-        "autocast" if autocast else "",
-    ]  # fmt: skip
+    function = f"gumbel_softmax {'hard' if hard else 'soft'}" if estimator == "gumbel" else estimator
+    words = [dtype, f"tau={tau}", f"dim={dim}", "" if draws == 1 else f"draws={draws}"]
     return Case(
-        name=" ".join(word for word in words if word),
-        inputs=inputs,
-        call=call,
+        case_name(function, shape, *words, scale=scale, layout=layout, grad_layout=grad_layout, autocast=autocast),
+        inputs,
+        call,
         dtype=torch.float32 if autocast else dtype,
         layout=layout,
         grad_layout=grad_layout,
-        scores=scores,
+        scores=scores if hard else None,
         dim=dim,
-        keys=4 if 4096 in shape or 20011 in shape else 8,
-        slow_interpreted=max(shape, default=0) > 2000,
         **options,
     )
+
+
+def estimator_case(
+    shape: tuple[int, ...],
+    estimator: str,
+    dtype: torch.dtype = torch.float32,
+    tau: float | str = 1.25,
+    dim: int = -1,
+    **options: Any,
+) -> Case:
+    widest = max(shape, default=0)
+    keys = 4 if widest >= 4096 else 8
+    return sample_case(shape, True, dtype, tau, dim, estimator, keys=keys, slow_interpreted=widest > 2000, **options)
 
 
 def _cases() -> list[Case]:
@@ -171,7 +178,7 @@ ERRORS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "tau of gumbel_rao": (_hard("gumbel_rao", tau=_LEARNING_TAU), ValueError, _REFUSED.format("gumbel_rao")),
 }  # fmt: skip
 OPINFO = OpInfo(
-    "straight_through",
+    "hard_estimators",
     CASES,
     [_op(name) for name in ESTIMATORS],
     reference,

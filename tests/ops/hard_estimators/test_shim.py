@@ -1,4 +1,4 @@
-"""The CUDA kernels of ReinMax and Gumbel-Rao through the host shim; see test_shim_gumbel_softmax.py."""
+"""The CUDA kernels of ReinMax and Gumbel-Rao through the host shim; see gumbel_softmax's test_shim.py."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from torch import Tensor
 from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels.ops.gumbel_softmax.reference import gumbel_argmax, gumbel_onehot
 from dvae_kernels.ops.hard_estimators import reference
+from kit.dtypes import PAIRS
 from kit.opinfo import Case
 from kit.oracle import assert_keeps_the_contract, noise_key
-from kit.shim import DTYPES, H100_SHARED, SHAPES, RowShim, compile_shim, cuda_overloads, guarded_empty_like
+from kit.shim import H100_SHARED, RowShim, assert_near, compile_shim, cuda_overloads, guard_bands, in_every_row_kernel
 from ops.hard_estimators.cases import CASES
 
 
@@ -52,34 +53,25 @@ def test_contract(case: Case, shim: Shim) -> None:
     assert_keeps_the_contract(case, "cuda", "cpu")
 
 
-@pytest.mark.parametrize("shared_limit", [H100_SHARED, 12 << 10, 4 << 10], ids=["fits", "12K", "4K"])
-@pytest.mark.parametrize("shape,dim", SHAPES, ids=str)
+@in_every_row_kernel
 def test_raw_ops_in_guard_bands(
     shim: Shim, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], dim: int, shared_limit: int
 ) -> None:
     """Every dtype pair, with rows that fit in shared memory and rows that do not; nothing else is written."""
-    monkeypatch.setattr(shim, "shared_limit", shared_limit)
     key, row_offset = noise_key(3), 5
-    verify = guarded_empty_like(monkeypatch)
-    for narrow, wide in DTYPES:
-        tau = torch.tensor(1.25, dtype=compute_dtype(narrow))
-        generator = torch.Generator().manual_seed(1)
-        logits = torch.randn(shape, generator=generator, dtype=torch.float64).to(narrow)
-        grad = torch.randn(shape, generator=generator, dtype=torch.float64).to(wide)
-        index = gumbel_argmax(logits.double(), key, dim, row_offset)
-        eps = 2 * max(torch.finfo(narrow).eps, 2e-5) if narrow != torch.float64 else 1e-13
-        for result, expected in (
-            (
-                shim.reinmax_bwd(grad, logits, index, tau, 0.0, dim),
-                reference.reinmax_bwd(grad.double(), logits.double(), index, None, 1.25, dim),
-            ),
-            (
-                shim.gumbel_rao_bwd(grad, logits, key, index, tau, 0.0, dim, 3, row_offset),
-                reference.gumbel_rao_bwd(grad.double(), logits.double(), key, index, None, 1.25, dim, 3, row_offset),
-            ),
-        ):
-            torch.testing.assert_close(result.double(), expected, rtol=eps, atol=eps * expected.abs().max())
-    verify()
+    with guard_bands(monkeypatch, shim, shared_limit):
+        for narrow, wide in PAIRS:
+            tau = torch.tensor(1.25, dtype=compute_dtype(narrow))
+            generator = torch.Generator().manual_seed(1)
+            logits = torch.randn(shape, generator=generator, dtype=torch.float64).to(narrow)
+            grad = torch.randn(shape, generator=generator, dtype=torch.float64).to(wide)
+            index = gumbel_argmax(logits.double(), key, dim, row_offset)
+            exact, eps = (grad.double(), logits.double()), 2 * max(torch.finfo(narrow).eps, 2e-5)
+            reinmax = shim.reinmax_bwd(grad, logits, index, tau, 0.0, dim)
+            assert_near(reinmax, reference.reinmax_bwd(*exact, index, None, 1.25, dim), eps)
+            rao = shim.gumbel_rao_bwd(grad, logits, key, index, tau, 0.0, dim, 3, row_offset)
+            expected = reference.gumbel_rao_bwd(*exact, key, index, None, 1.25, dim, 3, row_offset)
+            assert_near(rao, expected, eps)
 
 
 def test_rows_that_do_not_fit_take_the_wide_kernel(shim: Shim) -> None:

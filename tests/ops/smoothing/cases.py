@@ -12,11 +12,10 @@ from torch import Tensor
 from dvae_kernels import SMOOTHING_KINDS, smoothing_log_prob, smoothing_transform
 from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels.ops.smoothing import reference
-from dvae_kernels.ops.smoothing.kinds import KINDS
-from kit.layouts import repeated
-from kit.opinfo import Case, ErrorInputs, Inputs, Op, OpInfo, RawCall, RawError
+from kit.dtypes import HALVES, autocast_to
+from kit.layouts import ELEMENTWISE_LAYOUTS, repeated
+from kit.opinfo import Case, ErrorInputs, Inputs, Op, OpInfo, RawCall, RawError, case_name
 
-HALVES = (torch.float16, torch.bfloat16)
 # The kinds that meet every size, layout and form of beta; the others share their kernels.
 CHOSEN = ("spike_exponential", "power")
 COUNTS = (1, 2, 3, 5, 8, 15, 16, 17, 64, 65, 1031, 2045, 2049)
@@ -41,11 +40,6 @@ def _beta(beta: float | str | tuple[int, ...], shape: tuple[int, ...], layout: s
     return {"beta": (3 * torch.exp(0.5 * values)).clamp(0.4, 12).to(compute)}
 
 
-def _name(op: str, kind: str, shape: tuple[int, ...], *words: object) -> str:
-    text = [op, kind, "x".join(map(str, shape)) or "scalar", *(str(word) for word in words)]
-    return " ".join(word.removeprefix("torch.") for word in text if word)
-
-
 def transform_case(
     shape: tuple[int, ...],
     kind: str,
@@ -64,7 +58,7 @@ def transform_case(
 
     def inputs() -> Inputs:
         values = {"logits": (scale * _random(shape, layout, 0)).to(dtype), **_beta(beta, shape, layout, dtype)}
-        if noise and KINDS[kind].noise_grad:
+        if noise and SMOOTHING_KINDS[kind].noise_grad:
             values["noise"] = given()
         return {name: x.clone() for name, x in values.items()}
 
@@ -74,20 +68,18 @@ def transform_case(
 
     def call(inputs: Inputs, key: Tensor, backend: str) -> Tensor:
         logits, sharpness = inputs["logits"], inputs.get("beta", beta)
-        half = logits.dtype in HALVES
         source: dict[str, Any] = {"key": key, "index_offset": index_offset}
         if noise:
             uniform = inputs.get("noise")
             source = {"noise": given().to(logits) if uniform is None else uniform}
-        with torch.autocast(logits.device.type, dtype=dtype if half else None, enabled=autocast and half):
+        with autocast_to(logits, dtype, autocast):
             return smoothing_transform(logits, sharpness, kind, backend=backend, **source)  # type: ignore[arg-type]
 
     return Case(
-        name=_name(
-            "smoothing", kind, shape, dtype, f"beta={beta}", f"noise={noise}" if noise else "",
-            f"from {index_offset}" if index_offset else "", "" if scale == 2 else f"scale={scale:g}",
-            "" if layout == "contiguous" else layout, "" if grad_layout == "contiguous" else f"grad_{grad_layout}",
-            "autocast" if autocast else "",
+        name=case_name(
+            f"smoothing {kind}", shape, dtype, f"beta={beta}", f"noise={noise}" if noise else "",
+            f"from {index_offset}" if index_offset else "", scale=scale,
+            layout=layout, grad_layout=grad_layout, autocast=autocast,
         ),
         inputs=inputs,
         call=call,
@@ -103,13 +95,13 @@ def _zeta(kind: str, logits: Tensor, seed: int = 1) -> Tensor:
     """Points of the support, away from its ends and from the threshold of "root"; of a spike kind, a few on the
     spike."""
     uniform = _uniform(_random(tuple(logits.shape), "contiguous", seed), 0.03, 0.95)
-    if KINDS[kind].whole_line:
+    if SMOOTHING_KINDS[kind].whole_line:
         return 3 * uniform - 1
     if kind == "root":  # on either side of 1 - p, some of the way to the end
         q = torch.sigmoid(-logits)
         way = _uniform(_random(tuple(logits.shape), "contiguous", seed + 1), 0.1, 0.9)
         return torch.where(uniform < 0.5, q * (1 - way), q + (1 - q) * way).clamp(0.003, 0.99)
-    return torch.where(uniform < 0.2, 0, uniform) if KINDS[kind].spike else uniform
+    return torch.where(uniform < 0.2, 0, uniform) if SMOOTHING_KINDS[kind].spike else uniform
 
 
 def log_prob_case(
@@ -135,10 +127,9 @@ def log_prob_case(
         return smoothing_log_prob(inputs["zeta"], inputs["logits"], sharpness, kind, backend=backend)
 
     return Case(
-        name=_name(
-            "smoothing_log_prob", kind, shape, dtype, f"zeta={zeta_dtype}" if zeta_dtype else "", f"beta={beta}",
-            "" if layout == "contiguous" else layout, "" if grad_layout == "contiguous" else f"grad_{grad_layout}",
-            "" if logits_shape is None else f"logits {list(logits_shape)}",
+        name=case_name(
+            f"smoothing_log_prob {kind}", shape, dtype, f"zeta={zeta_dtype}" if zeta_dtype else "", f"beta={beta}",
+            "" if logits_shape is None else f"logits {list(logits_shape)}", layout=layout, grad_layout=grad_layout,
         ),
         inputs=inputs,
         call=call,
@@ -148,13 +139,6 @@ def log_prob_case(
         keys=8,
         **options,
     )  # fmt: skip
-
-
-_LAYOUTS = (
-    ("channels_last", "channels_last"), ("channels_last", "contiguous"), ("contiguous", "transposed"),
-    ("guarded", "offset"), ("offset", "guarded"), ("stepped", "expanded_all"), ("rotated", "stepped"),
-    ("expanded_first", "contiguous"), ("expanded_last", "contiguous"),
-)  # fmt: skip
 
 
 def _cases() -> list[Case]:
@@ -184,7 +168,7 @@ def _cases() -> list[Case]:
         cases += [transform_case((4099,), kind, index_offset=offset, keys=16) for offset in offsets]
         cases += [transform_case((70,), kind, dtype, index_offset=3) for dtype in (fp64, *HALVES)]
         cases += [transform_case((4, 3, 5), kind, beta=shape) for shape in ((1,), (5,), (3, 1), (4, 1, 5))]
-        for layout, grad_layout in _LAYOUTS:
+        for layout, grad_layout in ELEMENTWISE_LAYOUTS:
             beta, noise = ("full", "own") if layout != "contiguous" else ("tensor", "")
             cases += [
                 transform_case((2, 3, 5, 7), kind, beta=beta, noise=noise, layout=layout, grad_layout=grad_layout)
@@ -204,7 +188,9 @@ def _cases() -> list[Case]:
         cases += [log_prob_case(shape, kind) for shape in ((0,), (3, 5, 7), (2049,))]
         cases += [log_prob_case((70,), kind, dtype, fp32, "full") for dtype in HALVES]
         cases += [log_prob_case((66,), kind, beta=beta) for beta in (1.5, 8.0)]
-        cases += [log_prob_case((2, 3, 5, 7), kind, beta="full", layout=x, grad_layout=g) for x, g in _LAYOUTS[:7]]
+        cases += [
+            log_prob_case((2, 3, 5, 7), kind, beta="full", layout=x, grad_layout=g) for x, g in ELEMENTWISE_LAYOUTS[:7]
+        ]
         cases += [log_prob_case((4, 3, 5), kind, beta=(3, 1), logits_shape=shape) for shape in ((), (5,), (4, 1, 5))]
         if kind == "spike_power":
             cases[start:] = [replace(case, slow_interpreted=True) for case in cases[start:]]

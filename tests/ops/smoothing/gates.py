@@ -1,6 +1,6 @@
 """The CUDA kernels of the smoothing transformations: every kind in float32 and float64, each of all storage types."""
 
-from dvae_kernels.ops.smoothing.kinds import KINDS
+from dvae_kernels import SMOOTHING_KINDS
 from kit.nvcc import Gates, Loop, wide_accesses
 
 
@@ -15,8 +15,8 @@ def _gates(every: dict[str, float], narrow_loads: int, narrow_stores: int, **kin
     key, beta, and the blocks' sums. Four blocks of 256 threads fit at 64 registers."""
     return Gates(
         registers=64,
-        vector=len(KINDS),
-        strided=len(KINDS),
+        vector=len(SMOOTHING_KINDS),
+        strided=len(SMOOTHING_KINDS),
         narrow_loads=narrow_loads,
         narrow_stores=narrow_stores,
         loops={"fours": every},

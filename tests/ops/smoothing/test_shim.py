@@ -13,16 +13,12 @@ from torch import Tensor
 from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels._elements import new_parameter_gradient
 from dvae_kernels.ops.smoothing import SMOOTHING_KINDS, reference, smoothing_log_prob, smoothing_transform
-from dvae_kernels.ops.smoothing.kinds import KINDS
 from kit.compare import largest
+from kit.dtypes import PAIRS, STORAGE
 from kit.opinfo import Case
 from kit.oracle import assert_keeps_the_contract, noise_key
-from kit.shim import DTYPES, STORAGE, ElementCall, ElementShim, compile_shim, cuda_overloads, guarded_empty_like
+from kit.shim import ElementCall, ElementShim, address, compile_shim, cuda_overloads, guarded_empty_like
 from ops.smoothing.cases import OPINFO
-
-
-def _pointer(x: Tensor | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if x is None else x.data_ptr())
 
 
 class Shim(ElementShim):
@@ -44,8 +40,8 @@ class Shim(ElementShim):
         inputs = [x.contiguous() if isinstance(x, Tensor) else x for x in extra]
         results = [None if x is None else x.contiguous() for x in written]
         self.run(
-            function, tensors, kind.encode(), *(_pointer(x) if not isinstance(x, bool) else x for x in inputs),
-            *map(_pointer, results), outputs=outputs, key=key, index_offset=index_offset, tau=beta,
+            function, tensors, kind.encode(), *(address(x) if not isinstance(x, bool) else x for x in inputs),
+            *map(address, results), outputs=outputs, key=key, index_offset=index_offset, tau=beta,
             tau_value=beta_value,
         )  # fmt: skip
         for target, result in zip(written, results):
@@ -94,7 +90,7 @@ class Shim(ElementShim):
         call = ElementCall(x.numel(), index_offset)
         for i in range(2):
             call.data[i], call.storage[i] = x.data_ptr(), STORAGE[x.dtype]
-        return bool(self.library.shim_vector(ctypes.byref(call), _pointer(noise), False))
+        return bool(self.library.shim_vector(ctypes.byref(call), address(noise), False))
 
 
 def _each(beta: Tensor | None) -> bool:
@@ -128,7 +124,7 @@ def test_raw_ops_in_guard_bands(
     """Every dtype pair, against the reference in float64; nothing else is written."""
     kind, generator = "power", torch.Generator().manual_seed(1)
     verify = guarded_empty_like(monkeypatch)
-    for narrow, wide in DTYPES:
+    for narrow, wide in PAIRS:
         compute = compute_dtype(narrow)
         logits, grad = (torch.randn(count, generator=generator, dtype=torch.float64) for _ in range(2))
         noise, zeta = (0.05 + 0.9 * torch.rand(count, generator=generator) for _ in range(2))
@@ -184,7 +180,7 @@ def test_the_ends_of_everything(inexact: Shim, kind: str, beta: float) -> None:
         b, ones = torch.full_like(x, float(torch.tensor(beta))), torch.ones_like(x)
         return [
             ops.smoothing_fwd(x, e, None, b, 0.0, kind, 0, dtype),
-            *ops.smoothing_bwd(ones, x, e, None, b, 0.0, kind, 0, True, KINDS[kind].noise_grad),
+            *ops.smoothing_bwd(ones, x, e, None, b, 0.0, kind, 0, True, SMOOTHING_KINDS[kind].noise_grad),
             ops.smoothing_log_prob_fwd(z, x, b, 0.0, kind),
             *ops.smoothing_log_prob_bwd(ones, z, x, b, 0.0, kind, True),
         ]
@@ -209,12 +205,12 @@ def test_special_values(shim: Shim, kind: str, beta: float) -> None:
     for backend in ("reference", "cuda"):
         x, e, b = (
             logits.clone().requires_grad_(),
-            noise.clone().requires_grad_(KINDS[kind].noise_grad),
+            noise.clone().requires_grad_(SMOOTHING_KINDS[kind].noise_grad),
             torch.tensor(beta),
         )
         b = b.expand(40).clone().requires_grad_()
         y = smoothing_transform(x, b, kind, noise=e, backend=backend)
-        leaves = (x, b, e) if KINDS[kind].noise_grad else (x, b)
+        leaves = (x, b, e) if SMOOTHING_KINDS[kind].noise_grad else (x, b)
         results.append((y.detach(), *torch.autograd.grad(y.sum(), leaves)))
     for ours, expected in zip(*reversed(results)):
         torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6, equal_nan=True)

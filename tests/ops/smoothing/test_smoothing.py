@@ -18,7 +18,7 @@ from torch.autograd import gradcheck
 from dvae_kernels import SMOOTHING_KINDS, _rng, smoothing_log_prob, smoothing_transform
 from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels.ops.smoothing import op, reference
-from dvae_kernels.ops.smoothing.kinds import KINDS
+from kit.dtypes import each_dtype, each_half, skip_in_interpreter
 from kit.oracle import noise_key
 from kit.targets import Target
 from ops.smoothing import oracle
@@ -34,11 +34,6 @@ dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=st
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a process that has warned already."""
     monkeypatch.setattr(op, "_warned", {"beta <= 1", "beta > 8"})
-
-
-def skip_in_interpreter(dtype: torch.dtype, target: Target) -> None:
-    if target.interpreted and dtype in (torch.bfloat16, torch.float64):
-        pytest.skip("bfloat16 is unreliable in the interpreter, and float64 is left to the contract's cases")
 
 
 def skip_large(target: Target) -> None:
@@ -63,7 +58,7 @@ def with_gradients(
         beta = leaves["beta"] = beta.detach().to(target.device).requires_grad_()
     if noise is not None:
         options["noise"] = noise.detach().to(target.device)
-        if KINDS[kind].noise_grad:
+        if SMOOTHING_KINDS[kind].noise_grad:
             leaves["noise"] = options["noise"].requires_grad_()
     zeta = transform(target, kind, leaves["logits"], beta, **options)
     grads = torch.autograd.grad(zeta, tuple(leaves.values()), torch.ones_like(zeta))
@@ -184,22 +179,24 @@ def assert_exact(
 @dtypes
 def test_values_and_gradients_from_exact_arithmetic(target: Target, kind: str, dtype: torch.dtype) -> None:
     """Everything is finite, and right to a few roundings except at jumps; with the documented clamps."""
-    skip_in_interpreter(dtype, target)
+    skip_in_interpreter(target, dtype)
     logits, noise, beta = grid()
     exact, sensitivities = exact_transforms(kind)
     results = with_gradients(target, kind, logits.to(dtype), beta.to(dtype), noise.to(dtype))
     roundings = torch.full_like(logits, ROUNDINGS)
-    if KINDS[kind].whole_line:  # eps - q is of the noise as given, not moved by 2^-64: 6e-13 of the smallest q here
+    if SMOOTHING_KINDS[
+        kind
+    ].whole_line:  # eps - q is of the noise as given, not moved by 2^-64: 6e-13 of the smallest q here
         roundings[(noise == 0) | (noise == 1)] *= 1 + 1e-12 / torch.finfo(dtype).eps
     for name, values in zip(("zeta", "logits", "beta", "noise"), zip(*exact)):
         if name in results:
             sizes = SIZES[name](logits, beta)
             exact_values = list(values)
             assert_exact(name, results[name], exact_values, sensitivities[name], sizes, roundings, logits, noise, beta)
-    if not KINDS[kind].whole_line:
+    if not SMOOTHING_KINDS[kind].whole_line:
         assert (results["zeta"] >= 0).all() and (results["zeta"] <= 1).all()
     below = noise <= torch.sigmoid(-logits) * (1 - 1e-7)
-    if KINDS[kind].spike:
+    if SMOOTHING_KINDS[kind].spike:
         assert not any(x[below].any() for x in results.values())
 
 
@@ -208,9 +205,9 @@ def test_second_derivatives_are_finite(kind: str) -> None:
     """Of the reference, which takes them for every backend: one NaN would spoil the sum of a penalty."""
     logits, noise, beta = (x.requires_grad_() for x in grid())
     zeta = smoothing_transform(
-        logits, beta, kind, noise=noise if KINDS[kind].noise_grad else noise.detach(), backend="reference"
+        logits, beta, kind, noise=noise if SMOOTHING_KINDS[kind].noise_grad else noise.detach(), backend="reference"
     )
-    inputs = [logits, beta, noise] if KINDS[kind].noise_grad else [logits, beta]
+    inputs = [logits, beta, noise] if SMOOTHING_KINDS[kind].noise_grad else [logits, beta]
     assert_finite_again(zeta, inputs)
     inputs = [x.detach().requires_grad_() for x in points(kind)[0]]
     assert_finite_again(smoothing_log_prob(*inputs, kind, backend="reference"), inputs)
@@ -245,9 +242,9 @@ def points(kind: str) -> tuple[tuple[Tensor, Tensor, Tensor], list[tuple[Any, ..
     """(zeta, logits, beta) in numbers that float32 has, their log densities and gradients in 50 digits, and the
     sensitivities."""
     zetas = [1e-30, 1e-6, 0.003, 0.3, 0.52, 0.77, 0.9999, 1 - 2**-24]
-    if KINDS[kind].spike or KINDS[kind].whole_line:
+    if SMOOTHING_KINDS[kind].spike or SMOOTHING_KINDS[kind].whole_line:
         zetas.append(0.0)
-    if KINDS[kind].whole_line:
+    if SMOOTHING_KINDS[kind].whole_line:
         zetas += [-1.5, 1.0, 2.5]
     grid = itertools.product(zetas, (-16.25, -1.5, 0.0, 4.0, 16.25), BETAS)
     zeta, logits, beta = inputs = torch.tensor([[*map(single, p)] for p in grid], dtype=torch.float64).T
@@ -255,7 +252,7 @@ def points(kind: str) -> tuple[tuple[Tensor, Tensor, Tensor], list[tuple[Any, ..
         exact = [oracle.log_prob(kind, *point) for point in zip(zeta.tolist(), logits.tolist(), beta.tolist())]
 
     def run(zeta: Tensor, logits: Tensor, beta: Tensor) -> dict[str, Tensor]:
-        zeta = zeta if KINDS[kind].whole_line else zeta.clamp(max=1 - 2**-53)
+        zeta = zeta if SMOOTHING_KINDS[kind].whole_line else zeta.clamp(max=1 - 2**-53)
         return log_prob(REFERENCE, kind, zeta, logits, beta)
 
     return tuple(inputs), exact, sensitivity(run, *inputs)  # type: ignore[return-value]
@@ -264,7 +261,7 @@ def points(kind: str) -> tuple[tuple[Tensor, Tensor, Tensor], list[tuple[Any, ..
 @kinds
 @dtypes
 def test_log_prob_and_its_gradients_from_exact_arithmetic(target: Target, kind: str, dtype: torch.dtype) -> None:
-    skip_in_interpreter(dtype, target)
+    skip_in_interpreter(target, dtype)
     (zeta, logits, beta), exact, sensitivities = points(kind)
     results = log_prob(target, kind, zeta.to(dtype), logits.to(dtype), beta.to(dtype))
     roundings = torch.full_like(logits, ROUNDINGS)
@@ -273,19 +270,19 @@ def test_log_prob_and_its_gradients_from_exact_arithmetic(target: Target, kind: 
         assert_exact(name, results[name], list(values), sensitivities[name], sizes, roundings, zeta, logits, beta)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in SMOOTHING_KINDS if KINDS[kind].noise_grad])
+@pytest.mark.parametrize("kind", [kind for kind in SMOOTHING_KINDS if SMOOTHING_KINDS[kind].noise_grad])
 def test_the_density_is_the_inverse_slope(backend: Target, kind: str) -> None:
     """Of zeta as a function of the noise, where it is not flat: the density and the transform know nothing of each
     other."""
-    skip_in_interpreter(torch.float64, backend)
+    skip_in_interpreter(backend, torch.float64)
     noise = middles(100)
     for logit, beta in ((0.0, 2.0), (1.3, 0.6), (-0.8, 5.0)):
         logits = torch.full_like(noise, logit)
         result = with_gradients(backend, kind, logits, beta, noise)
         density = log_prob(backend, kind, result["zeta"], logits, beta)["log_prob"]
-        moving = result["zeta"] > 0 if KINDS[kind].spike else noise > 0
+        moving = result["zeta"] > 0 if SMOOTHING_KINDS[kind].spike else noise > 0
         torch.testing.assert_close(density[moving], -result["noise"][moving].log(), rtol=1e-7, atol=1e-7)
-        if KINDS[kind].spike:
+        if SMOOTHING_KINDS[kind].spike:
             torch.testing.assert_close(density[~moving].exp(), torch.sigmoid(-logits[~moving]))
 
 
@@ -296,7 +293,7 @@ def test_the_density_is_the_inverse_slope(backend: Target, kind: str) -> None:
 @pytest.mark.parametrize("form", ["stream", "scalar", "full"])
 def test_first_and_second_derivatives(backend: Target, kind: str, form: str) -> None:
     """Numerically; where the gradient is implicit and noise has none, the second derivatives alone."""
-    skip_in_interpreter(torch.float64, backend)
+    skip_in_interpreter(backend, torch.float64)
     generator = torch.Generator().manual_seed(8)
     leaves = {"logits": torch.randn(2, 3, generator=generator, dtype=torch.float64)}
     options: dict[str, Any] = {"key": noise_key(4), "index_offset": 5}
@@ -304,7 +301,7 @@ def test_first_and_second_derivatives(backend: Target, kind: str, form: str) -> 
         noise = 0.05 + 0.9 * torch.rand(2, 3, generator=generator, dtype=torch.float64)
         options = {"noise": noise}
         leaves["beta"] = 1.5 + 4 * torch.rand(() if form == "scalar" else (3,), generator=generator).double()
-        if KINDS[kind].noise_grad:
+        if SMOOTHING_KINDS[kind].noise_grad:
             leaves["noise"] = noise
     leaves = {name: x.to(backend.device).requires_grad_() for name, x in leaves.items()}
 
@@ -315,7 +312,7 @@ def test_first_and_second_derivatives(backend: Target, kind: str, form: str) -> 
     def gradient(cotangent: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
         return torch.autograd.grad(forward(*values), values, cotangent, create_graph=True)
 
-    if KINDS[kind].noise_grad:
+    if SMOOTHING_KINDS[kind].noise_grad:
         assert gradcheck(forward, tuple(leaves.values()))
     cotangent = torch.randn(2, 3, generator=generator, dtype=torch.float64).to(backend.device).requires_grad_()
     assert gradcheck(gradient, (cotangent, *leaves.values()))
@@ -323,7 +320,7 @@ def test_first_and_second_derivatives(backend: Target, kind: str, form: str) -> 
 
 @kinds
 def test_first_and_second_derivatives_of_log_prob(backend: Target, kind: str) -> None:
-    skip_in_interpreter(torch.float64, backend)
+    skip_in_interpreter(backend, torch.float64)
     generator = torch.Generator().manual_seed(8)
     zeta, logits, beta = (torch.rand(shape, generator=generator).double() for shape in ((4, 3), (3,), (3,)))
     leaves = tuple(x.to(backend.device).requires_grad_() for x in (0.1 + 0.8 * zeta, 3 * logits - 1.5, 1.5 + 3 * beta))
@@ -343,11 +340,11 @@ def test_first_and_second_derivatives_of_log_prob(backend: Target, kind: str) ->
 def test_gradients_of_expectations(backend: Target, kind: str) -> None:
     """The mean of h'(zeta) dzeta is the derivative of E[h(zeta)]: all that an estimator has to be, and what
     implicit gradients are held to."""
-    skip_in_interpreter(torch.float64, backend)
+    skip_in_interpreter(backend, torch.float64)
 
     def moment(h: Any, logit: float, beta: float) -> float:
         q = 1 / (1 + math.exp(logit))
-        ends = (-20.0, 0.0, 1.0, 21.0) if KINDS[kind].whole_line else (0.0, q, 1.0)
+        ends = (-20.0, 0.0, 1.0, 21.0) if SMOOTHING_KINDS[kind].whole_line else (0.0, q, 1.0)
         return sum(
             integrate(lambda x: h(x) * density(kind, x, logit, beta), *side) for side in itertools.pairwise(ends)
         )
@@ -366,13 +363,13 @@ def test_gradients_of_expectations(backend: Target, kind: str) -> None:
             for name, x, b in (("logits", step, 0.0), ("beta", 0.0, step)):
                 exact = (moment(h, logit + x, beta + b) - moment(h, logit - x, beta - b)) / (2 * step)
                 # what is lost below the clamp of a singular slope
-                lost = 2.0 ** (-24 / beta) if KINDS[kind].unbounded_slope and name == "logits" else 0
+                lost = 2.0 ** (-24 / beta) if SMOOTHING_KINDS[kind].unbounded_slope and name == "logits" else 0
                 assert abs(estimate(slope, name, logit, beta) - exact) < 1e-4 + lost
 
 
 def test_the_implicit_gradient_is_not_that_of_the_sampler(backend: Target) -> None:
     """Of power_mixture: equal in expectation, not at one noise."""
-    skip_in_interpreter(torch.float64, backend)
+    skip_in_interpreter(backend, torch.float64)
     noise, logits = torch.tensor([0.2, 0.7]).double(), torch.zeros(2).double()
     result = with_gradients(backend, "power_mixture", logits, 3.0, noise)
     h = 1e-6
@@ -407,11 +404,11 @@ def integrate(function: Any, low: float, high: float) -> float:
 def test_log_prob_integrates_to_one(kind: str, logit: float, beta: float) -> None:
     """With the mass at zero, which is 1 - p."""
     q = 1 / (1 + math.exp(logit))
-    ends = (-40.0 / beta, 0.0, 1.0, 1 + 40.0 / beta) if KINDS[kind].whole_line else (0.0, q, 1.0)
+    ends = (-40.0 / beta, 0.0, 1.0, 1 + 40.0 / beta) if SMOOTHING_KINDS[kind].whole_line else (0.0, q, 1.0)
     total = sum(integrate(lambda x: density(kind, x, logit, beta), a, b) for a, b in itertools.pairwise(ends))
-    mass = density(kind, torch.zeros(1).double(), logit, beta).item() if KINDS[kind].spike else 0
+    mass = density(kind, torch.zeros(1).double(), logit, beta).item() if SMOOTHING_KINDS[kind].spike else 0
     assert abs(total + mass - 1) < 1e-4
-    if KINDS[kind].spike:
+    if SMOOTHING_KINDS[kind].spike:
         assert abs(mass - q) < 1e-12 and abs(total - 1 + q) < 1e-4
 
 
@@ -428,11 +425,13 @@ def test_samples_follow_the_density(target: Target, kind: str) -> None:
 
     q = 1 / (1 + math.exp(logit))
     inner = sorted({i / 16 for i in range(17)} | {q})
-    edges = [-20.0, -1.0, -0.5, *inner, 1.5, 2.0, 21.0] if KINDS[kind].whole_line else inner
+    edges = [-20.0, -1.0, -0.5, *inner, 1.5, 2.0, 21.0] if SMOOTHING_KINDS[kind].whole_line else inner
     shares = [integrate(weight, a, b) for a, b in itertools.pairwise(edges)]
     means = [integrate(lambda x: x * weight(x), a, b) for a, b in itertools.pairwise(edges)]
-    counts = torch.histogram(zeta[zeta != 0] if KINDS[kind].spike else zeta, torch.tensor(edges).double()).hist.tolist()
-    if KINDS[kind].spike:
+    counts = torch.histogram(
+        zeta[zeta != 0] if SMOOTHING_KINDS[kind].spike else zeta, torch.tensor(edges).double()
+    ).hist.tolist()
+    if SMOOTHING_KINDS[kind].spike:
         shares, counts = [q, *shares], [(zeta == 0).sum().item(), *counts]
         assert scipy_stats.binomtest(int(counts[0]), count, q).pvalue > 1e-6
     assert sum(counts) == count and abs(sum(shares) - 1) < 1e-4
@@ -515,17 +514,19 @@ def test_which_conditions_hold(kind: str) -> None:
         threshold = torch.sigmoid(-logits)
         result = with_gradients(REFERENCE, kind, logits, beta, noise)
         zeta = result["zeta"]
-        flat = noise <= threshold if KINDS[kind].spike else torch.zeros_like(noise, dtype=torch.bool)
+        flat = noise <= threshold if SMOOTHING_KINDS[kind].spike else torch.zeros_like(noise, dtype=torch.bool)
         rises = zeta.diff()
-        if not KINDS[kind].noise_grad:  # a draw of the bit, then one of zeta: it starts again at the threshold
+        if not SMOOTHING_KINDS[
+            kind
+        ].noise_grad:  # a draw of the bit, then one of zeta: it starts again at the threshold
             assert (rises < 0).sum() == 1 and rises.argmin() == (noise <= threshold).sum() - 1
             rises = rises[rises > 0]
-        assert (rises >= 0).all() and (not KINDS[kind].noise_grad or (rises[~flat[1:]] > 0).all())
-        if KINDS[kind].whole_line:
+        assert (rises >= 0).all() and (not SMOOTHING_KINDS[kind].noise_grad or (rises[~flat[1:]] > 0).all())
+        if SMOOTHING_KINDS[kind].whole_line:
             assert zeta[0] < -5 and zeta[-1] > 5, "the whole line"
         else:
             assert zeta[0] == 0 and abs(zeta[-1] - 1) < 1e-12
-        if KINDS[kind].noise_grad:
+        if SMOOTHING_KINDS[kind].noise_grad:
             inside = (noise > 0) & (noise < 1)
             assert (result["noise"][inside & ~flat] > 0).all() and not result["noise"][flat].any()
         away = (noise - threshold).abs() > 0.02
@@ -543,7 +544,7 @@ def test_slopes_are_clamped_at_the_threshold(target: Target, kind: str) -> None:
     near = torch.tensor([0.0, 2.0**-30, 2.0**-26, 2.0**-24, 2.0**-20])
     noise = torch.stack([near, -near]).flatten().double() / 2 + 0.5  # u and v, at p = 1/2
     if target.backend != "reference":
-        skip_in_interpreter(torch.float64, target)
+        skip_in_interpreter(target, torch.float64)
     result = with_gradients(target, kind, torch.zeros(10).double(), 8.0, noise)
     steepest = 2.0 ** (-24 / 8) / (8 * 2.0**-24)
     slopes = result["noise"].reshape(2, 5)
@@ -560,9 +561,9 @@ def test_slopes_are_clamped_at_the_threshold(target: Target, kind: str) -> None:
 
 
 @kinds
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
+@each_dtype
 def test_infinite_logits_are_certain_and_nan_stays(target: Target, kind: str, dtype: torch.dtype) -> None:
-    skip_in_interpreter(dtype, target)
+    skip_in_interpreter(target, dtype)
     if target.interpreted and kind not in ("power", "spike_exponential", "exponential_mixture"):
         pytest.skip("takes long there")
     logits = random_logits(70, dtype=dtype)
@@ -580,7 +581,7 @@ def test_infinite_logits_are_certain_and_nan_stays(target: Target, kind: str, dt
     torch.testing.assert_close(result["zeta"][certain].double(), exact["zeta"][certain], **tolerance)
     assert (result["logits"][certain].double().abs() < 1e-30).all()
     assert all(x.isfinite().all() for x in result.values())
-    if KINDS[kind].spike:
+    if SMOOTHING_KINDS[kind].spike:
         assert not result["zeta"][::7].any()
     for name, x in result.items():
         assert torch.equal(x[~certain], whole[name][~certain]), name
@@ -620,7 +621,7 @@ def test_log_prob_of_special_values(target: Target, kind: str) -> None:
     result = log_prob(target, kind, zeta, logits, beta)
     for name, x in result.items():
         assert x.isnan().tolist() == [i in (0, 2) for i in range(8)], name
-    outside = [6, 7] if KINDS[kind].whole_line else [4, 5, 6, 7]
+    outside = [6, 7] if SMOOTHING_KINDS[kind].whole_line else [4, 5, 6, 7]
     assert (result["log_prob"][outside] == -INF).all() and not any(result[x][outside].any() for x in ("zeta", "logits"))
     assert not result["beta"][outside].any()
     for value in (0.0, -1.0, NAN, INF):
@@ -631,21 +632,21 @@ def test_log_prob_of_special_values(target: Target, kind: str) -> None:
 @kinds
 @dtypes
 def test_log_prob_takes_zeta_as_clamped(target: Target, kind: str, dtype: torch.dtype) -> None:
-    skip_in_interpreter(dtype, target)
+    skip_in_interpreter(target, dtype)
     info = torch.finfo(dtype)
     bounds, ends = (torch.tensor(x, dtype=dtype) for x in ([info.tiny, 1 - info.eps / 2], [0.0, 1.0]))
     logits, beta = torch.tensor([0.4, -0.3], dtype=dtype), torch.full((2,), 2.5, dtype=dtype)
     inside, at_ends = log_prob(target, kind, bounds, logits, beta), log_prob(target, kind, ends, logits, beta)
     assert inside["log_prob"].isfinite().all()
-    if KINDS[kind].spike:  # the mass at zero
+    if SMOOTHING_KINDS[kind].spike:  # the mass at zero
         torch.testing.assert_close(at_ends["log_prob"][0], torch.nn.functional.logsigmoid(-logits[0]))
         torch.testing.assert_close(at_ends["logits"][0], -torch.sigmoid(logits[0]))
         assert at_ends["beta"][0] == 0
-    if KINDS[kind].whole_line:  # no end: nothing is clamped
+    if SMOOTHING_KINDS[kind].whole_line:  # no end: nothing is clamped
         assert at_ends["zeta"].all()
         return
     assert not at_ends["zeta"].any()
-    same = slice(1, 2) if KINDS[kind].spike else slice(0, 2)
+    same = slice(1, 2) if SMOOTHING_KINDS[kind].spike else slice(0, 2)
     for name in ("log_prob", "logits", "beta"):
         assert torch.equal(at_ends[name][same], inside[name][same])
 
@@ -656,7 +657,7 @@ def test_log_prob_takes_zeta_as_clamped(target: Target, kind: str, dtype: torch.
 @kinds
 def test_the_stream_is_the_noise_of_its_integers(target: Target, kind: str) -> None:
     """(k + 1/2) / 2^32, exact in float64."""
-    skip_in_interpreter(torch.float64, target)
+    skip_in_interpreter(target, torch.float64)
     logits, key = random_logits(3, 50, dtype=torch.float64), torch.tensor([5, 9])
     beta = torch.full((3, 50), 3.5, dtype=torch.float64)
     noise = (_rng.element_bits(key, 150, index_offset=7).double() + 0.5) / 2**32
@@ -715,9 +716,9 @@ def test_the_key_is_the_identity_of_the_noise(target: Target) -> None:
     assert torch.equal(seeded, draw(-5, 0))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@each_half
 def test_autocast_gives_float32_from_half_logits(target: Target, dtype: torch.dtype) -> None:
-    skip_in_interpreter(dtype, target)
+    skip_in_interpreter(target, dtype)
     logits = random_logits(200, dtype=dtype).to(target.device).requires_grad_()
     with torch.autocast(target.device, dtype=dtype):
         zeta = transform(target, "power", logits, 3.0)
@@ -759,7 +760,7 @@ def test_warnings_come_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run("root", 1.0) == [
         "smoothing_transform: the gradient of root to the logits is zero at beta = 1 and changes sign below"
     ]
-    assert not any(run(kind, 0.7) for kind in SMOOTHING_KINDS if KINDS[kind].vanishes_at_one)
+    assert not any(run(kind, 0.7) for kind in SMOOTHING_KINDS if SMOOTHING_KINDS[kind].vanishes_at_one)
     assert not run("root", 8.0) and not run("power", 30.0)
     assert run("spike_root", 16.0) == [
         "smoothing_transform: the gradient of spike_root to the logits has no second moment; at this beta 35% of it "

@@ -1,4 +1,4 @@
-"""Likelihoods and divergences of discrete VAEs, in nats. Sum them over latents and pixels to get an ELBO."""
+"""Divergences of posteriors from priors, in nats."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dvae_kernels import _autograd, _validate
 from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels.ops.categorical_kl import categorical_kl
 
-__all__ = ["bernoulli_kl", "bernoulli_log_likelihood", "categorical_kl"]
+__all__ = ["bernoulli_kl", "categorical_kl"]
 
 
 def bernoulli_kl(logits: Tensor, prior: Tensor | None = None) -> Tensor:
@@ -93,33 +93,3 @@ def _excess(t: Tensor) -> Tensor:
     for k in range(11, -1, -1):
         series = series * t + 1 / ((k + 2) * math.factorial(k))
     return t * t * series
-
-
-def bernoulli_log_likelihood(logits: Tensor, x: Tensor) -> Tensor:
-    """Log-likelihood in nats of every element of `x` under Bernoulli(sigmoid(logits)).
-
-    Args:
-        logits: log odds of a one (nats), any shape, finite; floating-point. Differentiable.
-        x: observations of the same shape and dtype: 0 or 1, or values between, which give the cross-entropy.
-            Differentiable.
-
-    Returns:
-        x log sigmoid(logits) + (1 - x) log sigmoid(-logits), elementwise, never overflowing, in the dtype of the
-        logits (float32 for halves under autocast).
-
-    Raises:
-        TypeError: where an argument is not floating-point.
-        ValueError: for different shapes.
-
-    Source: Kingma, Welling, "Auto-Encoding Variational Bayes", ICLR 2014 (arXiv:1312.6114), appendix C.1.
-
-    Example:
-        >>> bernoulli_log_likelihood(torch.tensor([0.0, -100.0]), torch.tensor([1.0, 1.0]))
-        tensor([  -0.6931, -100.0000])
-    """
-    op = "bernoulli_log_likelihood"
-    _validate.floating(op, "logits", logits)
-    _validate.floating(op, "x", x)
-    if x.shape != logits.shape:
-        raise ValueError(f"{op}: expected x of shape {tuple(logits.shape)}, got {tuple(x.shape)}")
-    return -F.binary_cross_entropy_with_logits(logits, x, reduction="none")

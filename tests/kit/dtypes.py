@@ -1,0 +1,40 @@
+"""The floating-point dtypes under test. No other file of the tests lists them all."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from kit.targets import Target
+
+HALVES = (torch.float16, torch.bfloat16)
+FLOATS = (torch.float32, torch.float64, *HALVES)
+# (logits, samples)
+PAIRS = [*((dtype, dtype) for dtype in FLOATS), *((half, torch.float32) for half in HALVES)]
+# their values of the enum Storage in csrc/common/buffers.h
+STORAGE = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+# bytes of a value, by the type's name in csrc, of what is computed in float32
+SIZES = {"float": 4, "Half": 2, "BFloat16": 2}
+UNRELIABLE = (torch.bfloat16,)  # in Triton's interpreter
+
+each_dtype = pytest.mark.parametrize("dtype", FLOATS, ids=str)
+each_half = pytest.mark.parametrize("dtype", HALVES, ids=str)
+
+
+def autocast_to(logits: Tensor, dtype: torch.dtype, enabled: bool) -> torch.autocast:
+    """To `dtype`, of half logits alone: their float64 oracle is not narrowed."""
+    half = logits.dtype in HALVES
+    return torch.autocast(logits.device.type, dtype=dtype if half else None, enabled=enabled and half)
+
+
+def skip_unreliable(target: Target, *dtypes: torch.dtype) -> None:
+    if target.interpreted and (wrong := [dtype for dtype in dtypes if dtype in UNRELIABLE]):
+        pytest.skip(f"{str(wrong[0]).removeprefix('torch.')} is unreliable in the interpreter")
+
+
+def skip_in_interpreter(target: Target, dtype: torch.dtype) -> None:
+    """Also float64, which takes long there."""
+    skip_unreliable(target, dtype)
+    if target.interpreted and dtype == torch.float64:
+        pytest.skip("float64 in the interpreter is left to the contract's cases")
