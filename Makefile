@@ -32,6 +32,11 @@ $(BUILD_STAMP): $(PACKAGES_STAMP) $(SOURCES)
 demo: $(BUILD_STAMP)
 	$(VENV)/bin/python examples/train.py
 
+# For daily work: lint, types and the core of the tests. make check OP=nearest_code: all tests of one op in its place.
+.PHONY: check
+check: $(BUILD_STAMP)
+	$(VENV)/bin/python tools/check.py $(if $(OP),--op $(OP),--quick)
+
 .PHONY: test
 test: $(BUILD_STAMP)
 	$(VENV)/bin/python tools/check.py

@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 from hypothesis import settings
 
+from kit import selection
 from kit.targets import BACKENDS, KERNELS, TARGETS, Target, params, ready
 
 settings.register_profile("dvae", deadline=None, derandomize=True, database=None)
@@ -47,7 +48,14 @@ def compilers() -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    selection.add_options(parser)
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses by marks
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if not any(item.get_closest_marker(mark) for mark in ("cpu", "interpret", "aot", "gpu")):
             item.add_marker(pytest.mark.cpu)
+    selection.mark_core(items)
+    selection.deselect(config, items)

@@ -1,10 +1,14 @@
 """`make test`: every check, each in its own process; then what ran nowhere and why, and the counts.
 
+`make check` (--quick) is for daily work: lint, types, the core of the tests (see tests/kit/selection.py) and the ops'
+own, on the best instruction set of this CPU. `make check OP=nearest_code` (--op) takes all tests of one op instead.
+
 All parts run even where one fails. Logs go to out/test/<part>.log.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -17,7 +21,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / "out" / "test"
 OUTCOMES = LOGS / "outcomes.jsonl"
-PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "outcomes", "--durations=5")
+PYTEST_OPTIONS = ("-q", "-p", "outcomes", "--durations=5")
+PYTEST = (sys.executable, "-m", "pytest", *PYTEST_OPTIONS)
 # Two parts share the cores: threads that wait would take them from the other part, five times the time for small ops.
 QUIET = {"OMP_WAIT_POLICY": "passive"}
 TESTS_FAILED = 1  # pytest's exit status, with every failure in OUTCOMES
@@ -31,17 +36,37 @@ class Part:
     env: dict[str, str] = field(default_factory=dict)
 
 
-# The longest first, since two run at a time; last what uses two processes itself. The interpreter has to be chosen
-# before Python starts.
-PARTS = (
-    Part("interpret", (*PYTEST, "-m", "interpret", "tests"), {"TRITON_INTERPRET": "1"}),
-    Part("cpu", (*PYTEST, "-m", "not interpret and not aot", "tests")),
-    Part("gpu script, dry", (sys.executable, "tools/gpu.py", "--dry", "--out", "out/gpu-dry")),
-    Part("aot", (*PYTEST, "-m", "aot", "tests")),
+INTERPRETED = {"TRITON_INTERPRET": "1"}  # it has to be chosen before Python starts
+CPU = "cpu and not interpret and not aot"
+LINT = (
     Part("mypy", (sys.executable, "-m", "mypy")),
     Part("ruff check", (sys.executable, "-m", "ruff", "check", ".")),
     Part("ruff format", (sys.executable, "-m", "ruff", "format", "--check", ".")),
 )
+# The longest first, since two run at a time; last what uses two processes itself.
+EVERYTHING = (
+    Part("interpret", (*PYTEST, "-m", "interpret", "tests"), INTERPRETED),
+    Part("cpu", (*PYTEST, "-m", "not interpret and not aot", "tests")),
+    Part("gpu script, dry", (sys.executable, "tools/gpu.py", "--dry", "--out", "out/gpu-dry")),
+    Part("aot", (*PYTEST, "-m", "aot", "tests")),
+    *LINT,
+)
+# The tests of the ops' own folders are all in it, but for those of the CUDA kernels, which have to be compiled.
+QUICK = (
+    Part("core", (*PYTEST, "--best-simd", "-m", f"core and {CPU}", "tests")),
+    Part("ops", (*PYTEST, "--best-simd", "-m", CPU, "-k", "not test_shim", "tests/ops")),
+    *LINT,
+)
+
+
+def of_op(name: str) -> tuple[Part, ...]:
+    generic = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "tests").glob("test_*.py"))
+    chosen = ("--op", name, *generic, f"tests/ops/{name}")
+    return (
+        Part(f"{name} interpreted", (*PYTEST, "-m", "interpret", *chosen), INTERPRETED),
+        Part(name, (*PYTEST, "-m", CPU, *chosen)),
+        *LINT,
+    )
 
 
 def run(part: Part) -> int:
@@ -63,21 +88,35 @@ def run(part: Part) -> int:
     return status
 
 
-def outcome_of_all() -> tuple[dict[str, str], dict[str, str]]:
-    """Outcome by test over all processes, and the reason for those that were skipped wherever they were tried."""
-    rank = {"skipped": 0, "passed": 1, "failed": 2}
-    outcomes: dict[str, str] = {}
-    reasons: dict[str, str] = {}
-    for line in OUTCOMES.read_text().splitlines():
-        entry = json.loads(line)
-        test, outcome = entry["test"], entry["outcome"]
-        if test not in outcomes or rank[outcome] > rank[outcomes[test]]:
-            outcomes[test] = outcome
-        reasons.setdefault(test, entry["reason"])
-    # a module that one process skips whole has a name of its own beside its tests
-    ran = {test.partition("::")[0] for test, outcome in outcomes.items() if outcome != "skipped"}
-    outcomes = {test: outcome for test, outcome in outcomes.items() if not (outcome == "skipped" and test in ran)}
-    return outcomes, {test: reasons[test] for test, outcome in outcomes.items() if outcome == "skipped"}
+@dataclass
+class Outcomes:
+    """Over all processes that wrote to one file: the outcome by test, and why those were skipped that ran nowhere."""
+
+    by_test: dict[str, str]
+    reasons: dict[str, str]
+
+    @staticmethod
+    def read(file: Path) -> Outcomes:
+        rank = {"skipped": 0, "passed": 1, "failed": 2}
+        outcomes: dict[str, str] = {}
+        reasons: dict[str, str] = {}
+        for line in file.read_text().splitlines():
+            entry = json.loads(line)
+            test, outcome = entry["test"], entry["outcome"]
+            if test not in outcomes or rank[outcome] > rank[outcomes[test]]:
+                outcomes[test] = outcome
+            reasons.setdefault(test, entry["reason"])
+        # a module that one process skips whole has a name of its own beside its tests
+        ran = {test.partition("::")[0] for test, outcome in outcomes.items() if outcome != "skipped"}
+        outcomes = {test: outcome for test, outcome in outcomes.items() if not (outcome == "skipped" and test in ran)}
+        return Outcomes(outcomes, {test: reasons[test] for test, outcome in outcomes.items() if outcome == "skipped"})
+
+    def __str__(self) -> str:
+        counts = (
+            f"{sum(outcome == kind for outcome in self.by_test.values())} {kind}"
+            for kind in ("passed", "failed", "skipped")
+        )
+        return ", ".join(counts)
 
 
 def print_skipped(reasons: dict[str, str]) -> None:
@@ -94,19 +133,26 @@ def print_skipped(reasons: dict[str, str]) -> None:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description="everything, or with an option lint, types and a part of the tests")
+    parser.add_argument("--quick", action="store_true", help="the core of the tests")
+    parser.add_argument("--op", help="the tests of one op, by the name of its folder")
+    options = parser.parse_args()
+    if options.op and not (ROOT / "dvae_kernels" / "ops" / options.op).is_dir():
+        parser.error(f"dvae_kernels/ops/{options.op} is no folder")
+    parts = of_op(options.op) if options.op else QUICK if options.quick else EVERYTHING
     LOGS.mkdir(parents=True, exist_ok=True)
     OUTCOMES.write_text("")
     with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
-        statuses = list(pool.map(run, PARTS))
-    outcomes, reasons = outcome_of_all()
-    for part, status in zip(PARTS, statuses):
+        statuses = list(pool.map(run, parts))
+    outcomes = Outcomes.read(OUTCOMES)
+    for part, status in zip(parts, statuses):
         if part.command[: len(PYTEST)] != PYTEST:
-            outcomes[part.name] = "failed" if status else "passed"
+            outcomes.by_test[part.name] = "failed" if status else "passed"
         elif status not in (0, TESTS_FAILED):
-            outcomes[part.name] = "failed"  # it died, or found no test
-    print_skipped(reasons)
-    counts = {kind: sum(outcome == kind for outcome in outcomes.values()) for kind in ("passed", "failed", "skipped")}
-    print(f"\n{counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} skipped")
+            outcomes.by_test[part.name] = "failed"  # it died, or found no test
+    if parts is EVERYTHING:
+        print_skipped(outcomes.reasons)
+    print(f"\n{outcomes}")
     return 1 if any(statuses) else 0
 
 

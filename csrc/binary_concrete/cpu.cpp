@@ -11,7 +11,7 @@
 #include "torch/cpu_op.h"
 #include "torch/parallel.h"
 
-#define DVAE_KERNELS "binary_concrete/cpu_kernels.h"
+#define DVAE_OP binary_concrete
 #include "simd/foreach_target.h"
 
 namespace dvae {
@@ -24,7 +24,7 @@ Tensor fwd(Tensor logits, Tensor key, std::optional<Tensor> tau, double tau_valu
   if (sample.numel() == 0) return sample;
   const HostTemperature temperature(tau, tau_value);
   if (!temperature.valid()) return fill(sample, NAN);
-  for_contiguous<2>({logits, sample}, [&](const std::array<Tensor, 2>& t) {
+  with_contiguous<2>({logits, sample}, [&](const std::array<Tensor, 2>& t) {
     const BinaryConcreteArgs args{
         buffer_of(t[0]), buffer_of(t[1]), ElementBlocks(logits.numel(), index_offset), noise_key(key, logits),
         temperature.inverse(compute_type(logits.scalar_type())), hard || temperature.zero(), is_large(t[1])};
@@ -40,7 +40,7 @@ std::tuple<Tensor, Tensor> bwd(Tensor grad, Tensor logits, Tensor key, std::opti
   const HostTemperature temperature(tau, tau_value);
   if (!temperature.valid()) return {fill(dlogits, NAN), fill(parts, NAN)};
   if (temperature.zero()) return {fill(dlogits, 0), fill(parts, 0)};
-  for_contiguous<3>({grad, logits, dlogits}, [&](const std::array<Tensor, 3>& t) {
+  with_contiguous<3>({grad, logits, dlogits}, [&](const std::array<Tensor, 3>& t) {
     const BinaryConcreteBackwardArgs args{
         buffer_of(t[0]), buffer_of(t[1]), buffer_of(t[2]), ElementBlocks(logits.numel(), index_offset),
         noise_key(key, logits), temperature.inverse(compute_type(logits.scalar_type())), is_large(t[2]),
@@ -56,7 +56,7 @@ Tensor log_prob_fwd(Tensor y, Tensor logits, std::optional<Tensor> tau, double t
   if (y.numel() == 0) return log_prob;
   const HostTemperature temperature(tau, tau_value);
   if (!temperature.valid() || temperature.zero()) return fill(log_prob, NAN);
-  for_contiguous<3>({y, logits, log_prob}, [&](const std::array<Tensor, 3>& t) {
+  with_contiguous<3>({y, logits, log_prob}, [&](const std::array<Tensor, 3>& t) {
     const BinaryConcreteLogProbArgs args{
         buffer_of(t[0]), buffer_of(t[1]), buffer_of(t[2]), ElementBlocks(y.numel(), 0), temperature.value,
         is_large(t[2])};
@@ -75,7 +75,7 @@ std::tuple<Tensor, Tensor, Tensor> log_prob_bwd(Tensor grad, Tensor y, Tensor lo
   Tensor parts = new_block_sums(y, tau_grad);
   const HostTemperature temperature(tau, tau_value);
   if (!temperature.valid() || temperature.zero()) return {fill(dy, NAN), fill(dlogits, NAN), fill(parts, NAN)};
-  for_contiguous<5, 2>({grad, y, logits, dy, dlogits}, [&](const std::array<Tensor, 5>& t) {
+  with_contiguous<5, 2>({grad, y, logits, dy, dlogits}, [&](const std::array<Tensor, 5>& t) {
     const BinaryConcreteLogProbBackwardArgs args{
         buffer_of(t[0]), buffer_of(t[1]), buffer_of(t[2]), buffer_of(t[3]), buffer_of(t[4]),
         ElementBlocks(y.numel(), 0), temperature.value, is_large(t[3]), tau_grad ? parts.mutable_data_ptr() : nullptr};

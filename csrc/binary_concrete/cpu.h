@@ -3,7 +3,7 @@
 
 #include "common/buffers.h"
 #include "common/elements.h"
-#include "common/row_tiles.h"
+#include "common/noise.h"
 
 namespace dvae {
 

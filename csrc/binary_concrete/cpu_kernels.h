@@ -3,7 +3,11 @@
 // Samples are taken from e = 2^-|t|, t = (l + L) log2(e) / tau: both zeta = 1 / (1 + e) or e / (1 + e) and its slope
 // e / (1 + e)^2 keep their relative accuracy, and nothing overflows.
 
-#include "simd/elements.h"
+#ifndef DVAE_TARGET  // for an editor
+#include "binary_concrete/cpu.h"
+#include "simd/editor.h"
+#endif
+
 
 template <class F>
 F perturbed_logit(const Functions<F>& f, F logit, const uint32_t* bits) {
@@ -23,7 +27,7 @@ void binary_concrete_sample_as(const BinaryConcreteArgs& args, int64_t begin, in
   const F scale(binary_concrete_scale<Scalar>(args.inverse_tau));
   const Functions<F> f;
   BlockNoise noise(args.blocks, args.noise);
-  with_storages<Scalar>(args.logits.type, args.sample.type, [&](auto narrow, auto wide) {
+  visit<Scalar>(args.logits.type, args.sample.type, [&](auto narrow, auto wide) {
     for_blocks(args.blocks, begin, end, [&](int64_t block, int64_t first, int elements, int lacking) {
       const auto* logits = static_cast<const decltype(narrow)*>(args.logits.data) + first;
       auto* sample = static_cast<decltype(wide)*>(args.sample.data) + first;
@@ -53,7 +57,7 @@ void binary_concrete_backward_as(const BinaryConcreteBackwardArgs& args, int64_t
   auto* parts = static_cast<Scalar*>(args.dtau_parts);
   const Functions<F> f;
   BlockNoise noise(args.blocks, args.noise);
-  with_storages<Scalar>(args.logits.type, args.grad.type, [&](auto narrow, auto wide) {
+  visit<Scalar>(args.logits.type, args.grad.type, [&](auto narrow, auto wide) {
     for_blocks(args.blocks, begin, end, [&](int64_t block, int64_t first, int elements, int lacking) {
       const auto* logits = static_cast<const decltype(narrow)*>(args.logits.data) + first;
       const auto* grad = static_cast<const decltype(wide)*>(args.grad.data) + first;
@@ -96,7 +100,7 @@ void binary_concrete_log_prob_as(const BinaryConcreteLogProbArgs& args, int64_t 
   using Scalar = typename F::Scalar;
   const Functions<F> f;
   const F tau(static_cast<Scalar>(args.tau)), log_tau(static_cast<Scalar>(std::log(args.tau)));
-  with_storages<Scalar>(args.logits.type, args.y.type, [&](auto narrow, auto wide) {
+  visit<Scalar>(args.logits.type, args.y.type, [&](auto narrow, auto wide) {
     for_blocks(args.blocks, begin, end, [&](int64_t, int64_t first, int elements, int) {
       const auto* y = static_cast<const decltype(wide)*>(args.y.data) + first;
       const auto* logits = static_cast<const decltype(narrow)*>(args.logits.data) + first;
@@ -119,7 +123,7 @@ void binary_concrete_log_prob_backward_as(const BinaryConcreteLogProbBackwardArg
   const Functions<F> f;
   const F tau(static_cast<Scalar>(args.tau)), inverse_tau(static_cast<Scalar>(1 / args.tau));
   auto* parts = static_cast<Scalar*>(args.dtau_parts);
-  with_storages<Scalar>(args.logits.type, args.y.type, [&](auto narrow, auto wide) {
+  visit<Scalar>(args.logits.type, args.y.type, [&](auto narrow, auto wide) {
     for_blocks(args.blocks, begin, end, [&](int64_t block, int64_t first, int elements, int) {
       const auto* grad = static_cast<const Scalar*>(args.grad.data) + first;
       const auto* y = static_cast<const decltype(wide)*>(args.y.data) + first;

@@ -16,7 +16,7 @@ Tensor fwd(Tensor logits, Tensor key, std::optional<Tensor> tau, double tau_valu
   if (sample.numel() == 0) return sample;
   const auto call = make_call(logits, tau, tau_value, &key);
   const ElementBlocks blocks(logits.numel(), index_offset);
-  for_contiguous<2>({logits, sample}, [&](const std::array<Tensor, 2>& t) {
+  with_contiguous<2>({logits, sample}, [&](const std::array<Tensor, 2>& t) {
     binary_concrete_fwd(call, blocks, {buffer_of(t[0]), buffer_of(t[1])}, hard);
   });
   return sample;
@@ -29,7 +29,7 @@ std::tuple<Tensor, Tensor> bwd(Tensor grad, Tensor logits, Tensor key, std::opti
   Tensor dlogits = empty_like(logits, logits.scalar_type()), parts = new_block_sums(logits, tau_grad);
   const auto call = make_call(logits, tau, tau_value, &key);
   const ElementBlocks blocks(logits.numel(), index_offset);
-  for_contiguous<3>({grad, logits, dlogits}, [&](const std::array<Tensor, 3>& t) {
+  with_contiguous<3>({grad, logits, dlogits}, [&](const std::array<Tensor, 3>& t) {
     binary_concrete_bwd(
         call, blocks, {buffer_of(t[0]), buffer_of(t[1]), buffer_of(t[2])},
         tau_grad ? parts.mutable_data_ptr() : nullptr);
@@ -43,7 +43,7 @@ Tensor log_prob_fwd(Tensor y, Tensor logits, std::optional<Tensor> tau, double t
   Tensor log_prob = empty_like(y, compute_type(y.scalar_type()));
   if (y.numel() == 0) return log_prob;
   const auto call = make_call(y, tau, tau_value);
-  for_contiguous<3>({y, logits, log_prob}, [&](const std::array<Tensor, 3>& t) {
+  with_contiguous<3>({y, logits, log_prob}, [&](const std::array<Tensor, 3>& t) {
     binary_concrete_log_prob_fwd(
         call, ElementBlocks(y.numel(), 0), {buffer_of(t[0]), buffer_of(t[1]), buffer_of(t[2])});
   });
@@ -60,7 +60,7 @@ std::tuple<Tensor, Tensor, Tensor> log_prob_bwd(Tensor grad, Tensor y, Tensor lo
   Tensor dy = empty_like(y, y.scalar_type()), dlogits = empty_like(logits, logits.scalar_type());
   Tensor parts = new_block_sums(y, tau_grad);
   const auto call = make_call(y, tau, tau_value);
-  for_contiguous<5, 2>({grad, y, logits, dy, dlogits}, [&](const std::array<Tensor, 5>& t) {
+  with_contiguous<5, 2>({grad, y, logits, dy, dlogits}, [&](const std::array<Tensor, 5>& t) {
     binary_concrete_log_prob_bwd(
         call, ElementBlocks(y.numel(), 0),
         {buffer_of(t[0]), buffer_of(t[1]), buffer_of(t[2]), buffer_of(t[3]), buffer_of(t[4])},

@@ -10,15 +10,13 @@
 #include "torch/cpu_op.h"
 #include "torch/parallel.h"
 
-#define DVAE_KERNELS "categorical/cpu_kernels.h"
+#define DVAE_OP categorical
 #include "simd/foreach_target.h"
 
 namespace dvae {
 namespace {
 
-constexpr Buffer kNoBuffer{nullptr, Storage::float32};
-
-Buffer buffer_if(bool present, const Tensor& tensor) { return present ? buffer_of(tensor) : kNoBuffer; }
+Buffer buffer_if(bool present, const Tensor& tensor) { return present ? buffer_of(tensor) : Buffer{}; }
 
 Tensor kl_fwd(Tensor logits, std::optional<Tensor> prior, int64_t dim) {
   const ScalarType compute = compute_type(logits.scalar_type());
@@ -26,7 +24,7 @@ Tensor kl_fwd(Tensor logits, std::optional<Tensor> prior, int64_t dim) {
   if (logits.numel() == 0) return fill(kl, 0);
   const Tensor second = prior.value_or(logits);  // in the place of a prior
   check_same_type(logits, second);
-  for_collapsed_rows<2, 0>({logits, second}, dim, [&](const RowLayout<2>& layout, const std::array<Tensor, 2>& t) {
+  with_coalesced_rows<2, 0>({logits, second}, dim, [&](const RowLayout<2>& layout, const std::array<Tensor, 2>& t) {
     const KlArgs args{
         buffer_of(t[0]), buffer_if(prior.has_value(), t[1]), layout.strides[0], layout.strides[1],
         tiles_of(layout, compute, true), kl.data_ptr()};
@@ -53,7 +51,7 @@ std::tuple<Tensor, Tensor> kl_bwd(
     parallel_for_tiles(args.tiles, DVAE_DISPATCH(categorical_kl_backward_kernel), args);
   };
   const std::array<Tensor, 4> tensors{logits, second, third, dlogits};
-  prior_grad ? for_collapsed_rows<4, 2>(tensors, dim, run) : for_collapsed_rows<4, 1>(tensors, dim, run);
+  prior_grad ? with_coalesced_rows<4, 2>(tensors, dim, run) : with_coalesced_rows<4, 1>(tensors, dim, run);
   return {dlogits, dprior};
 }
 
@@ -67,7 +65,7 @@ std::tuple<Tensor, Tensor> log_prob_fwd(
   if (logits.numel() == 0) return {fill(density, 0), fill(count, 0)};
   const HostTemperature temperature(tau, tau_value);
   const double value = positive(temperature) ? temperature.value : NAN;
-  for_collapsed_rows<2, 0>({y, logits}, dim, [&](const RowLayout<2>& layout, const std::array<Tensor, 2>& t) {
+  with_coalesced_rows<2, 0>({y, logits}, dim, [&](const RowLayout<2>& layout, const std::array<Tensor, 2>& t) {
     const LogProbArgs args{
         buffer_of(t[0]), buffer_of(t[1]), layout.strides[0], layout.strides[1], tiles_of(layout, compute, true),
         value, density.data_ptr(), count.data_ptr()};
@@ -86,7 +84,7 @@ std::tuple<Tensor, Tensor, Tensor> log_prob_bwd(
   grad = checked_rows(grad, logits, dim);
   const HostTemperature temperature(tau, tau_value);
   const double value = positive(temperature) ? temperature.value : NAN;
-  for_collapsed_rows<4, 2>(
+  with_coalesced_rows<4, 2>(
       {y, logits, dy, dlogits}, dim, [&](const RowLayout<4>& layout, const std::array<Tensor, 4>& t) {
         const LogProbBackwardArgs args{
             grad.const_data_ptr(), buffer_of(t[0]), buffer_of(t[1]), buffer_of(t[2]), buffer_of(t[3]),

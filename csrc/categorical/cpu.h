@@ -2,7 +2,7 @@
 // rows, in the compute type.
 #pragma once
 
-#include "common/row_tiles.h"
+#include "common/rows.h"
 
 namespace dvae {
 

@@ -1,19 +1,24 @@
 // The same kernels for narrow or strided rows, F32::lanes of them side by side.
 
+#ifndef DVAE_TARGET  // for an editor
+#include "categorical/cpu.h"
+#include "simd/editor.h"
+#endif
+
 // Softmaxes of the opened rows: weights, and the factor of each row that makes them probabilities.
 class ColumnSoftmax {
  public:
-  explicit ColumnSoftmax(int64_t categories)
-      : categories_(categories), weights_(allocate<float>(categories * F32::lanes)) {}
+  explicit ColumnSoftmax(int64_t columns)
+      : columns_(columns), weights_(allocate<float>(columns * F32::lanes)) {}
 
   // logit(column) gives the rows' logits.
   template <class Logit>
   void weigh(const Logit& logit) {
     F32 top(kMinusInf<float>);
-    for (int64_t j = 0; j < categories_; ++j) top = max(top, logit(j));
+    for (int64_t j = 0; j < columns_; ++j) top = max(top, logit(j));
     top_ = select(top == F32(kMinusInf<float>), F32(0), top);  // weights of 0, not of NaN
     F32 sums[4] = {F32(0), F32(0), F32(0), F32(0)};
-    for (int64_t j = 0; j < categories_; ++j) {
+    for (int64_t j = 0; j < columns_; ++j) {
       const F32 w = natural_exp(logit(j) - top_);
       w.store(weights_.get() + j * F32::lanes);
       sums[j % 4] = sums[j % 4] + w;
@@ -27,7 +32,7 @@ class ColumnSoftmax {
   F32 total() const { return total_; }
 
  private:
-  int64_t categories_;
+  int64_t columns_;
   Allocation<float> weights_;
   F32 top_, total_, factor_;
 };
@@ -50,11 +55,11 @@ class KlColumns {
  public:
   KlColumns(const RowTiles& tiles, const Buffer& logits, RowStrides logits_strides, const Buffer& prior,
             RowStrides prior_strides)
-      : categories_(tiles.categories),
+      : columns_(tiles.columns),
         logits_(logits, logits_strides, tiles),
-        prior_(prior, prior_strides, has_prior ? tiles : RowTiles{0, 0, 0, 0, true, 1}),
-        pi_(tiles.categories),
-        m_(has_prior ? tiles.categories : 0) {}
+        prior_(prior, prior_strides, has_prior ? tiles : RowTiles{}),
+        pi_(tiles.columns),
+        m_(has_prior ? tiles.columns : 0) {}
 
   void open(int64_t row) {
     logits_.open(row, true);
@@ -67,7 +72,7 @@ class KlColumns {
   int rows() const { return logits_.rows(); }
 
   F32 kl() const {
-    const F32 m_total = has_prior ? select(m_.total() == F32(0), F32(1), m_.total()) : F32(float(categories_));
+    const F32 m_total = has_prior ? select(m_.total() == F32(0), F32(1), m_.total()) : F32(float(columns_));
     const Functions<F32> f;
     const F32 normal = (f.log2(pi_.total()) - f.log2(m_total)) * F32(kLn2<float>);
     const F32 kl = sum([&](F32 delta, F32 pi, F32 m) { return divergence_term(delta - normal, pi, m); });
@@ -80,8 +85,8 @@ class KlColumns {
   // Calls put(column, delta, pi, m).
   template <class Put>
   void for_each(const Put& put) const {
-    const F32 uniform(1 / static_cast<float>(categories_));
-    for (int64_t j = 0; j < categories_; ++j) {
+    const F32 uniform(1 / static_cast<float>(columns_));
+    for (int64_t j = 0; j < columns_; ++j) {
       F32 delta = logits_.load(j) - pi_.top(), m = uniform;
       if constexpr (has_prior) {
         delta = delta - (prior_.load(j) - m_.top());
@@ -99,7 +104,7 @@ class KlColumns {
     return (sums[0] + sums[1]) + (sums[2] + sums[3]);
   }
 
-  int64_t categories_;
+  int64_t columns_;
   ColumnTensor logits_, prior_;
   ColumnSoftmax pi_, m_;
 };
@@ -118,7 +123,7 @@ void kl_backward_columns(const KlBackwardArgs& args, int64_t begin, int64_t end)
   KlColumns<has_prior> columns(args.tiles, args.logits, args.logits_strides, args.prior, args.prior_strides);
   const bool prior_grad = has_prior && args.dprior.data != nullptr;
   ColumnTensor dlogits(args.dlogits, args.dlogits_strides, args.tiles);
-  ColumnTensor dprior(args.dprior, args.dprior_strides, prior_grad ? args.tiles : RowTiles{0, 0, 0, 0, true, 1});
+  ColumnTensor dprior(args.dprior, args.dprior_strides, prior_grad ? args.tiles : RowTiles{});
   for (int64_t row = begin * F32::lanes; row < end * F32::lanes; row += F32::lanes) {
     columns.open(row);
     dlogits.open(row, false);
@@ -139,19 +144,19 @@ class DensityColumns {
  public:
   DensityColumns(const RowTiles& tiles, const Buffer& y, RowStrides y_strides, const Buffer& logits,
                  RowStrides logits_strides, double tau)
-      : categories_(tiles.categories),
+      : columns_(tiles.columns),
         tau_(tau),
         y_(y, y_strides, tiles),
         logits_(logits, logits_strides, tiles),
-        energies_(allocate<float>(tiles.categories * F32::lanes)),
-        share_(tiles.categories) {}
+        energies_(allocate<float>(tiles.columns * F32::lanes)),
+        share_(tiles.columns) {}
 
   void open(int64_t row) {
     y_.open(row, true);
     logits_.open(row, true);
     const F32 minus_tau(static_cast<float>(-tau_));
     count_ = log_y_ = energy_ = F32(0);
-    for (int64_t j = 0; j < categories_; ++j) {
+    for (int64_t j = 0; j < columns_; ++j) {
       const F32 xj = x(j), log_y = log_of_sample(f_, y(j));
       const auto excluded = xj == F32(kMinusInf<float>);
       select(excluded, xj, fma(minus_tau, log_y, xj)).store(energies_.get() + j * F32::lanes);
@@ -159,7 +164,7 @@ class DensityColumns {
       count_ = count_ + select(excluded, F32(0), F32(1));
     }
     share_.weigh([&](int64_t j) { return energy(j); });
-    for (int64_t j = 0; j < categories_; ++j) {
+    for (int64_t j = 0; j < columns_; ++j) {
       energy_ = energy_ + select(x(j) == F32(kMinusInf<float>), F32(0), energy(j) - share_.top());
     }
   }
@@ -174,7 +179,7 @@ class DensityColumns {
   }
   F32 tau_gradient() const {
     F32 sum(0);
-    for (int64_t j = 0; j < categories_; ++j) {
+    for (int64_t j = 0; j < columns_; ++j) {
       const F32 part = (count_ * share_(j) - F32(1)) * log_of_sample(f_, y(j));
       sum = sum + select(x(j) == F32(kMinusInf<float>), F32(0), part);
     }
@@ -188,7 +193,7 @@ class DensityColumns {
  private:
   F32 energy(int64_t column) const { return F32::load(energies_.get() + column * F32::lanes); }
 
-  int64_t categories_;
+  int64_t columns_;
   double tau_;
   ColumnTensor y_, logits_;
   Allocation<float> energies_;
@@ -216,7 +221,7 @@ void log_prob_backward_columns(const LogProbBackwardArgs& args, int64_t begin, i
     dlogits.open(row, false);
     const F32 g = get_rows(static_cast<const float*>(args.grad), row, columns.rows());
     const DensityGradient<F32> gradient(g, columns.count(), args.tau);
-    for (int64_t j = 0; j < args.tiles.categories; ++j) {
+    for (int64_t j = 0; j < args.tiles.columns; ++j) {
       const F32 x = columns.x(j), share = columns.share(j);
       dlogits.store(j, gradient.to_logits(x, share));
       dy.store(j, gradient.to_y(columns.y(j), x, share));

@@ -2,9 +2,10 @@
 // foreach_target.h. Each chunk of a row has a maximum of its own: one sweep takes the exponentials, the chunks are
 // brought to a common scale, a second sweep uses them.
 
-#include "simd/columns.h"
-#include "simd/rows.h"
-#include "simd/chunks.h"
+#ifndef DVAE_TARGET  // for an editor
+#include "categorical/cpu.h"
+#include "simd/editor.h"
+#endif
 
 template <class Scalar>
 constexpr Scalar kMinusInf = -std::numeric_limits<Scalar>::infinity();
@@ -74,8 +75,8 @@ class ChunkedSoftmax {
  public:
   using Scalar = typename F::Scalar;
 
-  explicit ChunkedSoftmax(int64_t categories)
-      : chunks_(categories),
+  explicit ChunkedSoftmax(const RowTiles& tiles)
+      : chunks_(tiles),
         weights_(allocate<Scalar>(chunks_.count() * kChunk)),
         tops_(chunks_.count()),
         factors_(chunks_.count()),
@@ -141,8 +142,8 @@ class KlRow {
  public:
   using Scalar = typename F::Scalar;
 
-  explicit KlRow(int64_t categories)
-      : pi_(categories), m_(has_prior ? categories : 0), chunks_(pi_.chunks()), sums_(chunks_.count()) {}
+  explicit KlRow(const RowTiles& tiles)
+      : pi_(tiles), m_(has_prior ? tiles : RowTiles{}), chunks_(pi_.chunks()), sums_(chunks_.count()) {}
 
   void weigh(const Scalar* logits, const Scalar* prior) {
     logits_ = logits;
@@ -255,15 +256,15 @@ class KlRow {
 // A prior's rows, or nothing that costs anything.
 template <class F, bool has_prior>
 RowTensor<F> prior_rows(const Buffer& prior, RowStrides strides, const RowTiles& tiles) {
-  if (has_prior) return RowTensor<F>(prior, strides, tiles.categories, tiles.tile_rows);
+  if (has_prior) return RowTensor<F>(prior, strides, tiles.columns, tiles.tile_rows);
   return RowTensor<F>(Buffer{nullptr, storage_of<typename F::Scalar>}, {0, 1, 0}, 0, 1);
 }
 
 template <class F, bool has_prior>
 void kl_tiles(const KlArgs& args, int64_t begin, int64_t end) {
   using Scalar = typename F::Scalar;
-  const int64_t columns = args.tiles.categories;
-  KlRow<F, has_prior> row_state(columns);
+  const int64_t columns = args.tiles.columns;
+  KlRow<F, has_prior> row_state(args.tiles);
   RowTensor<F> logits(args.logits, args.logits_strides, columns, args.tiles.tile_rows);
   RowTensor<F> prior = prior_rows<F, has_prior>(args.prior, args.prior_strides, args.tiles);
   auto* kl = static_cast<Scalar*>(args.kl);
@@ -280,9 +281,9 @@ void kl_tiles(const KlArgs& args, int64_t begin, int64_t end) {
 template <class F, bool has_prior>
 void kl_backward_tiles(const KlBackwardArgs& args, int64_t begin, int64_t end) {
   using Scalar = typename F::Scalar;
-  const int64_t columns = args.tiles.categories;
+  const int64_t columns = args.tiles.columns;
   const bool prior_grad = args.dprior.data != nullptr;
-  KlRow<F, has_prior> row_state(columns);
+  KlRow<F, has_prior> row_state(args.tiles);
   RowTensor<F> logits(args.logits, args.logits_strides, columns, args.tiles.tile_rows);
   RowTensor<F> prior = prior_rows<F, has_prior>(args.prior, args.prior_strides, args.tiles);
   RowTensor<F> dlogits(args.dlogits, args.dlogits_strides, columns, args.tiles.tile_rows);
@@ -344,9 +345,9 @@ class DensityRow {
  public:
   using Scalar = typename F::Scalar;
 
-  DensityRow(int64_t categories, double tau)
+  DensityRow(const RowTiles& tiles, double tau)
       : tau_(tau),
-        weights_(categories),
+        weights_(tiles),
         chunks_(weights_.chunks()),
         energies_(allocate<Scalar>(chunks_.count() * kChunk)),
         sums_(chunks_.count()) {}
@@ -391,7 +392,7 @@ class DensityRow {
   }
 
  private:
-  // Over the categories that are not excluded; the mean is under the softmax of the energies.
+  // Over the columns that are not excluded; the mean is under the softmax of the energies.
   struct Sums {
     double count = 0, log_y = 0, energy = 0, mean_log_y = 0;
   };
@@ -436,8 +437,8 @@ class DensityRow {
 template <class F>
 void log_prob_tiles(const LogProbArgs& args, int64_t begin, int64_t end) {
   using Scalar = typename F::Scalar;
-  const int64_t columns = args.tiles.categories;
-  DensityRow<F> row_state(columns, args.tau);
+  const int64_t columns = args.tiles.columns;
+  DensityRow<F> row_state(args.tiles, args.tau);
   RowTensor<F> y(args.y, args.y_strides, columns, args.tiles.tile_rows);
   RowTensor<F> logits(args.logits, args.logits_strides, columns, args.tiles.tile_rows);
   auto *density = static_cast<Scalar*>(args.density), *count = static_cast<Scalar*>(args.count);
@@ -455,8 +456,8 @@ void log_prob_tiles(const LogProbArgs& args, int64_t begin, int64_t end) {
 template <class F>
 void log_prob_backward_tiles(const LogProbBackwardArgs& args, int64_t begin, int64_t end) {
   using Scalar = typename F::Scalar;
-  const int64_t columns = args.tiles.categories;
-  DensityRow<F> row_state(columns, args.tau);
+  const int64_t columns = args.tiles.columns;
+  DensityRow<F> row_state(args.tiles, args.tau);
   RowTensor<F> y(args.y, args.y_strides, columns, args.tiles.tile_rows);
   RowTensor<F> logits(args.logits, args.logits_strides, columns, args.tiles.tile_rows);
   RowTensor<F> dy(args.dy, args.dy_strides, columns, args.tiles.tile_rows);
@@ -490,7 +491,7 @@ void categorical_kl_kernel(const KlArgs& args, int64_t begin, int64_t end) {
   const bool prior = args.prior.data != nullptr;
   if (args.logits.type == Storage::float64) {
     prior ? kl_tiles<F64, true>(args, begin, end) : kl_tiles<F64, false>(args, begin, end);
-  } else if (args.tiles.columns) {
+  } else if (args.tiles.interleaved) {
     prior ? kl_columns<true>(args, begin, end) : kl_columns<false>(args, begin, end);
   } else {
     prior ? kl_tiles<F32, true>(args, begin, end) : kl_tiles<F32, false>(args, begin, end);
@@ -501,7 +502,7 @@ void categorical_kl_backward_kernel(const KlBackwardArgs& args, int64_t begin, i
   const bool prior = args.prior.data != nullptr;
   if (args.logits.type == Storage::float64) {
     prior ? kl_backward_tiles<F64, true>(args, begin, end) : kl_backward_tiles<F64, false>(args, begin, end);
-  } else if (args.tiles.columns) {
+  } else if (args.tiles.interleaved) {
     prior ? kl_backward_columns<true>(args, begin, end) : kl_backward_columns<false>(args, begin, end);
   } else {
     prior ? kl_backward_tiles<F32, true>(args, begin, end) : kl_backward_tiles<F32, false>(args, begin, end);
@@ -510,10 +511,10 @@ void categorical_kl_backward_kernel(const KlBackwardArgs& args, int64_t begin, i
 
 void log_prob_kernel(const LogProbArgs& args, int64_t begin, int64_t end) {
   if (args.logits.type == Storage::float64) return log_prob_tiles<F64>(args, begin, end);
-  args.tiles.columns ? log_prob_columns(args, begin, end) : log_prob_tiles<F32>(args, begin, end);
+  args.tiles.interleaved ? log_prob_columns(args, begin, end) : log_prob_tiles<F32>(args, begin, end);
 }
 
 void log_prob_backward_kernel(const LogProbBackwardArgs& args, int64_t begin, int64_t end) {
   if (args.logits.type == Storage::float64) return log_prob_backward_tiles<F64>(args, begin, end);
-  args.tiles.columns ? log_prob_backward_columns(args, begin, end) : log_prob_backward_tiles<F32>(args, begin, end);
+  args.tiles.interleaved ? log_prob_backward_columns(args, begin, end) : log_prob_backward_tiles<F32>(args, begin, end);
 }

@@ -104,13 +104,13 @@ template <class T>
 DVAE_HD inline T clamped_sample(T y) {
   return y < kSmallest<T> ? kSmallest<T> : y;
 }
-// -inf for excluded categories
+// -inf for excluded columns
 template <class T>
 DVAE_HD inline T sample_energy(T y, T logit, T tau) {
   return logit == kMinusInfinity<T> ? logit : logit - tau * natural_log(clamped_sample(y));
 }
 
-// Over the categories that are not excluded: how many, sum log y, its mean under the softmax of the energies (times
+// Over the columns that are not excluded: how many, sum log y, its mean under the softmax of the energies (times
 // total), and the sum of the energies relative to the top.
 template <class T, bool kBackward>
 struct Density {
@@ -162,7 +162,7 @@ struct Density {
   }
 };
 
-// Gradients of the density; an excluded category's share is 0, or NaN in a row with NaN.
+// Gradients of the density; an excluded column's share is 0, or NaN in a row with NaN.
 template <class T>
 DVAE_HD inline T density_logit_gradient(T grad, T energy, T share, T count) {
   return energy == kMinusInfinity<T> ? share : grad * (1 - count * share);

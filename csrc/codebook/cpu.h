@@ -15,7 +15,7 @@ struct CodeSumsArgs {
 
   // as parallel_for_tiles shares them out
   struct Tiles {
-    int64_t categories, blocks;
+    int64_t columns, blocks;
     int64_t tile_rows = kBlockRows, ranges = 1;
     int64_t count() const { return blocks; }
   };

@@ -1,6 +1,11 @@
 // Sums by code over the SIMD layer. Included once per target by foreach_target.h. Every column is added up in the order
 // of the rows, so the bits are those of every other target and backend.
 
+#ifndef DVAE_TARGET  // for an editor
+#include "codebook/cpu.h"
+#include "simd/editor.h"
+#endif
+
 constexpr int kSumVectors = 4;  // vectors of a row that are summed side by side
 
 // Sums `count` rows, whose positions are given by row(i), into `to`. `doubt` stays 0 where all sums are finite, else it becomes

@@ -2,7 +2,8 @@
 #pragma once
 
 #include "codebook/blocks.h"
-#include "cuda/access.cuh"
+#include "cuda/launch.cuh"
+#include "cuda/reduce.cuh"
 
 namespace dvae {
 
@@ -25,7 +26,7 @@ __global__ void __launch_bounds__(kMaxThreads) gather_codes_kernel(RowPlan plan,
   const Word* from = args.codebook + (inside ? index : 0) * args.stride;
   Word* to = args.output + place.row * plan.columns;
   Word outside{};
-  if (index != -1) outside = args.nan;
+  if (index != kMasked) outside = args.nan;
   for (uint32_t i = place.lane; i < place.chunks; i += place.lanes) to[i] = inside ? from[i] : outside;
 }
 
@@ -47,7 +48,7 @@ __global__ void __launch_bounds__(kMaxThreads) finite_code_keys_kernel(
   constexpr int kChunk = Input::kChunk;
   DVAE_SHARED_MEMORY(memory);
   const RowPlace place(plan);
-  const int64_t index = place.chunks ? indices[place.row] : -1;
+  const int64_t index = place.chunks ? indices[place.row] : kMasked;
   const bool inside = index >= 0 && index < num_codes;
   Acc doubt = 0;  // and NaN where a value is not finite
   const auto row = input.row(place);

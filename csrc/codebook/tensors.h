@@ -29,9 +29,4 @@ inline Tensor new_sums(const char* op, const Tensor& x, const Tensor& indices, i
   return torch::stable::new_zeros(x, {num_codes, x.size(1)}, compute_type(x.scalar_type()));
 }
 
-// With columns next to each other; copied only where they are not.
-inline Tensor with_unit_columns(const Tensor& matrix) {
-  return matrix.size(1) <= 1 || matrix.stride(1) == 1 ? matrix : torch::stable::contiguous(matrix);
-}
-
 }  // namespace dvae

@@ -6,7 +6,7 @@
 #include <memory>
 #include <new>
 
-#include "common/numerics.h"
+#include "common/half.h"
 
 namespace dvae {
 
@@ -21,33 +21,42 @@ inline constexpr Storage storage_of<BFloat16> = Storage::bfloat16;
 template <>
 inline constexpr Storage storage_of<Half> = Storage::half;
 
-inline int size_of(Storage type) {
+DVAE_HD inline int size_of(Storage type) {
   return type == Storage::float64 ? 8 : type == Storage::float32 ? 4 : 2;
 }
 
+// The memory of a tensor; without data where there is none.
 struct Buffer {
-  void* data;
-  Storage type;
+  void* data = nullptr;
+  Storage type = Storage::float32;
 };
 
-// Calls run(T()) with the type of the elements; Scalar is what they are computed in.
+// Calls run(T()) with the storage type; Scalar is the type that its elements are computed in.
+#ifdef __CUDACC__
+#pragma nv_exec_check_disable
+#endif
 template <class Scalar, class Run>
-void with_storage(Storage type, const Run& run) {
+DVAE_HD void visit(Storage type, const Run& run) {
   if constexpr (sizeof(Scalar) == sizeof(double)) {
     run(double());
+  } else if (type == Storage::float32) {
+    run(float());
   } else if (type == Storage::bfloat16) {
     run(BFloat16());
-  } else if (type == Storage::half) {
-    run(Half());
   } else {
-    run(float());
+    run(Half());
   }
+}
+// The same for any compute type.
+template <class Run>
+void visit(Storage type, const Run& run) {
+  type == Storage::float64 ? visit<double>(type, run) : visit<float>(type, run);
 }
 
 // Calls run(Narrow(), Wide()) with the types of logits and samples: equal, or float samples of half logits (autocast).
 template <class Scalar, class Run>
-void with_storages(Storage narrow, Storage wide, const Run& run) {
-  with_storage<Scalar>(narrow, [&](auto logits) { narrow == wide ? run(logits, logits) : run(logits, Scalar()); });
+void visit(Storage narrow, Storage wide, const Run& run) {
+  visit<Scalar>(narrow, [&](auto logits) { narrow == wide ? run(logits, logits) : run(logits, Scalar()); });
 }
 
 struct Free {

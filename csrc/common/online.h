@@ -1,6 +1,7 @@
 // What a pass over a row reduces it to, for host and device.
 #pragma once
 
+#include "common/indices.h"
 #include "common/numerics.h"
 
 namespace dvae {
@@ -9,7 +10,7 @@ namespace dvae {
 template <class T>
 struct Best {
   T value = kMinusInfinity<T>;
-  uint32_t index = UINT32_MAX;
+  uint32_t index = kNoColumn;
   uint32_t poisoned = 0;
 
   // Columns must come in ascending order.

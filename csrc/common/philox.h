@@ -3,13 +3,7 @@
 
 #include <cstdint>
 
-#ifdef __CUDACC__
-#define DVAE_HD __host__ __device__
-#define DVAE_INLINE __host__ __device__ __forceinline__
-#else
-#define DVAE_HD
-#define DVAE_INLINE [[gnu::always_inline]] inline
-#endif
+#include "common/host_device.h"
 
 namespace dvae {
 

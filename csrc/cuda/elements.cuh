@@ -246,13 +246,13 @@ void launch_elements(
 #endif
 }
 
-// Calls call(Elements<Narrow> type, Elements<Wide> type), see with_storages.
+// Calls call(Elements<Narrow> type, Elements<Wide> type), see visit.
 template <class Call>
 void with_elements(Storage narrow, Storage wide, const Call& call) {
   const auto with = [&](auto logits, auto sample) {
     call(TensorTypes<Elements<decltype(logits)>, Elements<decltype(sample)>>{});
   };
-  narrow == Storage::float64 ? with(double(), double()) : with_storages<float>(narrow, wide, with);
+  narrow == Storage::float64 ? with(double(), double()) : visit<float>(narrow, wide, with);
 }
 
 }  // namespace dvae

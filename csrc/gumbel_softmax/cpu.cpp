@@ -10,7 +10,7 @@
 #include "torch/cpu_op.h"
 #include "torch/parallel.h"
 
-#define DVAE_KERNELS "gumbel_softmax/cpu_kernels.h"
+#define DVAE_OP gumbel_softmax
 #include "simd/foreach_target.h"
 
 namespace dvae {
@@ -20,7 +20,7 @@ namespace {
 void fill_hard(const Tensor& logits, const Tensor& key, int64_t dim, int64_t row_offset, const Tensor& sample,
                int64_t* indices) {
   const ScalarType compute = compute_type(logits.scalar_type());
-  for_collapsed_rows<2>({logits, sample}, dim, [&](const RowLayout<2>& layout, const std::array<Tensor, 2>& t) {
+  with_coalesced_rows<2>({logits, sample}, dim, [&](const RowLayout<2>& layout, const std::array<Tensor, 2>& t) {
     const HardArgs args{
         buffer_of(t[0]), buffer_of(t[1]), layout.strides[0], layout.strides[1], tiles_of(layout, compute, true),
         noise_key(key, logits), row_offset, is_large(t[1]), indices};
@@ -32,7 +32,7 @@ Tensor argmax(Tensor logits, Tensor key, int64_t dim, int64_t row_offset) {
   Tensor indices = new_rows(logits, dim, ScalarType::Long);
   if (logits.numel() == 0) return fill(indices, kNone);
   const ScalarType compute = compute_type(logits.scalar_type());
-  for_collapsed_rows<1, 0>({logits}, dim, [&](const RowLayout<1>& layout, const std::array<Tensor, 1>& t) {
+  with_coalesced_rows<1, 0>({logits}, dim, [&](const RowLayout<1>& layout, const std::array<Tensor, 1>& t) {
     const ArgmaxArgs args{
         buffer_of(t[0]), layout.strides[0], tiles_of(layout, compute, true), noise_key(key, logits), row_offset,
         index_data(indices)};
@@ -61,7 +61,7 @@ Tensor fwd(Tensor logits, Tensor key, std::optional<Tensor> tau, double tau_valu
     return sample;
   }
   const ScalarType compute = compute_type(logits.scalar_type());
-  for_collapsed_rows<2>({logits, sample}, dim, [&](const RowLayout<2>& layout, const std::array<Tensor, 2>& t) {
+  with_coalesced_rows<2>({logits, sample}, dim, [&](const RowLayout<2>& layout, const std::array<Tensor, 2>& t) {
     const SoftArgs args{
         buffer_of(t[0]), buffer_of(t[1]), layout.strides[0], layout.strides[1], tiles_of(layout, compute, true),
         noise_key(key, logits), row_offset, temperature.inverse(compute), is_large(t[1])};
@@ -79,7 +79,7 @@ Tensor bwd(Tensor grad, Tensor y, std::optional<Tensor> tau, double tau_value, i
   if (!temperature.valid()) return fill(dlogits, NAN);
   if (temperature.zero()) return fill(dlogits, 0);
   const ScalarType compute = compute_type(y.scalar_type());
-  for_collapsed_rows<3>({grad, y, dlogits}, dim, [&](const RowLayout<3>& layout, const std::array<Tensor, 3>& t) {
+  with_coalesced_rows<3>({grad, y, dlogits}, dim, [&](const RowLayout<3>& layout, const std::array<Tensor, 3>& t) {
     const BackwardArgs args{
         buffer_of(t[0]), buffer_of(t[1]), buffer_of(t[2]), layout.strides[0], layout.strides[1], layout.strides[2],
         tiles_of(layout, compute, false), temperature.inverse(compute), is_large(t[2])};
@@ -98,7 +98,7 @@ std::tuple<Tensor, Tensor> recompute_bwd(Tensor grad, Tensor logits, std::option
   if (!temperature.valid()) return {fill(dlogits, NAN), fill(dtau_rows, NAN)};
   if (temperature.zero()) return {fill(dlogits, 0), fill(dtau_rows, 0)};
   const ScalarType compute = compute_type(logits.scalar_type());
-  for_collapsed_rows<3>({grad, logits, dlogits}, dim, [&](const RowLayout<3>& layout, const std::array<Tensor, 3>& t) {
+  with_coalesced_rows<3>({grad, logits, dlogits}, dim, [&](const RowLayout<3>& layout, const std::array<Tensor, 3>& t) {
     const RecomputeBackwardArgs args{
         buffer_of(t[0]), buffer_of(t[1]), buffer_of(t[2]), layout.strides[0], layout.strides[1], layout.strides[2],
         tiles_of(layout, compute, true), optional_noise_key(key, logits), row_offset, temperature.inverse(compute),

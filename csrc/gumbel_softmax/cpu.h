@@ -3,7 +3,8 @@
 
 #include <optional>
 
-#include "common/row_tiles.h"
+#include "common/noise.h"
+#include "common/rows.h"
 
 namespace dvae {
 

@@ -1,20 +1,23 @@
 // The same kernels for narrow or strided rows: a tile of F32::lanes rows side by side, so that nothing is reduced
 // across lanes and [B, K, H, W] is read as it lies.
 
-#include "simd/columns.h"
+#ifndef DVAE_TARGET  // for an editor
+#include "gumbel_softmax/cpu.h"
+#include "simd/editor.h"
+#endif
 
 class ColumnWeights {
  public:
   // Without a key there is no noise.
   ColumnWeights(
       const RowTiles& tiles, const std::optional<NoiseKey>& key, int64_t row_offset, double inverse_tau)
-      : categories_(tiles.categories),
+      : columns_(tiles.columns),
         row_offset_(row_offset),
         noise_(key.has_value() ? ColumnNoise(key->key, key->offset) : ColumnNoise(0, 0)),
         noisy_(key.has_value()),
         steepness_(static_cast<float>(
             std::min(inverse_tau * kLog2e<double>, double{std::numeric_limits<float>::max()}))),
-        weights_(allocate<float>(tiles.categories * F32::lanes)) {}
+        weights_(allocate<float>(tiles.columns * F32::lanes)) {}
 
   // The weights of the opened rows and their common scale; weight * scale is the sample. Gives the wanted sums over it.
   template <Want want>
@@ -27,8 +30,8 @@ class ColumnWeights {
     top = select(top == F32(-kInfinity), F32(0), top);  // weights of 0, not of NaN
     const F32 steepness(steepness_);
     Sums<F32> sums[4] = {};
-    for (int64_t first = 0; first < categories_; first += 4) {
-      for (int i = 0; i < std::min<int64_t>(4, categories_ - first); ++i) {
+    for (int64_t first = 0; first < columns_; first += 4) {
+      for (int i = 0; i < std::min<int64_t>(4, columns_ - first); ++i) {
         const int64_t j = first + i;
         const F32 z = (F32::load(weights(j)) - top) * steepness;
         const F32 w = exp2(z);
@@ -44,7 +47,7 @@ class ColumnWeights {
 
   F32 sample(int64_t column) const { return F32::load(weights(column)) * scale_; }
 
-  // The category of the largest perturbed logit of each row, the lowest of equals; kNone where all are -inf, kNan in a
+  // The column of the largest perturbed logit of each row, the lowest of equals; kNone where all are -inf, kNan in a
   // row with NaN or +inf.
   F32 argmax(const ColumnTensor& x, int64_t row) {
     F32 best(-kInfinity), index(kNone), unordered(0);
@@ -66,22 +69,22 @@ class ColumnWeights {
   template <class Visit>
   void perturb(const ColumnTensor& x, int64_t row, const Visit& visit) {
     if (!noisy_) {
-      for (int64_t j = 0; j < categories_; ++j) visit(j, x.load(j));
+      for (int64_t j = 0; j < columns_; ++j) visit(j, x.load(j));
       return;
     }
     noise_.set_rows(static_cast<uint32_t>(row_offset_ + row));
     const Functions<F32> f;
     alignas(64) uint32_t words[4 * F32::lanes];
-    for (int64_t first = 0; first < categories_; first += 4) {
+    for (int64_t first = 0; first < columns_; first += 4) {
       noise_.fill(static_cast<uint32_t>(first / 4), words);
-      for (int i = 0; i < std::min<int64_t>(4, categories_ - first); ++i) {
+      for (int i = 0; i < std::min<int64_t>(4, columns_ - first); ++i) {
         const F32 noise = f.log2(f.exponential(words + i * F32::lanes));
         visit(first + i, fma_exact(noise, F32(-kLn2<float>), x.load(first + i)));
       }
     }
   }
 
-  int64_t categories_, row_offset_;
+  int64_t columns_, row_offset_;
   ColumnNoise noise_;
   bool noisy_;
   float steepness_;
@@ -97,7 +100,7 @@ void soft_columns(const SoftArgs& args, int64_t begin, int64_t end) {
     logits.open(row, true);
     sample.open(row, false);
     weights.compute<Want::weights>(logits, nullptr, row);
-    for (int64_t j = 0; j < args.tiles.categories; ++j) sample.store(j, weights.sample(j));
+    for (int64_t j = 0; j < args.tiles.columns; ++j) sample.store(j, weights.sample(j));
     sample.close();
   }
 }
@@ -125,7 +128,7 @@ void hard_columns(const HardArgs& args, int64_t begin, int64_t end) {
     logits.open(row, true);
     sample.open(row, false);
     const F32 index = weights.argmax(logits, row), rest = select(index == F32(kNan), F32(NAN), F32(0));
-    for (int64_t j = 0; j < args.tiles.categories; ++j) {
+    for (int64_t j = 0; j < args.tiles.columns; ++j) {
       sample.store(j, select(index == F32(static_cast<float>(j)), F32(1), rest));
     }
     sample.close();
@@ -155,7 +158,7 @@ void recompute_backward_columns(const RecomputeBackwardArgs& args, int64_t begin
     } else {
       sums = weights.compute<Want::grad>(logits, &grad, row);
     }
-    for (int64_t j = 0; j < args.tiles.categories; ++j) {
+    for (int64_t j = 0; j < args.tiles.columns; ++j) {
       dlogits.store(j, weights.sample(j) * (grad.load(j) - sums.grad) * inverse_tau);
     }
     dlogits.close();
@@ -172,14 +175,14 @@ void backward_columns(const BackwardArgs& args, int64_t begin, int64_t end) {
     sample.open(row, true);
     dlogits.open(row, false);
     Sums<F32> sums[4] = {};
-    for (int64_t j = 0; j < args.tiles.categories; ++j) {
+    for (int64_t j = 0; j < args.tiles.columns; ++j) {
       const F32 y = sample.load(j);
       sums[j % 4].weight = sums[j % 4].weight + y;
       sums[j % 4].grad = fma(y, grad.load(j), sums[j % 4].grad);
     }
     const F32 total = sum_of(sums, &Sums<F32>::weight), dot = sum_of(sums, &Sums<F32>::grad);
     const F32 mean = select(total == F32(0), F32(0), dot / total);
-    for (int64_t j = 0; j < args.tiles.categories; ++j) {
+    for (int64_t j = 0; j < args.tiles.columns; ++j) {
       dlogits.store(j, sample.load(j) * (grad.load(j) - mean) * inverse_tau);
     }
     dlogits.close();

@@ -1,14 +1,14 @@
 // The Gumbel-softmax kernels, written once over the SIMD layer. Included once per target by foreach_target.h.
 
-#include "simd/rows.h"
-#include "simd/chunks.h"
-#include "simd/argmax.h"
-#include "simd/softmax.h"
+#ifndef DVAE_TARGET  // for an editor
+#include "gumbel_softmax/cpu.h"
+#include "simd/editor.h"
+#endif
 
 template <class F>
 void soft_tiles(const SoftArgs& args, int64_t begin, int64_t end) {
-  const int64_t columns = args.tiles.categories;
-  RowWeights<F> weights(columns, args.noise, args.inverse_tau);
+  const int64_t columns = args.tiles.columns;
+  RowWeights<F> weights(args.tiles, args.noise, args.inverse_tau);
   RowTensor<F> logits(args.logits, args.logits_strides, columns, args.tiles.tile_rows);
   RowTensor<F> sample(args.sample, args.sample_strides, columns, args.tiles.tile_rows);
   RowOutput<F, Sample<F>> output(weights, !sample.in_place());
@@ -28,8 +28,8 @@ void soft_tiles(const SoftArgs& args, int64_t begin, int64_t end) {
 
 template <class F>
 void argmax_tiles(const ArgmaxArgs& args, int64_t begin, int64_t end) {
-  const int64_t columns = args.tiles.categories;
-  RowArgmax<F> argmax(columns, args.noise);
+  const int64_t columns = args.tiles.columns;
+  RowArgmax<F> argmax(args.tiles, args.noise);
   RowTensor<F> logits(args.logits, args.logits_strides, columns, args.tiles.tile_rows);
   for_tiles(args.tiles, begin, end, [&](int64_t row, int64_t outer, int64_t inner, int rows) {
     logits.open(outer, inner, rows, true);
@@ -42,8 +42,8 @@ void argmax_tiles(const ArgmaxArgs& args, int64_t begin, int64_t end) {
 template <class F>
 void hard_tiles(const HardArgs& args, int64_t begin, int64_t end) {
   using Scalar = typename F::Scalar;
-  const int64_t columns = args.tiles.categories;
-  RowArgmax<F> argmax(columns, args.noise);
+  const int64_t columns = args.tiles.columns;
+  RowArgmax<F> argmax(args.tiles, args.noise);
   RowTensor<F> logits(args.logits, args.logits_strides, columns, args.tiles.tile_rows);
   RowTensor<F> sample(args.sample, args.sample_strides, columns, args.tiles.tile_rows);
   for_tiles(args.tiles, begin, end, [&](int64_t row, int64_t outer, int64_t inner, int rows) {
@@ -71,8 +71,8 @@ void hard_tiles(const HardArgs& args, int64_t begin, int64_t end) {
 template <class F>
 void recompute_backward_tiles(const RecomputeBackwardArgs& args, int64_t begin, int64_t end) {
   using Scalar = typename F::Scalar;
-  const int64_t columns = args.tiles.categories;
-  RowWeights<F> weights(columns, args.noise, args.inverse_tau);
+  const int64_t columns = args.tiles.columns;
+  RowWeights<F> weights(args.tiles, args.noise, args.inverse_tau);
   RowTensor<F> grad(args.grad, args.grad_strides, columns, args.tiles.tile_rows);
   RowTensor<F> logits(args.logits, args.logits_strides, columns, args.tiles.tile_rows);
   RowTensor<F> dlogits(args.dlogits, args.dlogits_strides, columns, args.tiles.tile_rows);
@@ -107,7 +107,7 @@ void recompute_backward_tiles(const RecomputeBackwardArgs& args, int64_t begin, 
 template <class F>
 void backward_tiles(const BackwardArgs& args, int64_t begin, int64_t end) {
   using Scalar = typename F::Scalar;
-  const int64_t columns = args.tiles.categories;
+  const int64_t columns = args.tiles.columns;
   RowTensor<F> grad(args.grad, args.grad_strides, columns, args.tiles.tile_rows);
   RowTensor<F> sample(args.sample, args.sample_strides, columns, args.tiles.tile_rows);
   RowTensor<F> dlogits(args.dlogits, args.dlogits_strides, columns, args.tiles.tile_rows);
@@ -140,25 +140,25 @@ void backward_tiles(const BackwardArgs& args, int64_t begin, int64_t end) {
 
 void gumbel_softmax_soft(const SoftArgs& args, int64_t begin, int64_t end) {
   if (args.logits.type == Storage::float64) return soft_tiles<F64>(args, begin, end);
-  args.tiles.columns ? soft_columns(args, begin, end) : soft_tiles<F32>(args, begin, end);
+  args.tiles.interleaved ? soft_columns(args, begin, end) : soft_tiles<F32>(args, begin, end);
 }
 
 void gumbel_softmax_argmax(const ArgmaxArgs& args, int64_t begin, int64_t end) {
   if (args.logits.type == Storage::float64) return argmax_tiles<F64>(args, begin, end);
-  args.tiles.columns ? argmax_columns(args, begin, end) : argmax_tiles<F32>(args, begin, end);
+  args.tiles.interleaved ? argmax_columns(args, begin, end) : argmax_tiles<F32>(args, begin, end);
 }
 
 void gumbel_softmax_hard(const HardArgs& args, int64_t begin, int64_t end) {
   if (args.logits.type == Storage::float64) return hard_tiles<F64>(args, begin, end);
-  args.tiles.columns ? hard_columns(args, begin, end) : hard_tiles<F32>(args, begin, end);
+  args.tiles.interleaved ? hard_columns(args, begin, end) : hard_tiles<F32>(args, begin, end);
 }
 
 void gumbel_softmax_backward(const BackwardArgs& args, int64_t begin, int64_t end) {
   if (args.sample.type == Storage::float64) return backward_tiles<F64>(args, begin, end);
-  args.tiles.columns ? backward_columns(args, begin, end) : backward_tiles<F32>(args, begin, end);
+  args.tiles.interleaved ? backward_columns(args, begin, end) : backward_tiles<F32>(args, begin, end);
 }
 
 void gumbel_softmax_recompute_backward(const RecomputeBackwardArgs& args, int64_t begin, int64_t end) {
   if (args.logits.type == Storage::float64) return recompute_backward_tiles<F64>(args, begin, end);
-  args.tiles.columns ? recompute_backward_columns(args, begin, end) : recompute_backward_tiles<F32>(args, begin, end);
+  args.tiles.interleaved ? recompute_backward_columns(args, begin, end) : recompute_backward_tiles<F32>(args, begin, end);
 }

@@ -15,7 +15,7 @@ Tensor fwd(Tensor logits, Tensor key, std::optional<Tensor> tau, double tau_valu
   Tensor sample = empty_like(logits, dtype);
   if (sample.numel() == 0) return sample;
   const auto call = make_call(logits, tau, tau_value, &key, row_offset);
-  for_collapsed_rows<2>({logits, sample}, dim, [&](const RowLayout<2>& layout, const std::array<Tensor, 2>& t) {
+  with_coalesced_rows<2>({logits, sample}, dim, [&](const RowLayout<2>& layout, const std::array<Tensor, 2>& t) {
     gumbel_softmax_fwd(call, layout, {buffer_of(t[0]), buffer_of(t[1])}, hard);
   });
   return sample;
@@ -24,9 +24,9 @@ Tensor fwd(Tensor logits, Tensor key, std::optional<Tensor> tau, double tau_valu
 Tensor argmax(Tensor logits, Tensor key, int64_t dim, int64_t row_offset) {
   const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
   Tensor index = new_rows(logits, dim, ScalarType::Long);
-  if (logits.numel() == 0) return torch::stable::fill_(index, -1);
+  if (logits.numel() == 0) return torch::stable::fill_(index, kNone);
   const auto call = make_call(logits, std::nullopt, 1, &key, row_offset);
-  for_collapsed_rows<2, 0>({logits, logits}, dim, [&](const RowLayout<2>& layout, const std::array<Tensor, 2>& t) {
+  with_coalesced_rows<2, 0>({logits, logits}, dim, [&](const RowLayout<2>& layout, const std::array<Tensor, 2>& t) {
     const Buffer input = buffer_of(t[0]);
     gumbel_softmax_fwd(call, layout, {input, Buffer{nullptr, input.type}}, true, index_data(index));
   });
@@ -37,9 +37,9 @@ std::tuple<Tensor, Tensor> onehot(Tensor logits, Tensor key, int64_t dim, int64_
   const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
   check_sample_type(logits.scalar_type(), dtype);
   Tensor sample = empty_like(logits, dtype), index = new_rows(logits, dim, ScalarType::Long);
-  if (logits.numel() == 0) return {sample, torch::stable::fill_(index, -1)};
+  if (logits.numel() == 0) return {sample, torch::stable::fill_(index, kNone)};
   const auto call = make_call(logits, std::nullopt, 1, &key, row_offset);
-  for_collapsed_rows<2>({logits, sample}, dim, [&](const RowLayout<2>& layout, const std::array<Tensor, 2>& t) {
+  with_coalesced_rows<2>({logits, sample}, dim, [&](const RowLayout<2>& layout, const std::array<Tensor, 2>& t) {
     gumbel_softmax_fwd(call, layout, {buffer_of(t[0]), buffer_of(t[1])}, true, index_data(index));
   });
   return {sample, index};
@@ -52,7 +52,7 @@ Tensor bwd(Tensor grad, Tensor y, std::optional<Tensor> tau, double tau_value, i
   Tensor dlogits = empty_like(y, dtype);
   if (y.numel() == 0) return dlogits;
   const auto call = make_call(y, tau, tau_value);
-  for_collapsed_rows<3>({grad, y, dlogits}, dim, [&](const RowLayout<3>& layout, const std::array<Tensor, 3>& t) {
+  with_coalesced_rows<3>({grad, y, dlogits}, dim, [&](const RowLayout<3>& layout, const std::array<Tensor, 3>& t) {
     gumbel_softmax_bwd(call, layout, {buffer_of(t[0]), buffer_of(t[1]), buffer_of(t[2])});
   });
   return dlogits;
@@ -67,7 +67,7 @@ std::tuple<Tensor, Tensor> recompute_bwd(Tensor grad, Tensor logits, std::option
   if (logits.numel() == 0) return {dlogits, dtau_rows};
   const auto call = make_call(logits, tau, tau_value, key ? &*key : nullptr, row_offset);
   void* rows = tau_grad ? dtau_rows.mutable_data_ptr() : nullptr;
-  for_collapsed_rows<3>({grad, logits, dlogits}, dim, [&](const RowLayout<3>& layout, const std::array<Tensor, 3>& t) {
+  with_coalesced_rows<3>({grad, logits, dlogits}, dim, [&](const RowLayout<3>& layout, const std::array<Tensor, 3>& t) {
     gumbel_softmax_recompute_bwd(call, layout, {buffer_of(t[0]), buffer_of(t[1]), buffer_of(t[2])}, rows);
   });
   return {dlogits, dtau_rows};

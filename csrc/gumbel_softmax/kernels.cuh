@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks<typename Input::Acc>) 
     best = reduce_row(plan, place, best, states, [](auto& a, const auto& b) { a.merge(b); });
     if (indices != nullptr) {
       if (place.lane == 0 && place.chunks) {
-        indices[place.row] = best.poisoned ? -2 : best.index == UINT32_MAX ? -1 : int64_t{best.index};
+        indices[place.row] = best.poisoned ? kNan : best.index == kNoColumn ? kNone : int64_t{best.index};
       }
       if (sample.data == nullptr) return;
     }

@@ -10,7 +10,7 @@
 #include "torch/parallel.h"
 #include "nearest_code/tensors.h"
 
-#define DVAE_KERNELS "nearest_code/cpu_kernels.h"
+#define DVAE_OP nearest_code
 #include "simd/foreach_target.h"
 
 namespace dvae {
@@ -19,8 +19,8 @@ namespace {
 // stage(begin, end) over codes, or tiles of them, that take `elements` each.
 template <class Stage>
 void parallel_over_codes(int64_t count, int64_t elements, const Stage& stage) {
-  constexpr int64_t elements_per_thread = 1 << 12;
-  torch::stable::parallel_for(0, count, std::max<int64_t>(elements_per_thread / elements, 1), stage);
+  constexpr int64_t thread_elements = 1 << 12;
+  parallel_for(count, elements, stage, thread_elements);
 }
 
 // The codes of one head with their memory.
@@ -163,9 +163,9 @@ void search_head(
     const auto search = DVAE_DISPATCH(search_rows);
     constexpr int64_t products_per_thread = 1 << 20;  // some ten microseconds
     const int64_t products = args.tile_rows * head.codes.count * head.codes.columns;
-    torch::stable::parallel_for(
-        0, (count + args.tile_rows - 1) / args.tile_rows, std::max<int64_t>(products_per_thread / products, 1),
-        [&](int64_t begin, int64_t end) { search(args, begin, end); });
+    parallel_for(
+        (count + args.tile_rows - 1) / args.tile_rows, products,
+        [&](int64_t begin, int64_t end) { search(args, begin, end); }, products_per_thread);
     if (first) rescored[2] += count * codes.packed.tiles * (codes.packed.tile / (has_avx512(active_target) ? 4 : 2));
     std::vector<int64_t> left;
     for (int64_t i = 0; i < count; ++i) {

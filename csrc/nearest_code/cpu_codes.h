@@ -1,4 +1,9 @@
-// The codes of nearest_code: measured and packed. Included once per target by foreach_target.h, after cpu_passes.h.
+// The codes of nearest_code: measured and packed. Included once per target, after cpu_passes.h.
+
+#ifndef DVAE_TARGET  // for an editor
+#include "nearest_code/cpu.h"
+#include "simd/editor.h"
+#endif
 
 // c - m of one code, c normalised for cosine, in zeros up to whole vectors; zeros for what cannot be chosen.
 inline void centred_code(const Codes& codes, int64_t k, float* to) {

@@ -1,5 +1,10 @@
 // The search for nearest codes over the SIMD layer. Included once per target by foreach_target.h.
 
+#ifndef DVAE_TARGET  // for an editor
+#include "nearest_code/cpu.h"
+#include "simd/editor.h"
+#endif
+
 #include "nearest_code/cpu_passes.h"
 #include "nearest_code/cpu_codes.h"
 
@@ -114,7 +119,7 @@ class NearestSearch {
   // The row where it lies, or its copy in the compute dtype.
   const Scalar* row_values(int64_t r, int64_t row) {
     const Scalar* x = nullptr;
-    with_storage<Scalar>(args_.x.type, [&](auto storage) {
+    visit<Scalar>(args_.x.type, [&](auto storage) {
       using T = decltype(storage);
       const T* from = static_cast<const T*>(args_.x.data) + row * args_.stride;
       if constexpr (std::is_same_v<T, Scalar>) {
@@ -272,9 +277,9 @@ class NearestSearch {
 #if DVAE_SIMD_AVX512
     for (int64_t k = 0; k < count; k += I32::lanes) {
       // -infinity becomes the lowest integer
-      const __m512i start = _mm512_cvtps_epi32((F32::load(packed_.starts + first + k) * F32(start_factor_)).v);
-      const __m512i shift = _mm512_slli_epi32(I32::load(packed_.sums + first + k).v, 7);
-      I32{Pass::kPass == CodePass::bytes ? _mm512_sub_epi32(start, shift) : start}.store(starts_.get() + k);
+      const I32 start = to_integers(F32::load(packed_.starts + first + k) * F32(start_factor_));
+      const I32 shift = shift_left<7>(I32::load(packed_.sums + first + k));
+      (Pass::kPass == CodePass::bytes ? start - shift : start).store(starts_.get() + k);
     }
 #endif
   }

@@ -1,54 +1,12 @@
 // What the passes of nearest_code do differently: how rows and codes are packed into words, and their dot products.
 // Included once per target by foreach_target.h.
 
-constexpr int kCodeVectors = F32::lanes == 16 ? 4 : 2;
-
-// Doubles in the compiler's own vectors, as wide as F32.
-struct Doubles {
-  typedef double Vector __attribute__((vector_size(4 * F32::lanes)));
-  typedef float Narrow __attribute__((vector_size(2 * F32::lanes)));
-  static constexpr int lanes = F32::lanes / 2;
-  Vector v;
-  Doubles() = default;
-  Doubles(Vector x) : v(x) {}
-  [[gnu::always_inline]] Doubles(double x) : v(x - Vector{}) {}
-  static Doubles load(const double* p) {
-    Vector x;
-    std::memcpy(&x, p, sizeof x);
-    return x;
-  }
-  static Doubles load(const float* p) {
-    Narrow x;
-    std::memcpy(&x, p, sizeof x);
-    return __builtin_convertvector(x, Vector);
-  }
-  void store(double* p) const { std::memcpy(p, &v, sizeof v); }
-};
-inline Doubles operator+(Doubles a, Doubles b) { return a.v + b.v; }
-inline Doubles operator-(Doubles a, Doubles b) { return a.v - b.v; }
-inline Doubles fma(Doubles a, Doubles b, Doubles c) { return a.v * b.v + c.v; }
-inline Doubles max(Doubles a, Doubles b) { return a.v > b.v ? a.v : b.v; }
-inline double reduce_add(Doubles a) {
-#if DVAE_SIMD_AVX512
-  return _mm512_reduce_add_pd(a.v);
-#else
-  double sum = 0;
-  for (int i = 0; i < Doubles::lanes; ++i) sum += a.v[i];
-  return sum;
+#ifndef DVAE_TARGET  // for an editor
+#include "nearest_code/cpu.h"
+#include "simd/editor.h"
 #endif
-}
-inline double reduce_max(Doubles a) {
-  double most = a.v[0];
-  for (int i = 1; i < Doubles::lanes; ++i) most = std::max(most, a.v[i]);
-  return most;
-}
-// The lanes that are larger, as bits.
-inline uint32_t lanes_above(Doubles a, double below) {
-  uint32_t bits = 0;
-  for (int i = 0; i < Doubles::lanes; ++i) bits |= (a.v[i] > below) << i;
-  return bits;
-}
-inline uint32_t lanes_above(F32 a, float below) { return lane_bits(a > F32(below)); }
+
+constexpr int kCodeVectors = F32::lanes == 16 ? 4 : 2;
 
 // sum of a_d b_d in any order
 template <class A, class B>
@@ -133,71 +91,50 @@ struct DoublePass {
 
 #if DVAE_SIMD_AVX512
 
-struct I32 {
-  static constexpr int lanes = 16;
-  __m512i v;
-  static I32 load(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
-  void store(int32_t* p) const { _mm512_storeu_si512(p, v); }
-};
-inline I32 max(I32 a, I32 b) { return {_mm512_max_epi32(a.v, b.v)}; }
-inline int32_t reduce_max(I32 a) { return _mm512_reduce_max_epi32(a.v); }
-inline uint32_t lanes_above(I32 a, int32_t below) { return _mm512_cmpgt_epi32_mask(a.v, _mm512_set1_epi32(below)); }
-
-// Values rounded to integers. The dot products are instructions of AVX512_VNNI, which the flags of this target leave
-// out, and whose intrinsics GCC 12 spills.
+// Values rounded to integers.
 template <int values_per_word>
 struct IntegerPass {
   using Word = int32_t;
   using Lane = int32_t;
   using Sums = I32;
 
-  static I32 spread(int32_t word) { return {_mm512_set1_epi32(word)}; }
+  static I32 spread(int32_t word) { return I32(word); }
   static I32 finish(I32 sum, const TileEnd&, int) { return sum; }
 
   // shift: what is added to each integer after rounding
   static Packed pack(const float* values, int64_t columns, float inverse_scale, int shift, int32_t* words, int64_t step) {
     constexpr int per_vector = F32::lanes / values_per_word;
     F32 square(0.0f), error(0.0f);
-    __m512i sum = _mm512_setzero_si512();
+    I32 sum(0);
     for (int64_t d = 0; d < columns; d += F32::lanes) {
       const F32 x = F32::load(values + d) * F32(inverse_scale), rounded = round_nearest(x), rest = x - rounded;
       square = fma(x, x, square);
       error = fma(rest, rest, error);
-      const __m512i integers = _mm512_cvtps_epi32(rounded.v);
-      sum = _mm512_add_epi32(sum, integers);
+      const I32 integers = to_integers(rounded);
+      sum = sum + integers;
       alignas(64) int32_t packed[per_vector];
-      store_narrow(_mm512_add_epi32(integers, _mm512_set1_epi32(shift)), packed);
+      store_narrow(integers + I32(shift), packed);
       const int64_t count = std::min<int64_t>((columns - d - 1) / values_per_word + 1, per_vector);
       for (int64_t i = 0; i < count; ++i) words[(d / values_per_word + i) * step] = packed[i];
     }
-    return {reduce_add(square), reduce_add(error), _mm512_reduce_add_epi32(sum)};
+    return {reduce_add(square), reduce_add(error), reduce_add(sum)};
   }
 
  private:
-  static void store_narrow(__m512i integers, int32_t* words) {
-    if constexpr (values_per_word == 4) {
-      _mm_store_si128(reinterpret_cast<__m128i*>(words), _mm512_cvtepi32_epi8(integers));
-    } else {
-      _mm256_store_si256(reinterpret_cast<__m256i*>(words), _mm512_cvtepi32_epi16(integers));
-    }
+  static void store_narrow(I32 integers, int32_t* words) {
+    values_per_word == 4 ? store_bytes(integers, words) : store_shorts(integers, words);
   }
 };
 
 struct BytePass : IntegerPass<4> {
   static constexpr CodePass kPass = CodePass::bytes;
   // of rows as unsigned and codes as signed bytes
-  static I32 multiply_add(I32 x, I32 codes, I32 sum) {
-    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum.v) : "v"(x.v), "v"(codes.v));
-    return sum;
-  }
+  static I32 multiply_add(I32 x, I32 codes, I32 sum) { return add_byte_products(x, codes, sum); }
 };
 
 struct ShortPass : IntegerPass<2> {
   static constexpr CodePass kPass = CodePass::shorts;
-  static I32 multiply_add(I32 x, I32 codes, I32 sum) {
-    __asm__("vpdpwssd %2, %1, %0" : "+v"(sum.v) : "v"(x.v), "v"(codes.v));
-    return sum;
-  }
+  static I32 multiply_add(I32 x, I32 codes, I32 sum) { return add_short_products(x, codes, sum); }
 };
 
 #endif

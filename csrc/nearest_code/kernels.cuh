@@ -5,7 +5,7 @@
 // second best. What the bound of formulas.h leaves open is then scored by the definition.
 #pragma once
 
-#include "cuda/access.cuh"
+#include "cuda/launch.cuh"
 #include "nearest_code/formulas.h"
 
 namespace dvae {

@@ -1,14 +1,13 @@
-// The index-only sample of a row: the category of the largest perturbed logit. Part of the kernels of a target, behind
-// chunks.h.
+// The index-only sample of a row: the column of the largest perturbed logit.
 
 template <class F>
 class RowArgmax {
  public:
   using Scalar = typename F::Scalar;
 
-  RowArgmax(int64_t columns, NoiseKey key) : chunks_(columns), noise_(key.key, key.offset), bests_(chunks_.count()) {}
+  RowArgmax(const RowTiles& tiles, NoiseKey key) : chunks_(tiles), noise_(key.key, key.offset), bests_(chunks_.count()) {}
 
-  // The category of the largest perturbed logit, the lowest of equals; kNone where all are -inf, kNan in a row with
+  // The column of the largest perturbed logit, the lowest of equals; kNone where all are -inf, kNan in a row with
   // NaN or +inf. Calls meanwhile(begin, end) for all columns, piece by piece, while integers are drawn.
   template <class Meanwhile = Nothing>
   int64_t compute(const Scalar* x, uint32_t row, const Meanwhile& meanwhile = {}) {

@@ -1,5 +1,5 @@
 // How a row is worked on: in chunks whose integers and exponents stay in the first-level cache, the chunks in steps of
-// four vectors. Part of the kernels of a target, behind rows.h.
+// four vectors.
 
 constexpr int kChunk = kRowChunk;
 constexpr int64_t kChunksPerRange = kRowRange / kChunk;
@@ -21,7 +21,8 @@ class RowChunks {
   using Scalar = typename F::Scalar;
   static constexpr int kStep = 4 * F::lanes;
 
-  explicit RowChunks(int64_t columns) : columns_(columns), count_((columns + kChunk - 1) / kChunk) {}
+  explicit RowChunks(const RowTiles& tiles)
+      : columns_(tiles.columns), count_((columns_ + kChunk - 1) / kChunk), parallel_for_(tiles.parallel_for) {}
 
   int64_t columns() const { return columns_; }
   int64_t count() const { return count_; }
@@ -37,10 +38,11 @@ class RowChunks {
     if (!shared()) {
       run(0, count_);
     } else {
-      torch::stable::parallel_for(0, count_, kChunksPerRange, [&](int64_t begin, int64_t end) {
+      const auto run_and_fence = [&](int64_t begin, int64_t end) {
         run(begin, end);
         fence_streams();  // of the thread that wrote
-      });
+      };
+      parallel_for_(count_, kChunksPerRange, RangeBody(run_and_fence));
     }
   }
   template <class Run>
@@ -52,6 +54,7 @@ class RowChunks {
 
  private:
   int64_t columns_, count_;
+  ParallelFor parallel_for_;
 };
 
 // A chunk of a tensor's row by steps, the last of which is a copy filled up with `fill` where it is not whole.

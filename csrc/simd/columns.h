@@ -1,10 +1,9 @@
 // Tiles of F32::lanes consecutive rows side by side: element (column, row) of a tile is at column * F32::lanes + row.
-// Part of the kernels of a target.
 
 class ColumnTensor {
  public:
   ColumnTensor(const Buffer& tensor, RowStrides strides, const RowTiles& tiles)
-      : tensor_(tensor), strides_(strides), tiles_(tiles), buffer_(allocate<float>(tiles.categories * F32::lanes)) {}
+      : tensor_(tensor), strides_(strides), tiles_(tiles), buffer_(allocate<float>(tiles.columns * F32::lanes)) {}
 
   // Opens the tile from row `first`; `read` fills it from memory. Lanes beyond the last row hold zeros.
   void open(int64_t first, bool read) {
@@ -13,7 +12,7 @@ class ColumnTensor {
     in_place_ = tensor_.type == Storage::float32 && strides_.inner == 1 && rows_ == F32::lanes &&
                 inner + F32::lanes <= tiles_.inner;
     for (int i = 0; i < rows_; ++i) offsets_[i] = offset_of(first + i);
-    if (read && !in_place_) with_storage<float>(tensor_.type, [&](auto storage) { gather<decltype(storage)>(); });
+    if (read && !in_place_) visit<float>(tensor_.type, [&](auto storage) { gather<decltype(storage)>(); });
   }
 
   F32 load(int64_t column) const { return F32::load(at(column)); }
@@ -22,7 +21,7 @@ class ColumnTensor {
 
   // Writes the opened tile back to memory.
   void close() {
-    if (!in_place_) with_storage<float>(tensor_.type, [&](auto storage) { scatter<decltype(storage)>(); });
+    if (!in_place_) visit<float>(tensor_.type, [&](auto storage) { scatter<decltype(storage)>(); });
   }
 
  private:
@@ -30,7 +29,7 @@ class ColumnTensor {
     return row / tiles_.inner * strides_.outer + row % tiles_.inner * strides_.inner;
   }
   float* at(int64_t column) const {
-    return in_place_ ? static_cast<float*>(tensor_.data) + offsets_[0] + column * strides_.category
+    return in_place_ ? static_cast<float*>(tensor_.data) + offsets_[0] + column * strides_.column
                      : buffer_.get() + column * F32::lanes;
   }
 
@@ -38,19 +37,19 @@ class ColumnTensor {
   void gather() {
     const T* data = static_cast<const T*>(tensor_.data);
     float* buffer = buffer_.get();
-    if (rows_ < F32::lanes) std::fill(buffer, buffer + tiles_.categories * F32::lanes, 0.0f);
-    visit([&](int64_t j, int i, int64_t offset) { buffer[j * F32::lanes + i] = load_as_compute(data[offset]); });
+    if (rows_ < F32::lanes) std::fill(buffer, buffer + tiles_.columns * F32::lanes, 0.0f);
+    for_elements([&](int64_t j, int i, int64_t offset) { buffer[j * F32::lanes + i] = load_as_compute(data[offset]); });
   }
   template <class T>
   void scatter() {
     T* data = static_cast<T*>(tensor_.data);
     const float* buffer = buffer_.get();
-    visit([&](int64_t j, int i, int64_t offset) { data[offset] = store_from_compute<T>(buffer[j * F32::lanes + i]); });
+    for_elements([&](int64_t j, int i, int64_t offset) { data[offset] = store_from_compute<T>(buffer[j * F32::lanes + i]); });
   }
   // Calls run(column, lane, offset in memory) in the order of memory.
   template <class Run>
-  void visit(const Run& run) const {
-    const int64_t columns = tiles_.categories, stride = strides_.category;
+  void for_elements(const Run& run) const {
+    const int64_t columns = tiles_.columns, stride = strides_.column;
     if (stride == 1) {
       for (int i = 0; i < rows_; ++i) {
         for (int64_t j = 0; j < columns; ++j) run(j, i, offsets_[i] + j);

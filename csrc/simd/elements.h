@@ -1,83 +1,4 @@
-// Elementwise operations over the SIMD layer: noise by element, and vectors of contiguous elements of any storage
-// type. Part of the kernels of a target.
-
-#include "simd/rows.h"
-
-// The noise integers of blocks of elements.
-class ElementNoise {
- public:
-  explicit ElementNoise(NoiseKey key) : key_(key), row_(key.key, key.offset) {}
-
-  // Words of the elements from 4 * group; `count` is rounded up to whole steps of RowNoise, `words` is aligned to 64
-  // bytes. Asks for those elements of the inputs meanwhile.
-  template <class... T>
-  void fill(uint64_t group, uint32_t* words, int count, const T*... inputs) {
-    const uint64_t last = group + (count + RowNoise::step - 1) / 4;
-    if (high_word(group) == high_word(last)) {
-      row_.set_row(high_word(group));
-      row_.fill(low_word(group), words, count, [=]([[maybe_unused]] int begin, [[maybe_unused]] int end) {
-        (prefetch_columns(inputs, begin, end), ...);
-      });
-      return;
-    }
-    for (int j = 0; j < count; j += 4) {
-      const Philox4x32 four = element_words(key_.key, key_.offset, group + j / 4);
-      std::memcpy(words + j, four.word, sizeof(four.word));
-    }
-  }
-
- private:
-  NoiseKey key_;
-  RowNoise row_;
-};
-
-// The same by blocks of elements (see for_blocks).
-class BlockNoise {
- public:
-  BlockNoise(const ElementBlocks& blocks, NoiseKey key) : blocks_(blocks), noise_(key) {}
-
-  // Words of a block's elements, of which the first one lacks `lacking`.
-  template <class... T>
-  const uint32_t* draw(int64_t block, int elements, int lacking, const T*... inputs) {
-    noise_.fill(blocks_.group + block * (kElementBlock / 4), bits_, lacking + elements, inputs...);
-    return bits_ + lacking;
-  }
-
- private:
-  const ElementBlocks& blocks_;
-  ElementNoise noise_;
-  // a vector may be loaded that starts with the last element of a shifted block
-  alignas(64) uint32_t bits_[kElementBlock + 16];
-};
-
-// Uniform noise eps = (bits + 1/2) / 2^32 and rest = 1 - eps, each with its relative accuracy.
-template <class F>
-struct Uniform;
-template <>
-struct Uniform<F32> {
-  F32 eps, rest;
-  explicit Uniform(const uint32_t* bits) {
-    const U32 k = U32::load(bits);
-    eps = fma(to_float(k), F32(0x1p-32f), F32(0x1p-33f));
-    rest = fma(to_float(complement(k)), F32(0x1p-32f), F32(0x1p-33f));
-  }
-};
-template <>
-struct Uniform<F64> {
-  F64 eps, rest;
-  explicit Uniform(const uint32_t* bits) : eps((*bits + 0.5) * 0x1p-32), rest((~*bits + 0.5) * 0x1p-32) {}
-};
-
-// Logistic noise over ln 2: log2(eps / (1 - eps)). A ratio of rounded numbers has an absolute error of 1e-7 in its
-// logarithm, and one logarithm is enough.
-inline F32 log2_odds(const Functions<F32>& f, const uint32_t* bits) {
-  const Uniform<F32> u(bits);
-  return f.log2(u.eps * reciprocal(u.rest));
-}
-inline F64 log2_odds(const Functions<F64>& f, const uint32_t* bits) {
-  const uint32_t others = ~*bits;
-  return f.exponential(bits) - f.exponential(&others);
-}
+// Elementwise operations: vectors of contiguous elements of any storage type, by blocks.
 
 template <class F>
 F absolute(F x) {
@@ -155,7 +76,7 @@ class BlockReader {
   // The elements from `first`, until the next call.
   const Scalar* open(int64_t first, int elements) {
     if (tensor_.type == storage_of<Scalar>) return static_cast<const Scalar*>(tensor_.data) + first;
-    with_storage<Scalar>(tensor_.type, [&](auto storage) {
+    visit<Scalar>(tensor_.type, [&](auto storage) {
       const auto* from = static_cast<const decltype(storage)*>(tensor_.data) + first;
       Scalar* to = converted_;
       for_vectors<F>(0, elements, [=](int64_t j, auto count) { load_elements<F>(from + j, count).store(to + j); });
@@ -180,7 +101,7 @@ class BlockWriter {
   Scalar* open(int64_t first) { return in_place() ? static_cast<Scalar*>(tensor_.data) + first : converted_; }
   void close(int64_t first, int elements) {
     if (in_place()) return;
-    with_storage<Scalar>(tensor_.type, [&](auto storage) {
+    visit<Scalar>(tensor_.type, [&](auto storage) {
       auto* to = static_cast<decltype(storage)*>(tensor_.data) + first;
       const Scalar* from = converted_;
       for_vectors<F>(0, elements, [=](int64_t j, auto count) {

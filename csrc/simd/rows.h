@@ -1,10 +1,10 @@
-// Rows of a strided tensor of any storage type as contiguous runs of the compute type. Part of the kernels of a target.
+// Rows of a strided tensor of any storage type as contiguous runs of the compute type.
 
 // Converts between a tile of `rows` rows in memory (strides in elements) and rows of compute scalars `pitch` apart.
 template <class F, class T>
 void load_tile(const void* base, RowStrides s, int rows, int64_t columns, typename F::Scalar* to, int64_t pitch) {
   const T* from = static_cast<const T*>(base);
-  if (s.category == 1) {
+  if (s.column == 1) {
     for (int i = 0; i < rows; ++i) {
       int64_t j = 0;
       for (; j + F::lanes <= columns; j += F::lanes) F::load(from + i * s.inner + j).store(to + i * pitch + j);
@@ -13,14 +13,14 @@ void load_tile(const void* base, RowStrides s, int rows, int64_t columns, typena
     return;
   }
   for (int64_t j = 0; j < columns; ++j) {
-    for (int i = 0; i < rows; ++i) to[i * pitch + j] = load_as_compute(from[i * s.inner + j * s.category]);
+    for (int i = 0; i < rows; ++i) to[i * pitch + j] = load_as_compute(from[i * s.inner + j * s.column]);
   }
 }
 
 template <class F, class T>
 void store_tile(const typename F::Scalar* from, int64_t pitch, int rows, int64_t columns, void* base, RowStrides s) {
   T* to = static_cast<T*>(base);
-  if (s.category == 1) {
+  if (s.column == 1) {
     for (int i = 0; i < rows; ++i) {
       int64_t j = 0;
       for (; j + F::lanes <= columns; j += F::lanes) F::load(from + i * pitch + j).store(to + i * s.inner + j);
@@ -32,7 +32,7 @@ void store_tile(const typename F::Scalar* from, int64_t pitch, int rows, int64_t
   }
   for (int64_t j = 0; j < columns; ++j) {
     for (int i = 0; i < rows; ++i) {
-      to[i * s.inner + j * s.category] = store_from_compute<T, typename F::Scalar>(from[i * pitch + j]);
+      to[i * s.inner + j * s.column] = store_from_compute<T, typename F::Scalar>(from[i * pitch + j]);
     }
   }
 }
@@ -96,7 +96,7 @@ class RowTensor {
 
   RowTensor(const Buffer& tensor, RowStrides strides, int64_t columns, int tile_rows)
       : tensor_(tensor), strides_(strides), columns_(columns), pitch_(columns + 16) {
-    in_place_ = strides.category == 1 && tensor.type == storage_of<Scalar>;
+    in_place_ = strides.column == 1 && tensor.type == storage_of<Scalar>;
     if (!in_place_) buffer_.reset(allocate<Scalar>(pitch_ * tile_rows));
   }
 
@@ -107,7 +107,7 @@ class RowTensor {
     const int64_t offset = outer * strides_.outer + inner * strides_.inner;
     base_ = static_cast<char*>(tensor_.data) + offset * size_of(tensor_.type);
     if (in_place_ || !read) return;
-    with_storage<Scalar>(tensor_.type, [&](auto storage) {
+    visit<Scalar>(tensor_.type, [&](auto storage) {
       load_tile<F, decltype(storage)>(base_, strides_, rows, columns_, buffer_.get(), pitch_);
     });
   }
@@ -117,7 +117,7 @@ class RowTensor {
   // Writes the opened tile back to memory.
   void close(int rows) {
     if (in_place_) return;
-    with_storage<Scalar>(tensor_.type, [&](auto storage) {
+    visit<Scalar>(tensor_.type, [&](auto storage) {
       store_tile<F, decltype(storage)>(buffer_.get(), pitch_, rows, columns_, base_, strides_);
     });
   }

@@ -1,6 +1,6 @@
 // The weights of a (Gumbel-)softmax over a row. Each chunk has its own maximum, so that one sweep over the noise gives the
 // weights 2^z, z = (p - top) log2(e) / tau, and their sums; the chunks are brought to a common scale when the row is
-// written. Part of the kernels of a target, behind chunks.h.
+// written.
 
 // Sums over a chunk, or a row: of the weights w, and with an incoming gradient g of w g; where the gradient to tau is
 // needed also of w z and w g z, z the exponent of the weight.
@@ -36,10 +36,10 @@ class RowWeights {
   using Scalar = typename F::Scalar;
 
   // Without a key there is no noise.
-  RowWeights(int64_t columns, const std::optional<NoiseKey>& key, double inverse_tau)
-      : chunks_(columns),
+  RowWeights(const RowTiles& tiles, const std::optional<NoiseKey>& key, double inverse_tau)
+      : chunks_(tiles),
         noise_(key.has_value() ? RowNoise(key->key, key->offset) : RowNoise(0, 0)),
-        form_(!key.has_value() ? Form::plain : inverse_tau == 1 && columns > 1 ? Form::reciprocal : Form::perturbed),
+        form_(!key.has_value() ? Form::plain : inverse_tau == 1 && tiles.columns > 1 ? Form::reciprocal : Form::perturbed),
         steepness_(static_cast<Scalar>(
             std::min(inverse_tau * kLog2e<double>, double{std::numeric_limits<Scalar>::max()}))),
         sums_(chunks_.count()),
@@ -95,7 +95,7 @@ class RowWeights {
   }
 
  private:
-  // weight = 2^z of the perturbed logits; or at tau = 1 e^l / E, which needs no second logarithm (a single category must
+  // weight = 2^z of the perturbed logits; or at tau = 1 e^l / E, which needs no second logarithm (a single column must
   // come out as exactly 1, though); or 2^z of the logits.
   enum class Form { perturbed, reciprocal, plain };
 

@@ -13,7 +13,7 @@
 #include "common/scalar_math.h"
 #include "smoothing/tensors.h"
 
-#define DVAE_KERNELS "smoothing/cpu_kernels.h"
+#define DVAE_OP smoothing
 #include "simd/foreach_target.h"
 
 namespace dvae {
@@ -40,10 +40,6 @@ struct HostBeta {
   }
   bool valid() const { return value > 0 && value < std::numeric_limits<double>::infinity(); }
   SmoothingBeta get() const { return {value, optional_buffer(elements)}; }
-
-  static Buffer optional_buffer(const std::optional<Tensor>& tensor) {
-    return tensor.has_value() ? buffer_of(*tensor) : Buffer{nullptr, Storage::float32};
-  }
 };
 
 Tensor fwd(Tensor logits, std::optional<Tensor> noise, std::optional<Tensor> key, std::optional<Tensor> beta,
@@ -55,10 +51,10 @@ Tensor fwd(Tensor logits, std::optional<Tensor> noise, std::optional<Tensor> key
   const HostBeta host_beta(beta, beta_value, logits);
   Tensor zeta = empty_like(logits, dtype);
   if (!host_beta.valid()) return fill(zeta, NAN);
-  for_contiguous<2>({logits, zeta}, [&](const std::array<Tensor, 2>& t) {
+  with_contiguous<2>({logits, zeta}, [&](const std::array<Tensor, 2>& t) {
     const SmoothingArgs args{
         kind.text, buffer_of(t[0]), buffer_of(t[1]), ElementBlocks(logits.numel(), index_offset),
-        noise_key, HostBeta::optional_buffer(noise), host_beta.get()};
+        noise_key, optional_buffer(noise), host_beta.get()};
     DVAE_SMOOTHING(smoothing, args);
   });
   return zeta;
@@ -82,10 +78,10 @@ std::tuple<Tensor, Tensor, Tensor> bwd(
   if (!host_beta.valid()) {
     fill(dlogits, NAN), fill(dbeta, NAN), fill(dnoise, NAN);
   } else {
-    for_contiguous<3>({grad, logits, dlogits}, [&](const std::array<Tensor, 3>& t) {
+    with_contiguous<3>({grad, logits, dlogits}, [&](const std::array<Tensor, 3>& t) {
       const SmoothingBackwardArgs args{
           kind.text, buffer_of(t[0]), buffer_of(t[1]), buffer_of(t[2]), ElementBlocks(logits.numel(), index_offset),
-          noise_key, HostBeta::optional_buffer(noise), host_beta.get(),
+          noise_key, optional_buffer(noise), host_beta.get(),
           optional_buffer(dbeta), optional_buffer(dnoise)};
       DVAE_SMOOTHING(smoothing_backward, args);
     });
@@ -100,7 +96,7 @@ Tensor log_prob_fwd(Tensor zeta, Tensor logits, std::optional<Tensor> beta, doub
   Tensor log_prob = empty_like(zeta, compute_type(zeta.scalar_type()));
   const HostBeta host_beta(beta, beta_value, logits);
   if (!host_beta.valid()) return fill(log_prob, NAN);
-  for_contiguous<3>({zeta, logits, log_prob}, [&](const std::array<Tensor, 3>& t) {
+  with_contiguous<3>({zeta, logits, log_prob}, [&](const std::array<Tensor, 3>& t) {
     const SmoothingLogProbArgs args{
         kind.text, buffer_of(t[0]), buffer_of(t[1]), buffer_of(t[2]), ElementBlocks(zeta.numel(), 0),
         host_beta.get()};
@@ -122,7 +118,7 @@ std::tuple<Tensor, Tensor, Tensor> log_prob_bwd(Tensor grad, Tensor zeta, Tensor
   if (!host_beta.valid()) {
     fill(dzeta, NAN), fill(dlogits, NAN), fill(dbeta, NAN);
   } else {
-    for_contiguous<5, 2>({grad, zeta, logits, dzeta, dlogits}, [&](const std::array<Tensor, 5>& t) {
+    with_contiguous<5, 2>({grad, zeta, logits, dzeta, dlogits}, [&](const std::array<Tensor, 5>& t) {
       const SmoothingLogProbBackwardArgs args{
           kind.text, buffer_of(t[0]), buffer_of(t[1]), buffer_of(t[2]), buffer_of(t[3]), buffer_of(t[4]),
           ElementBlocks(zeta.numel(), 0), host_beta.get(), optional_buffer(dbeta)};

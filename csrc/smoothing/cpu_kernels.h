@@ -4,7 +4,11 @@
 // gradient to the logits have a quick loop for what is common: the key's noise, and one beta for which no formula needs
 // a way around a loss of accuracy. Everything else shares one loop.
 
-#include "simd/elements.h"
+#ifndef DVAE_TARGET  // for an editor
+#include "smoothing/cpu.h"
+#include "simd/editor.h"
+#endif
+
 #include "smoothing/formulas.h"
 
 // A kind with its one beta, or with the betas of a block's elements.

@@ -36,7 +36,7 @@ Tensor fwd(Tensor logits, std::optional<Tensor> noise, std::optional<Tensor> key
   const SmoothingCall call = make_smoothing_call(kind, logits, beta, beta_value, noise, key);
   Tensor zeta = empty_like(logits, dtype);
   if (zeta.numel() == 0) return zeta;
-  for_contiguous<2>({logits, zeta}, [&](const std::array<Tensor, 2>& t) {
+  with_contiguous<2>({logits, zeta}, [&](const std::array<Tensor, 2>& t) {
     smoothing_fwd(call, ElementBlocks(logits.numel(), index_offset), {buffer_of(t[0]), buffer_of(t[1])});
   });
   return zeta;
@@ -58,7 +58,7 @@ std::tuple<Tensor, Tensor, Tensor> bwd(
       noise_grad ? torch::stable::new_empty(logits, logits.sizes(), compute) : new_vector(logits, 0, compute);
   call.dbeta = data_of(dbeta, beta_grad);
   call.dnoise = data_of(dnoise, noise_grad);
-  for_contiguous<3>({grad, logits, dlogits}, [&](const std::array<Tensor, 3>& t) {
+  with_contiguous<3>({grad, logits, dlogits}, [&](const std::array<Tensor, 3>& t) {
     smoothing_bwd(
         call, ElementBlocks(logits.numel(), index_offset), {buffer_of(t[0]), buffer_of(t[1]), buffer_of(t[2])});
   });
@@ -72,7 +72,7 @@ Tensor log_prob_fwd(Tensor zeta, Tensor logits, std::optional<Tensor> beta, doub
   beta = checked_beta(beta, logits);
   const SmoothingCall call = make_smoothing_call(kind, logits, beta, beta_value);
   Tensor log_prob = empty_like(zeta, compute_type(zeta.scalar_type()));
-  for_contiguous<3>({zeta, logits, log_prob}, [&](const std::array<Tensor, 3>& t) {
+  with_contiguous<3>({zeta, logits, log_prob}, [&](const std::array<Tensor, 3>& t) {
     smoothing_log_prob_fwd(
         call, ElementBlocks(zeta.numel(), 0), {buffer_of(t[0]), buffer_of(t[1]), buffer_of(t[2])});
   });
@@ -91,7 +91,7 @@ std::tuple<Tensor, Tensor, Tensor> log_prob_bwd(Tensor grad, Tensor zeta, Tensor
   Tensor dzeta = empty_like(zeta, zeta.scalar_type()), dlogits = empty_like(logits, logits.scalar_type());
   Tensor dbeta = new_beta_gradient(logits, beta, beta_grad);
   call.dbeta = data_of(dbeta, beta_grad);
-  for_contiguous<5, 2>({grad, zeta, logits, dzeta, dlogits}, [&](const std::array<Tensor, 5>& t) {
+  with_contiguous<5, 2>({grad, zeta, logits, dzeta, dlogits}, [&](const std::array<Tensor, 5>& t) {
     smoothing_log_prob_bwd(
         call, ElementBlocks(zeta.numel(), 0),
         {buffer_of(t[0]), buffer_of(t[1]), buffer_of(t[2]), buffer_of(t[3]), buffer_of(t[4])});

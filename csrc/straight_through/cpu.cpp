@@ -9,19 +9,19 @@
 #include "torch/cpu_op.h"
 #include "torch/parallel.h"
 
-#define DVAE_KERNELS "straight_through/cpu_kernels.h"
+#define DVAE_OP straight_through
 #include "simd/foreach_target.h"
 
 namespace dvae {
 namespace {
 
-// The row's largest category, one for each row: kernels look up what stands there.
+// The row's largest column, one for each row: kernels look up what stands there.
 Tensor checked_index(const Tensor& given, const Tensor& logits, int64_t dim) {
   const Tensor index = contiguous_index(given, logits, dim);
   const int64_t *begin = index_data(index), *end = begin + index.numel();
-  const int64_t categories = logits.size(dim);
+  const int64_t columns = logits.size(dim);
   STD_TORCH_CHECK(
-      std::all_of(begin, end, [=](int64_t i) { return i < categories; }),
+      std::all_of(begin, end, [=](int64_t i) { return i < columns; }),
       "dvae_kernels: expected indices below the number of categories");
   return index;
 }
@@ -38,10 +38,10 @@ Tensor backward(
   if (!temperature.valid()) return fill(dlogits, NAN);
   if (temperature.zero()) return fill(dlogits, 0);
   const ScalarType compute = compute_type(logits.scalar_type());
-  for_collapsed_rows<3>({grad, logits, dlogits}, dim, [&](const RowLayout<3>& layout, const std::array<Tensor, 3>& t) {
+  with_coalesced_rows<3>({grad, logits, dlogits}, dim, [&](const RowLayout<3>& layout, const std::array<Tensor, 3>& t) {
     RowTiles tiles = tiles_of(layout, compute, true);
-    if (tiles.columns) {  // these kernels take one row after the other
-      tiles.columns = false;
+    if (tiles.interleaved) {  // these kernels take one row after the other
+      tiles.interleaved = false;
       tiles.tile_rows = static_cast<int>(std::min<int64_t>(tiles.tile_rows, layout.inner));
     }
     run(layout, t, tiles, temperature.inverse(compute));

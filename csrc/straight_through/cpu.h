@@ -1,7 +1,8 @@
 // Arguments of the CPU kernels, the same for every target.
 #pragma once
 
-#include "common/row_tiles.h"
+#include "common/noise.h"
+#include "common/rows.h"
 
 namespace dvae {
 

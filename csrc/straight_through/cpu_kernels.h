@@ -1,11 +1,12 @@
 // The backward of ReinMax and Gumbel-Rao, written once over the SIMD layer. Included once per target by
 // foreach_target.h. Rows are worked on one after the other, in chunks.
 
-#include "simd/rows.h"
-#include "simd/chunks.h"
-#include "simd/softmax.h"
+#ifndef DVAE_TARGET  // for an editor
+#include "straight_through/cpu.h"
+#include "simd/editor.h"
+#endif
 
-// What ReinMax gives to every category, before the chosen one gets its own part (see README.md):
+// What ReinMax gives to every column, before the chosen one gets its own part (see README.md):
 //   pi_tau (g - mean of the mixture) - pi (g - mean of pi) / 2
 template <class F>
 struct ReinmaxGradient {
@@ -23,10 +24,10 @@ struct ReinmaxGradient {
 template <class F>
 void reinmax_tiles(const ReinmaxArgs& args, int64_t begin, int64_t end) {
   using Scalar = typename F::Scalar;
-  const int64_t columns = args.tiles.categories;
-  RowWeights<F> tempered(columns, std::nullopt, args.inverse_tau);
+  const int64_t columns = args.tiles.columns;
+  RowWeights<F> tempered(args.tiles, std::nullopt, args.inverse_tau);
   std::optional<RowWeights<F>> untempered;
-  if (args.inverse_tau != 1) untempered.emplace(columns, std::nullopt, 1.0);
+  if (args.inverse_tau != 1) untempered.emplace(args.tiles, std::nullopt, 1.0);
   RowTensor<F> grad(args.grad, args.grad_strides, columns, args.tiles.tile_rows);
   RowTensor<F> logits(args.logits, args.logits_strides, columns, args.tiles.tile_rows);
   RowTensor<F> dlogits(args.dlogits, args.dlogits_strides, columns, args.tiles.tile_rows);
@@ -51,7 +52,7 @@ void reinmax_tiles(const ReinmaxArgs& args, int64_t begin, int64_t end) {
   if (args.stream) fence_streams();
 }
 
-// The weights of a sample that is drawn again given its largest category i, relative to that one's: with E' the
+// The weights of a sample that is drawn again given its largest column i, relative to that one's: with E' the
 // exponential noise over ln 2 and d = -log2 softmax(l),
 //   2^((log2 E'_i - log2(E'_i + E'_j 2^d_j)) / tau), and 1 for i itself.
 template <class F>
@@ -59,8 +60,8 @@ class ConditionalWeights {
  public:
   using Scalar = typename F::Scalar;
 
-  ConditionalWeights(int64_t columns, NoiseKey key, double inverse_tau)
-      : chunks_(columns),
+  ConditionalWeights(const RowTiles& tiles, NoiseKey key, double inverse_tau)
+      : chunks_(tiles),
         key_(key),
         noise_(key.key, key.offset),
         inverse_tau_(static_cast<Scalar>(inverse_tau)),
@@ -69,7 +70,7 @@ class ConditionalWeights {
         sums_(chunks_.count()) {}
 
   // Calls finish(column, count, sum over the draws of J_y g) for the vectors of a row and writes what it gives. `level`
-  // is the logarithm of the sum of e^l, `index` the row's largest category.
+  // is the logarithm of the sum of e^l, `index` the row's largest column.
   template <class Finish>
   void write(
       const Scalar* x, const Scalar* g, uint32_t row, int64_t index, Scalar level, int64_t draws,
@@ -157,9 +158,9 @@ class ConditionalWeights {
 template <class F>
 void gumbel_rao_tiles(const GumbelRaoArgs& args, int64_t begin, int64_t end) {
   using Scalar = typename F::Scalar;
-  const int64_t columns = args.tiles.categories;
-  RowWeights<F> plain(columns, std::nullopt, 1);
-  ConditionalWeights<F> weights(columns, args.noise, args.inverse_tau);
+  const int64_t columns = args.tiles.columns;
+  RowWeights<F> plain(args.tiles, std::nullopt, 1);
+  ConditionalWeights<F> weights(args.tiles, args.noise, args.inverse_tau);
   RowTensor<F> grad(args.grad, args.grad_strides, columns, args.tiles.tile_rows);
   RowTensor<F> logits(args.logits, args.logits_strides, columns, args.tiles.tile_rows);
   RowTensor<F> dlogits(args.dlogits, args.dlogits_strides, columns, args.tiles.tile_rows);

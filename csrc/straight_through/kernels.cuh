@@ -98,8 +98,8 @@ __global__ void __launch_bounds__(kRowThreads<typename Input::Acc>, 1) reinmax_b
   if (tau.zero) return fill_row(place, output, [](uint32_t) { return Acc(0); });
   const typename Input::Cache cache[2] = {{memory, 0, plan, place}, {memory, 1, plan, place}};
 
-  // UINT32_MAX for none
-  const auto index = static_cast<uint32_t>(place.chunks ? indices[place.row] : -1);
+  // kNoColumn for none
+  const auto index = static_cast<uint32_t>(place.chunks ? indices[place.row] : kNone);
   Acc chosen_grad = 0;
   TwoOnline<Acc> online;
   for_logits_and_grad<Input>(
@@ -139,16 +139,16 @@ DVAE_HD inline T deficit(T x, const Online<T, false>& online) {
 // What the two Gumbel-Rao kernels know of their row.
 template <class Acc>
 struct GumbelRaoRow {
-  uint32_t index;  // UINT32_MAX for none
+  uint32_t index;  // kNoColumn for none
   Acc inverse_tau;
   Acc scale;  // of the sum over draws
   Online<Acc, false> online;
 
   __device__ GumbelRaoRow(const RowPlace& place, const int64_t* indices, Acc inverse_tau, int draws)
       : inverse_tau(inverse_tau) {
-    const int64_t found = place.chunks ? indices[place.row] : -1;
-    index = found < 0 ? UINT32_MAX : static_cast<uint32_t>(found);
-    scale = found == -2 ? kNaN<Acc> : inverse_tau * fast_reciprocal(Acc(draws));
+    const int64_t found = place.chunks ? indices[place.row] : kNone;
+    index = found < 0 ? kNoColumn : static_cast<uint32_t>(found);
+    scale = found == kNan ? kNaN<Acc> : inverse_tau * fast_reciprocal(Acc(draws));
   }
 
   // The weights of a chunk in a draw.

@@ -1,12 +1,14 @@
-// What the CPU ops make of their arguments.
+// From torch tensors to kernel arguments, for the CPU ops.
 #pragma once
 
 #include <algorithm>
 #include <limits>
 #include <optional>
 
-#include "common/row_tiles.h"
+#include "common/noise.h"
+#include "common/rows.h"
 #include "simd/targets.h"
+#include "torch/parallel.h"
 #include "torch/tensor.h"
 
 namespace dvae {
@@ -50,12 +52,14 @@ RowTiles tiles_of(const RowLayout<N>& layout, ScalarType compute, bool splits_ro
   // them stays in the second-level cache.
   constexpr int64_t narrow = 48, longest = 2048;
   bool strided = false;
-  for (const RowStrides& s : layout.strides) strided = strided || s.category != 1;
-  const bool columns = compute == ScalarType::Float && layout.categories <= (strided ? longest : narrow);
-  if (columns) return {layout.outer, layout.categories, layout.inner, float_lanes(active_target), true, 1};
+  for (const RowStrides& s : layout.strides) strided = strided || s.column != 1;
+  const bool interleaved = compute == ScalarType::Float && layout.columns <= (strided ? longest : narrow);
+  if (interleaved) {
+    return {layout.outer, layout.columns, layout.inner, float_lanes(active_target), true, 1, parallel_for_ranges};
+  }
   const auto rows = static_cast<int>(strided ? std::min<int64_t>(line, layout.inner) : 1);
-  const int64_t ranges = splits_rows ? layout.categories / kRowRange : 1;
-  return {layout.outer, layout.categories, layout.inner, rows, false, ranges};
+  const int64_t ranges = splits_rows ? layout.columns / kRowRange : 1;
+  return {layout.outer, layout.columns, layout.inner, rows, false, ranges, parallel_for_ranges};
 }
 
 inline Tensor fill(Tensor tensor, double value) { return torch::stable::fill_(tensor, value); }
@@ -63,10 +67,6 @@ inline Tensor fill(Tensor tensor, double value) { return torch::stable::fill_(te
 // Outputs beyond the last-level cache are written past it: nothing there would be read before it is evicted.
 inline bool is_large(const Tensor& tensor) {
   return tensor.numel() * static_cast<int64_t>(tensor.element_size()) >= int64_t{32} << 20;
-}
-
-inline Buffer optional_buffer(const Tensor& tensor) {
-  return tensor.numel() > 0 ? buffer_of(tensor) : Buffer{nullptr, Storage::float32};
 }
 
 }  // namespace dvae

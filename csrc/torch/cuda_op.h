@@ -1,4 +1,4 @@
-// What the CUDA ops make of torch tensors.
+// From torch tensors to kernel arguments, for the CUDA ops.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "common/elements.h"
+#include "common/threads.h"
 #include "simd/targets.h"
 
 // The build of a kernel for the active target.
@@ -21,25 +22,37 @@
 
 namespace dvae {
 
-// kernel(args, begin, end) over all tiles. Results must not depend on how the tiles are shared out. Where they are too
-// few to go round and a row can be split into more parts, they run one after the other and the kernel shares out rows.
+// Elements whose work is worth waking a thread for: some ten microseconds.
+constexpr int64_t kThreadElements = 1 << 14;
+
+// Calls body(begin, end) for ranges of `count` items of `elements` each, on torch's threads.
+template <class Body>
+void parallel_for(int64_t count, int64_t elements, const Body& body, int64_t thread_elements = kThreadElements) {
+  const int64_t grain = std::max<int64_t>(thread_elements / std::max<int64_t>(elements, 1), 1);
+  torch::stable::parallel_for(0, count, grain, body);
+}
+
+// What kernels that share out a row are handed down.
+inline void parallel_for_ranges(int64_t count, int64_t grain, const RangeBody& body) {
+  torch::stable::parallel_for(0, count, grain, body);
+}
+
+// kernel(args, begin, end) over all tiles. Results must not depend on how the tiles are shared out. With fewer tiles than
+// threads, and rows long enough to split, the tiles run in sequence and the kernel parallelises inside each row.
 template <class Tiles, class Args>
 void parallel_for_tiles(const Tiles& tiles, void (*kernel)(const Args&, int64_t, int64_t), const Args& args) {
-  constexpr int64_t elements_per_thread = 1 << 14;  // some ten microseconds, well above the cost of waking a thread
-  const int64_t tile = std::max<int64_t>(tiles.categories * tiles.tile_rows, 1);
-  const int64_t grain = std::max<int64_t>(elements_per_thread / tile, 1);
-  const int64_t threads = torch::stable::get_num_threads();
-  if (tiles.count() < threads && tiles.ranges > tiles.count()) return kernel(args, 0, tiles.count());
-  torch::stable::parallel_for(0, tiles.count(), grain, [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
+  if (tiles.count() < torch::stable::get_num_threads() && tiles.ranges > tiles.count()) {
+    return kernel(args, 0, tiles.count());
+  }
+  parallel_for(tiles.count(), tiles.columns * tiles.tile_rows, [&](int64_t begin, int64_t end) {
+    kernel(args, begin, end);
+  });
 }
 
 // kernel(args, begin, end) over all blocks of elements.
 template <class Args>
 void parallel_for_blocks(void (*kernel)(const Args&, int64_t, int64_t), const Args& args) {
-  constexpr int64_t elements_per_thread = 1 << 14;
-  torch::stable::parallel_for(
-      0, args.blocks.blocks(), elements_per_thread / kElementBlock,
-      [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
+  parallel_for(args.blocks.blocks(), kElementBlock, [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
 }
 
 }  // namespace dvae

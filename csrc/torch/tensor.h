@@ -70,6 +70,11 @@ inline Buffer buffer_of(const Tensor& tensor) {
   }
 }
 
+// Without data where there is no tensor, or none of its elements.
+inline Buffer optional_buffer(const std::optional<Tensor>& tensor) {
+  return tensor.has_value() && tensor->numel() > 0 ? buffer_of(*tensor) : Buffer{};
+}
+
 // The dtypes that kernels are built for: a sample has its logits' dtype, or float32 for half logits (autocast).
 inline void check_sample_type(ScalarType logits, ScalarType sample) {
   STD_TORCH_CHECK(
@@ -110,7 +115,7 @@ inline Tensor new_rows(const Tensor& like, int64_t dim, ScalarType dtype) {
   return torch::stable::new_empty(like, sizes, dtype);
 }
 
-// Such values as a kernel reads them: contiguous, in the compute type of `like`.
+// One value per row, contiguous, in the compute type of `like`.
 inline Tensor checked_rows(const Tensor& rows, const Tensor& like, int64_t dim) {
   check_same_device(rows, like);
   STD_TORCH_CHECK(
@@ -130,7 +135,7 @@ inline Tensor contiguous_index(const Tensor& index, const Tensor& like, int64_t 
 inline int64_t* index_data(const Tensor& index) { return static_cast<int64_t*>(index.data_ptr()); }
 
 template <int N>
-bool collapse_rows(const std::array<const Tensor*, N>& tensors, int64_t dim, RowLayout<N>* layout) {
+bool coalesce_rows(const std::array<const Tensor*, N>& tensors, int64_t dim, RowLayout<N>* layout) {
   check_dim(*tensors[0], dim);
   std::array<const int64_t*, N> strides;
   for (int t = 0; t < N; ++t) {
@@ -139,7 +144,7 @@ bool collapse_rows(const std::array<const Tensor*, N>& tensors, int64_t dim, Row
     strides[t] = tensors[t]->strides().data();
   }
   const auto ndim = static_cast<int>(tensors[0]->dim());
-  return collapse_rows<N>(ndim, tensors[0]->sizes().data(), static_cast<int>(dim), strides, layout);
+  return coalesce_rows<N>(ndim, tensors[0]->sizes().data(), static_cast<int>(dim), strides, layout);
 }
 
 // The rows' parts of the gradient to a temperature: one per row, or none.
@@ -148,17 +153,17 @@ inline Tensor new_tau_rows(const Tensor& like, int64_t dim, bool needed) {
   return new_vector(like, rows, compute_type(like.scalar_type()));
 }
 
-// Calls run(layout, tensors) with tensors whose rows collapse; the last `outputs` of them are written. Where the given
-// ones do not collapse (three or more groups of dimensions), works on contiguous copies and copies the results back.
+// Calls run(layout, tensors) with tensors whose rows coalesce; the last `outputs` of them are written. Where the given
+// ones do not coalesce (three or more groups of dimensions), works on contiguous copies and copies the results back.
 template <int N, int outputs = 1, class Run>
-void for_collapsed_rows(const std::array<Tensor, N>& given, int64_t dim, const Run& run) {
+void with_coalesced_rows(const std::array<Tensor, N>& given, int64_t dim, const Run& run) {
   RowLayout<N> layout;
   std::array<Tensor, N> tensors = given;
   std::array<const Tensor*, N> pointers;
   for (int t = 0; t < N; ++t) pointers[t] = &tensors[t];
-  if (collapse_rows<N>(pointers, dim, &layout)) return run(layout, tensors);
+  if (coalesce_rows<N>(pointers, dim, &layout)) return run(layout, tensors);
   for (Tensor& tensor : tensors) tensor = torch::stable::contiguous(tensor);
-  collapse_rows<N>(pointers, dim, &layout);
+  coalesce_rows<N>(pointers, dim, &layout);
   run(layout, tensors);
   for (int t = N - outputs; t < N; ++t) {
     Tensor output = given[t];
@@ -169,7 +174,7 @@ void for_collapsed_rows(const std::array<Tensor, N>& given, int64_t dim, const R
 // Calls run(tensors) with contiguous tensors of one shape, the last `outputs` of which are written. What is not
 // contiguous is copied, and such results are copied back.
 template <int N, int outputs = 1, class Run>
-void for_contiguous(const std::array<Tensor, N>& given, const Run& run) {
+void with_contiguous(const std::array<Tensor, N>& given, const Run& run) {
   std::array<Tensor, N> tensors = given;
   for (int t = 0; t < N; ++t) {
     check_same_device(given[t], given[0]);
@@ -185,6 +190,11 @@ void for_contiguous(const std::array<Tensor, N>& given, const Run& run) {
     Tensor output = given[t];
     if (!output.is_contiguous()) torch::stable::copy_(output, tensors[t]);
   }
+}
+
+// A matrix with columns next to each other; copied only where they are not.
+inline Tensor with_unit_columns(const Tensor& matrix) {
+  return matrix.size(1) <= 1 || matrix.stride(1) == 1 ? matrix : torch::stable::contiguous(matrix);
 }
 
 // A contiguous result in the strides that torch.empty_like(like) has.

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "common/buffers.h"
+#include "common/indices.h"
 
 namespace dvae {
 
@@ -33,8 +34,5 @@ struct QuantizeBackwardArgs {
   bool rotation;
   Buffer dx, dcodes;  // contiguous, dcodes in the compute type; no data where it is not wanted
 };
-
-// The index of a row that takes no part: its results are zeros.
-constexpr int64_t kMasked = -1;
 
 }  // namespace dvae

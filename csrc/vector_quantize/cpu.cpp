@@ -6,11 +6,9 @@
 #include <tuple>
 
 #include "torch/parallel.h"
-#include "common/row_tiles.h"
-#include "common/scalar_math.h"
 #include "vector_quantize/tensors.h"
 
-#define DVAE_KERNELS "vector_quantize/cpu_kernels.h"
+#define DVAE_OP vector_quantize
 #include "simd/foreach_target.h"
 
 namespace dvae {
@@ -19,10 +17,7 @@ namespace {
 // kernel(args, begin, end) over all rows.
 template <class Args>
 void parallel_for_rows(void (*kernel)(const Args&, int64_t, int64_t), const Args& args) {
-  constexpr int64_t elements_per_thread = 1 << 14;
-  const int64_t grain = elements_per_thread / args.columns + 1;
-  torch::stable::parallel_for(
-      0, args.rows, grain, [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
+  parallel_for(args.rows, args.columns, [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
 }
 
 std::tuple<Tensor, Tensor, Tensor> fwd(Tensor x, Tensor codebook, Tensor indices, bool keep_codes) {

@@ -1,7 +1,11 @@
 // Quantized rows and their gradients over the SIMD layer. Included once per target by foreach_target.h. Rows of half
 // precision pass through a buffer of one row; every tensor is read or written once.
 
-#include "simd/rows.h"
+#ifndef DVAE_TARGET  // for an editor
+#include "vector_quantize/arguments.h"
+#include "simd/editor.h"
+#endif
+
 #include "vector_quantize/formulas.h"
 
 // Rows that lie `stride` apart, one at a time.
@@ -38,7 +42,7 @@ class QuantizeRows {
   Scalar* in_place(int64_t row) const { return static_cast<Scalar*>(rows_.data) + row * stride_; }
   template <class Run>
   void convert(int64_t row, const Run& run) const {
-    with_storage<Scalar>(rows_.type, [&](auto storage) {
+    visit<Scalar>(rows_.type, [&](auto storage) {
       run(static_cast<decltype(storage)*>(rows_.data) + row * stride_);
     });
   }

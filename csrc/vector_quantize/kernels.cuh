@@ -2,8 +2,9 @@
 // the host shim can run it all. Rows that are read more than once are so from the caches next to the multiprocessor.
 #pragma once
 
-#include "cuda/access.cuh"
 #include "common/scalar_math.h"
+#include "cuda/launch.cuh"
+#include "cuda/reduce.cuh"
 #include "vector_quantize/arguments.h"
 
 namespace dvae {

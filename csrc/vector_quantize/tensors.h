@@ -25,11 +25,6 @@ inline void check_codes(const Tensor& codes, const Tensor& x) {
       "vector_quantize: expected codes as wide as x, both float64 or neither");
 }
 
-// No data where it has no elements, or does not exist.
-inline Buffer buffer_of_any(const std::optional<Tensor>& tensor) {
-  return tensor.has_value() && tensor->numel() > 0 ? buffer_of(*tensor) : Buffer{nullptr, Storage::float32};
-}
-
 class QuantizeTensors {
  public:
   Tensor quantized, codes, errors;
@@ -48,7 +43,7 @@ class QuantizeTensors {
   QuantizeArgs args() const {
     return {x_.size(0), x_.size(1), buffer_of(x_), x_.stride(0), buffer_of(codebook_), codebook_.stride(0),
             codebook_.size(0), static_cast<const int64_t*>(indices_.const_data_ptr()), buffer_of(quantized),
-            buffer_of_any(codes), buffer_of(errors)};
+            optional_buffer(codes), buffer_of(errors)};
   }
 
  private:
@@ -82,11 +77,11 @@ class QuantizeBackwardTensors {
   }
 
   QuantizeBackwardArgs args(double commitment_weight, double codebook_weight, bool rotation) const {
-    return {x_.size(0), x_.size(1), buffer_of_any(grad_), grad_.has_value() ? grad_->stride(0) : 0,
-            buffer_of_any(grad_losses_), buffer_of(x_), x_.stride(0), buffer_of(codes_), codes_.stride(0),
+    return {x_.size(0), x_.size(1), optional_buffer(grad_), grad_.has_value() ? grad_->stride(0) : 0,
+            optional_buffer(grad_losses_), buffer_of(x_), x_.stride(0), buffer_of(codes_), codes_.stride(0),
             static_cast<const int64_t*>(indices_.const_data_ptr()), commitment_weight, codebook_weight, rotation,
             // without losses zeros, also where x - c overflows
-            buffer_of(dx), buffer_of_any(grad_losses_.has_value() ? std::optional(dcodes) : std::nullopt)};
+            buffer_of(dx), optional_buffer(grad_losses_.has_value() ? std::optional(dcodes) : std::nullopt)};
   }
 
  private:

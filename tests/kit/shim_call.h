@@ -43,7 +43,7 @@ struct ShimCall {
       tensors[t] = {data[t], static_cast<dvae::Storage>(storage[t])};
     }
     dvae::RowLayout<N> layout;
-    if (!dvae::collapse_rows<N>(ndim, sizes, dim, all, &layout)) return false;
+    if (!dvae::coalesce_rows<N>(ndim, sizes, dim, all, &layout)) return false;
     run(layout, tensors);
     return true;
   }
