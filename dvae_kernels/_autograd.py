@@ -1,4 +1,4 @@
-"""What the ops' autograd Functions share."""
+"""Helpers of the ops' autograd Functions."""
 
 from __future__ import annotations
 

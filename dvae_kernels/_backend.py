@@ -30,7 +30,7 @@ def why_not(backend: str, device_type: str) -> str:
     return cached
 
 
-# What torch.compiler.assume_constant_result sets; calling that here would import dynamo (seconds).
+# torch.compiler.assume_constant_result sets this attribute; calling it here would import dynamo (seconds).
 why_not._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 

@@ -18,7 +18,7 @@ _loaded: dict[str, str] = {}
 
 
 def build_info(module: str) -> dict[str, Any]:
-    """What setup.py recorded when it built `module` (torch, compiler, architectures); empty if it did not."""
+    """The record that setup.py made when it built `module` (torch, compiler, architectures); empty if it did not."""
     try:
         info: dict[str, Any] = json.loads(_BUILD_INFO.read_text()).get(module, {})
     except (OSError, ValueError):

@@ -7,6 +7,7 @@ sharpnesses, and below it the gradient to the logits.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,7 +66,7 @@ def show(kind: str, value: Axes, slope: Axes) -> None:
             noise, zeta, gradient = curves(kind, p, beta)
             value.plot(noise, zeta, color=color, linestyle=line)
             slope.plot(noise, gradient, color=color, linestyle=line)
-    margin = 0.4 if kind == "logistic_mixture" else 0.04  # its support is the whole line
+    margin = 0.4 if SMOOTHING_KINDS[kind].whole_line else 0.04
     for level in (0, 1):
         value.axhline(level, color="#555555", linewidth=0.8, alpha=0.25)
     value.set(ylim=(-margin, 1 + margin), xlim=(0, 1), yticks=(0, 0.5, 1), xticks=())
@@ -77,8 +78,9 @@ def show(kind: str, value: Axes, slope: Axes) -> None:
 
 def draw(path: Path) -> None:
     with plt.rc_context(STYLE):
-        figure = plt.figure(figsize=(11.5, 12))
-        rows = figure.add_gridspec(3, 3, left=0.055, right=0.985, top=0.945, bottom=0.045, hspace=0.22, wspace=0.16)
+        lines = math.ceil(len(SMOOTHING_KINDS) / 3)
+        figure = plt.figure(figsize=(11.5, 4 * lines))
+        rows = figure.add_gridspec(lines, 3, left=0.055, right=0.985, top=0.945, bottom=0.045, hspace=0.22, wspace=0.16)
         for i, kind in enumerate(SMOOTHING_KINDS):
             row, column = divmod(i, 3)
             pair = rows[row, column].subgridspec(2, 1, height_ratios=(2, 1), hspace=0.08)
@@ -87,7 +89,7 @@ def draw(path: Path) -> None:
             if column == 0:
                 value.set_ylabel(r"$\zeta$", fontsize=11)
                 slope.set_ylabel(r"$\partial\zeta\,/\,\partial l$", fontsize=11)
-            if row == 2:
+            if row == lines - 1:
                 slope.set_xlabel("noise")
         handles = [Line2D([], [], color=color, label=f"p = {p:g}") for p, color in PROBABILITIES.items()]
         for beta, line in BETAS.items():

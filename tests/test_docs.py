@@ -1,9 +1,12 @@
-"""Every public function is documented, and the examples in docstrings and READMEs run."""
+"""Every public function is documented, examples in docstrings and pages run, and links lead somewhere."""
 
 from __future__ import annotations
 
+import contextlib
 import doctest
 import inspect
+import io
+import re
 from pathlib import Path
 
 import pytest
@@ -13,8 +16,18 @@ import dvae_kernels
 from dvae_kernels import losses, nn
 
 ROOT = Path(__file__).parents[1]
-FILES = sorted([*ROOT.glob("*.md"), *ROOT.glob("dvae_kernels/**/*.md")])
-PAGES = [page.relative_to(ROOT) for page in FILES if ">>>" in page.read_text()]
+FILES = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *(page for folder in ("bench", "csrc", "docs", "dvae_kernels") for page in ROOT.glob(f"{folder}/**/*.md")),
+    ]
+)
+ALL_PAGES = [page.relative_to(ROOT) for page in FILES]
+# test_how_to.py runs the example of a how-to page
+PAGES = [page for page in ALL_PAGES if ">>>" in (ROOT / page).read_text() and page.parent.name != "how-to"]
+CONTRIBUTORS_PAGES = [page for page in ALL_PAGES if page.parts[0] in ("bench", "csrc", "docs", "CONTRIBUTING.md")]
+BASES = ("", "dvae_kernels", "csrc", "bench", "tests")
+EXAMPLE = "squared_norm"
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 PUBLIC = {
     name: getattr(module, name)
@@ -60,15 +73,68 @@ def test_page_examples(page: Path) -> None:
     run(doctest.DocTestParser().get_doctest((ROOT / page).read_text(), names(), str(page), str(page), 0))
 
 
-def test_readme_python_blocks() -> None:
-    """The fenced python blocks run, in order, in one namespace."""
+def test_the_readme_trains() -> None:
+    """The fenced python blocks run, in order, in one namespace; the loss that the first one prints falls."""
     readme = ROOT / "README.md"
     blocks = [part.split("```", 1)[0] for part in readme.read_text().split("```python\n")[1:]]
-    assert blocks, "the README shows no use"
+    assert len(blocks) >= 2, "the README shows no use"
+    torch.manual_seed(0)
     namespace: dict[str, object] = {}
-    for block in blocks:
-        if ">>>" not in block:
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        for block in blocks:
             exec(compile(block, str(readme), "exec"), namespace)
+    losses = [float(number) for number in re.findall(r"step \d+: ([\d.]+)", printed.getvalue())]
+    assert len(losses) == 5 and losses[-1] < losses[0] / 3, losses
+
+
+def anchors(page: Path) -> set[str]:
+    """The names by which GitHub links to the headings of a page."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def broken_links(page: Path) -> list[str]:
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(), flags=re.DOTALL)
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+    return broken
+
+
+@pytest.mark.parametrize("page", ALL_PAGES, ids=str)
+def test_links_lead_somewhere(page: Path) -> None:
+    assert not broken_links(ROOT / page)
+
+
+def test_a_broken_link_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# A heading: one\n[a](gone.md) [b](#a-heading-one) [c](#no-such) [d](page.md#nor-this)\n")
+    assert broken_links(page) == ["gone.md", "#no-such", "page.md#nor-this"]
+
+
+@pytest.mark.parametrize("page", CONTRIBUTORS_PAGES, ids=str)
+def test_the_files_that_a_page_names_exist(page: Path) -> None:
+    """Paths in backquotes, written from the root or from one of the folders BASES; EXAMPLE is what a page adds."""
+    text = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.DOTALL)
+    paths = re.findall(r"`((?:[\w.-]+/)+[\w.-]*)`", text)
+    missing = [p for p in paths if EXAMPLE not in p and not any((ROOT / base / p).exists() for base in BASES)]
+    assert not missing
+
+
+def test_every_op_has_a_page_and_a_note() -> None:
+    """The README leads to the page of each op, and each op with a benchmark has a note."""
+    readme = (ROOT / "README.md").read_text()
+    for folder in sorted((ROOT / "dvae_kernels" / "ops").iterdir()):
+        if (folder / "op.py").exists():
+            assert f"dvae_kernels/ops/{folder.name}/README.md" in readme, folder.name
+            assert (ROOT / "bench" / "notes" / f"{folder.name}.md").exists(), folder.name
 
 
 def test_the_docstring_defines_the_special_values() -> None:

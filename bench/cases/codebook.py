@@ -6,6 +6,7 @@ Shapes are (rows, codes), of 64 columns; "one" has all rows on one code.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import timing
-from conftest import REPLAY, our_backends
+from conftest import REPLAY, backends_with_raw_ops, our_backends
 from dvae_kernels import code_statistics
-from dvae_kernels.ops.codebook import gather_codes
 
 WIDTH = 64
 LARGE, REUSED, SMALL, ODD = [(262144, 8192)], [(16384, 8192), (16384, 1024)], [(256, 64)], []
@@ -65,6 +65,21 @@ def test_code_statistics(
     del kept
 
 
+class LookUp(torch.autograd.Function):
+    """The raw ops by which vector_quantize and gumbel_softmax_embed look up codes and sum their gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, codebook: Tensor, indices: Tensor, backend: str) -> Tensor:
+        ctx.save_for_backward(indices)
+        ctx.codes, ctx.backend = codebook.shape[0], backend
+        return getattr(torch.ops.dvae_kernels.gather_codes, backend)(codebook, indices)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (indices,) = ctx.saved_tensors
+        return getattr(torch.ops.dvae_kernels.code_sums, ctx.backend)(grad, indices, ctx.codes), None, None
+
+
 @pytest.mark.benchmark(timer=REPLAY)
 @pytest.mark.parametrize("kind", ["random", "one"])
 def test_codebook_gradient(
@@ -86,8 +101,8 @@ def test_codebook_gradient(
         return lambda: torch.autograd.grad(look_up(codebook), codebook, grad)
 
     functions = {
-        f"ours ({backend})": gradient(lambda codebook, backend=backend: gather_codes(codebook, indices, backend))
-        for backend in our_backends(device)
+        f"ours ({backend})": gradient(lambda codebook, backend=backend: LookUp.apply(codebook, indices, backend))
+        for backend in backends_with_raw_ops(device)
     }
     functions["F.embedding"] = gradient(embedding)
     if rows * codes <= 1 << 28:

@@ -1,1 +1,1 @@
-"""What Triton kernels share."""
+"""Functions and launchers that Triton kernels share."""

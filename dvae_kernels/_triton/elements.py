@@ -75,7 +75,7 @@ def launch_elements(
 ) -> None:
     """kernel(*inputs, *outputs, *args, count, shift, group, ...) over the elements of tensors of one shape.
 
-    What is not contiguous is copied, and such outputs are copied back. The first of each is a tensor.
+    Tensors that are not contiguous are copied, and outputs among them copied back. The first of each is a tensor.
     """
     first = outputs[0]
     assert first is not None

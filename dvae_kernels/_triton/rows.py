@@ -21,7 +21,7 @@ class Rows(NamedTuple):
     k: int
     inner: int
     strides: tuple[tuple[int, int, int], ...]  # (outer, k, inner) of every tensor, in elements
-    k_strided: bool  # neighbours in memory are rows, not columns: tile over `inner`
+    interleaved: bool  # neighbours in memory are rows, not columns: tile over `inner`
     int64: bool  # an offset or a row number needs more than 32 bits
 
 
@@ -42,17 +42,17 @@ def view_as_rows(shape: tuple[int, ...], dim: int, *strides: tuple[int, ...]) ->
         return None
     k, still = shape[dim], [1] + [0] * len(strides)
     last = groups[-1] if groups else still
-    k_strided = 0 < last[1] < strides[0][dim] and last[0] >= _MIN_CONTIGUOUS_ROWS and k > 1
+    interleaved = 0 < last[1] < strides[0][dim] and last[0] >= _MIN_CONTIGUOUS_ROWS and k > 1
     # a single group is `inner` where tiles run along it, else `outer`, so that inner = 1 drops out of the kernel
     while len(groups) < 2:
-        groups.insert(0 if k_strided else len(groups), still)
+        groups.insert(0 if interleaved else len(groups), still)
     (outer, *outer_strides), (inner, *inner_strides) = groups
     rows = outer * inner
     triples = tuple(zip(outer_strides, (s[dim] for s in strides), inner_strides))
     reach = max((outer - 1) * o + (k - 1) * c + (inner - 1) * i for o, c, i in triples)
     # a tile may hold masked rows and columns beyond the end
     int64 = max(reach, rows, k) > _INT32_MAX - (1 << 16)
-    return Rows(rows, k, inner, triples, k_strided, int64)
+    return Rows(rows, k, inner, triples, interleaved, int64)
 
 
 def launch(kernel: Any, programs: int, *args: Any, **options: Any) -> None:

@@ -20,14 +20,14 @@ def split4(x, ROWS: tl.constexpr, BLOCK_K: tl.constexpr):
 
 
 @triton.jit
-def row_tile(rows, inner, ROWS: tl.constexpr, K_STRIDED: tl.constexpr, INT64: tl.constexpr, PARTS: tl.constexpr = 1):
+def row_tile(rows, inner, ROWS: tl.constexpr, INTERLEAVED: tl.constexpr, INT64: tl.constexpr, SPLITS: tl.constexpr = 1):
     """(row, outer index, inner index, mask) of the rows of this program, each [ROWS, 1] or a scalar.
 
-    PARTS neighbouring programs share their rows.
+    SPLITS neighbouring programs share their rows, each with a split of the columns.
     """
-    pid = tl.program_id(0) // PARTS
+    pid = tl.program_id(0) // SPLITS
     lane = tl.arange(0, ROWS)[:, None]
-    if K_STRIDED:
+    if INTERLEAVED:
         # rows of one outer index, so that the compiler sees that they are neighbours in memory
         blocks = tl.cdiv(inner, ROWS).to(tl.int32)
         outer_index = pid // blocks
@@ -52,9 +52,9 @@ def _load(row_ptr, col, stride_k, row_mask, K, fill, ACC: tl.constexpr, INT64: t
 
 @triton.jit
 def load_tile(row_ptr, start, stride_k, row_mask, K, fill, ACC: tl.constexpr, ROWS: tl.constexpr,
-              BLOCK_K: tl.constexpr, K_STRIDED: tl.constexpr, INT64: tl.constexpr):  # fmt: skip
+              BLOCK_K: tl.constexpr, INTERLEAVED: tl.constexpr, INT64: tl.constexpr):  # fmt: skip
     """Columns from `start`, upcast to ACC, `fill` outside. row_ptr: [ROWS, 1] pointers to column 0."""
-    if K_STRIDED:
+    if INTERLEAVED:
         # four loads along the rows leave each thread with four consecutive columns, as the noise is drawn
         col = start + 4 * tl.arange(0, BLOCK_K // 4)[None, :]
         a = _load(row_ptr, col, stride_k, row_mask, K, fill, ACC, INT64)
@@ -74,9 +74,9 @@ def _store(row_ptr, col, stride_k, value, row_mask, K, INT64: tl.constexpr):
 
 @triton.jit
 def store_tile(row_ptr, start, stride_k, value, row_mask, K, ROWS: tl.constexpr, BLOCK_K: tl.constexpr,
-               K_STRIDED: tl.constexpr, INT64: tl.constexpr):  # fmt: skip
+               INTERLEAVED: tl.constexpr, INT64: tl.constexpr):  # fmt: skip
     """The inverse of load_tile; rounds to the dtype behind row_ptr."""
-    if K_STRIDED:
+    if INTERLEAVED:
         col = start + 4 * tl.arange(0, BLOCK_K // 4)[None, :]
         a, b, c, d = split4(value, ROWS, BLOCK_K)
         _store(row_ptr, col, stride_k, a, row_mask, K, INT64)
@@ -88,17 +88,17 @@ def store_tile(row_ptr, start, stride_k, value, row_mask, K, ROWS: tl.constexpr,
 
 
 @triton.jit
-def store_part(parts_ptr, i, value, row, rows, row_mask, PARTS: tl.constexpr):
-    """Put the [ROWS, 1] value of this program's part into parts[i], parts: [.., rows, PARTS]."""
-    tl.store(parts_ptr + (i * rows + row) * PARTS + tl.program_id(0) % PARTS, value, mask=row_mask)
+def store_partial(partials_ptr, i, value, row, rows, row_mask, SPLITS: tl.constexpr):
+    """Put the [ROWS, 1] value of this program's split into partials[i], partials: [.., rows, SPLITS]."""
+    tl.store(partials_ptr + (i * rows + row) * SPLITS + tl.program_id(0) % SPLITS, value, mask=row_mask)
 
 
 @triton.jit
-def load_parts(parts_ptr, i, fill, rows, PARTS: tl.constexpr):
-    """parts[i] of the one row of this program, padded with `fill` to a power of two.
+def load_partials(partials_ptr, i, fill, rows, SPLITS: tl.constexpr):
+    """partials[i] of the one row of this program, padded with `fill` to a power of two.
 
-    A vector, so that what is reduced from it is a scalar, which has no layout to impose on the row's tiles.
+    A vector reduces to a scalar, which has no layout to impose on the row's tiles.
     """
-    part = tl.arange(0, triton.next_power_of_2(PARTS))
-    row = tl.program_id(0) // PARTS
-    return tl.load(parts_ptr + (i * rows + row) * PARTS + part, mask=part < PARTS, other=fill)
+    split = tl.arange(0, triton.next_power_of_2(SPLITS))
+    row = tl.program_id(0) // SPLITS
+    return tl.load(partials_ptr + (i * rows + row) * SPLITS + split, mask=split < SPLITS, other=fill)

@@ -1,1 +1,1 @@
-"""Kernels, one folder an op; every op has the same four files."""
+"""Kernels, one folder an op; every op has the same files."""

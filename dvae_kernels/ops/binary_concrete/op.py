@@ -97,8 +97,8 @@ def binary_concrete(
 ) -> Tensor:
     """Sample from the binary concrete distribution: sigmoid((logits + L) / tau), L standard logistic noise.
 
-    The relaxation of a Bernoulli variable with log odds `logits`, to which it goes as tau goes to 0. The noise is made
-    inside the kernel, never stored, always finite, and the same on every device.
+    It relaxes a Bernoulli variable with log odds `logits`, and tends to it as tau goes to 0. The noise is made inside
+    the kernel, never stored, always finite, and the same on every device.
 
     Args:
         logits: log odds of a one (nats), any shape; float32, float64, bfloat16 or float16; any strides, copied only

@@ -1,7 +1,8 @@
 """The binary concrete distribution in plain torch: the definition that every backend is tested against.
 
 The four ops have the signatures of schemas.py. Traceable and differentiable; computed in float64 for float64, in
-float32 otherwise. What must not reach a gradient is replaced before a function is taken, not after.
+float32 otherwise. A value that must not reach a gradient is replaced before a function is taken,
+not after.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dvae_kernels._elements import sum_blocks
 from dvae_kernels._rng import logistic_like
 from dvae_kernels._scalars import inverse_temperature, scalar_tensor
 
-# exp(-1000) is 0 in every dtype: such a sample is saturated, and has no gradient.
+# exp(-1000) is 0 in every dtype: a sample beyond is saturated, and has no gradient.
 _SATURATED = 1000.0
 
 

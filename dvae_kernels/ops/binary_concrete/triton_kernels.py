@@ -38,7 +38,7 @@ def _binary_concrete_fwd_kernel(
 ):  # fmt: skip
     element, exists, whole = element_tile(count, shift, BLOCK, INT64)
     tau, inverse = temperature(tau_ptr, tau_value, ACC)
-    p = _perturbed(x_ptr, key_ptr, group, element, exists, whole, ACC, BLOCK, EVEN)
+    p = _perturbed(x_ptr, key_ptr, group, element, exists, whole, ACC, BLOCK, EVEN)  # [R, K]
     if (hard != 0) | (tau == 0):
         y = tl.where(p > 0, 1.0, tl.where(p <= 0, 0.0, p)) + 0.0 * inverse
     else:
@@ -54,7 +54,7 @@ def _binary_concrete_bwd_kernel(
 ):  # fmt: skip
     element, exists, whole = element_tile(count, shift, BLOCK, INT64)
     tau, inverse = temperature(tau_ptr, tau_value, ACC)
-    p = _perturbed(x_ptr, key_ptr, group, element, exists, whole, ACC, BLOCK, EVEN)
+    p = _perturbed(x_ptr, key_ptr, group, element, exists, whole, ACC, BLOCK, EVEN)  # [R, K]
     g = load_elements(grad_ptr, element, exists, whole, 0.0, ACC, EVEN)
     e = exp(-tl.abs(p), inverse, ACC)
     r = 1.0 / (1.0 + e)

@@ -49,10 +49,10 @@ def _uniform(start, K, ROWS: tl.constexpr, BLOCK_K: tl.constexpr, ACC: tl.conste
 @triton.jit
 def _categorical_kl_fwd_kernel(
     x_ptr, prior_ptr, kl_ptr, rows, K, inner, x_so, x_sk, x_si, p_so, p_sk, p_si,
-    ACC: tl.constexpr, ROWS: tl.constexpr, BLOCK_K: tl.constexpr, TILES: tl.constexpr, K_STRIDED: tl.constexpr,
+    ACC: tl.constexpr, ROWS: tl.constexpr, BLOCK_K: tl.constexpr, TILES: tl.constexpr, INTERLEAVED: tl.constexpr,
     INT64: tl.constexpr,
 ):  # fmt: skip
-    row, outer_index, inner_index, mask = row_tile(rows, inner, ROWS, K_STRIDED, INT64)
+    row, outer_index, inner_index, mask = row_tile(rows, inner, ROWS, INTERLEAVED, INT64)  # [R, 1]
     x_rows = x_ptr + outer_index * x_so + inner_index * x_si
     top = tl.full([ROWS, 1], float("-inf"), ACC)
     u_top = tl.zeros([ROWS, 1], ACC)
@@ -64,13 +64,13 @@ def _categorical_kl_fwd_kernel(
         u_top += float("-inf")
         u_total *= 0
     if TILES == 1:
-        x = load_tile(x_rows, 0, x_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+        x = load_tile(x_rows, 0, x_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)  # [R, K]
         top = running_max(top, x)
         w = exp(x - or_zero(top), 1.0, ACC)
         total = row_sum(w)
         u, m = _uniform(0, K, ROWS, BLOCK_K, ACC)
         if prior_ptr is not None:
-            u = load_tile(p_rows, 0, p_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+            u = load_tile(p_rows, 0, p_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)  # [R, K]
             u_top = running_max(u_top, u)
             m = exp(u - or_zero(u_top), 1.0, ACC)
             u_total = row_sum(m)
@@ -79,12 +79,12 @@ def _categorical_kl_fwd_kernel(
         kl = row_sum(_term(_delta(x, top, u, u_top) - normal, w * inverse_or_zero(total), m, ACC))
     else:
         for start in range(0, TILES * BLOCK_K, BLOCK_K):
-            x = load_tile(x_rows, start, x_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+            x = load_tile(x_rows, start, x_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)
             larger = running_max(top, x)
             total = total * exp(top - or_zero(larger), 1.0, ACC) + row_sum(exp(x - or_zero(larger), 1.0, ACC))
             top = larger
             if prior_ptr is not None:
-                u = load_tile(p_rows, start, p_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+                u = load_tile(p_rows, start, p_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)
                 larger = running_max(u_top, u)
                 u_total = u_total * exp(u_top - or_zero(larger), 1.0, ACC) + row_sum(exp(u - or_zero(larger), 1.0, ACC))
                 u_top = larger
@@ -92,10 +92,10 @@ def _categorical_kl_fwd_kernel(
         norm = inverse_or_zero(total)
         u_norm = inverse_or_zero(u_total)
         for start in range(0, TILES * BLOCK_K, BLOCK_K):
-            x = load_tile(x_rows, start, x_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+            x = load_tile(x_rows, start, x_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)
             u, m = _uniform(start, K, ROWS, BLOCK_K, ACC)
             if prior_ptr is not None:
-                u = load_tile(p_rows, start, p_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+                u = load_tile(p_rows, start, p_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)
                 m = exp(u - or_zero(u_top), 1.0, ACC) * u_norm
             pi = exp(x - or_zero(top), 1.0, ACC) * norm
             kl += row_sum(_term(_delta(x, top, u, u_top) - normal, pi, m, ACC))
@@ -106,10 +106,10 @@ def _categorical_kl_fwd_kernel(
 def _categorical_kl_bwd_kernel(
     grad_ptr, x_ptr, prior_ptr, dx_ptr, dprior_ptr, rows, K, inner, x_so, x_sk, x_si, p_so, p_sk, p_si,
     dx_so, dx_sk, dx_si, dp_so, dp_sk, dp_si,
-    ACC: tl.constexpr, ROWS: tl.constexpr, BLOCK_K: tl.constexpr, TILES: tl.constexpr, K_STRIDED: tl.constexpr,
+    ACC: tl.constexpr, ROWS: tl.constexpr, BLOCK_K: tl.constexpr, TILES: tl.constexpr, INTERLEAVED: tl.constexpr,
     INT64: tl.constexpr,
 ):  # fmt: skip
-    row, outer_index, inner_index, mask = row_tile(rows, inner, ROWS, K_STRIDED, INT64)
+    row, outer_index, inner_index, mask = row_tile(rows, inner, ROWS, INTERLEAVED, INT64)  # [R, 1]
     x_rows = x_ptr + outer_index * x_so + inner_index * x_si
     dx_rows = dx_ptr + outer_index * dx_so + inner_index * dx_si
     g = tl.load(grad_ptr + row, mask=mask, other=0.0)
@@ -124,25 +124,25 @@ def _categorical_kl_bwd_kernel(
     if dprior_ptr is not None:
         dp_rows = dprior_ptr + outer_index * dp_so + inner_index * dp_si
     if TILES == 1:
-        x = load_tile(x_rows, 0, x_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+        x = load_tile(x_rows, 0, x_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)  # [R, K]
         top = running_max(top, x)
         w = exp(x - or_zero(top), 1.0, ACC)
         pi = w * inverse_or_zero(row_sum(w))
         u = tl.zeros([ROWS, BLOCK_K], ACC)
         if prior_ptr is not None:
-            u = load_tile(p_rows, 0, p_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+            u = load_tile(p_rows, 0, p_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)  # [R, K]
             u_top = running_max(u_top, u)
         delta = tl.where(pi == 0, 0.0, _delta(x, top, u, u_top))
         mean = row_sum(pi * delta)
         dx = tl.where(pi == 0, 0.0, g * pi * (delta - mean))
-        store_tile(dx_rows, 0, dx_sk, dx, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
+        store_tile(dx_rows, 0, dx_sk, dx, mask, K, ROWS, BLOCK_K, INTERLEAVED, INT64)
         if dprior_ptr is not None:
             m = exp(u - or_zero(u_top), 1.0, ACC)
             m *= inverse_or_zero(row_sum(m))
-            store_tile(dp_rows, 0, dp_sk, g * (m - pi), mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
+            store_tile(dp_rows, 0, dp_sk, g * (m - pi), mask, K, ROWS, BLOCK_K, INTERLEAVED, INT64)
     else:
         for start in range(0, TILES * BLOCK_K, BLOCK_K):
-            x = load_tile(x_rows, start, x_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+            x = load_tile(x_rows, start, x_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)
             larger = running_max(top, x)
             lag = or_zero(top) - or_zero(larger)
             shrink = exp(top - or_zero(larger), 1.0, ACC)
@@ -150,7 +150,7 @@ def _categorical_kl_bwd_kernel(
             top = larger
             u = tl.zeros([ROWS, BLOCK_K], ACC)
             if prior_ptr is not None:
-                u = load_tile(p_rows, start, p_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+                u = load_tile(p_rows, start, p_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)
                 larger = running_max(u_top, u)
                 lag -= or_zero(u_top) - or_zero(larger)
                 if dprior_ptr is not None:
@@ -164,16 +164,16 @@ def _categorical_kl_bwd_kernel(
         u_norm = inverse_or_zero(u_total)
         mean *= norm
         for start in range(0, TILES * BLOCK_K, BLOCK_K):
-            x = load_tile(x_rows, start, x_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+            x = load_tile(x_rows, start, x_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)
             pi = exp(x - or_zero(top), 1.0, ACC) * norm
             u = tl.zeros([ROWS, BLOCK_K], ACC)
             if prior_ptr is not None:
-                u = load_tile(p_rows, start, p_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+                u = load_tile(p_rows, start, p_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)
             dx = tl.where(pi == 0, 0.0, g * pi * (_delta(x, top, u, u_top) - mean))
-            store_tile(dx_rows, start, dx_sk, dx, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
+            store_tile(dx_rows, start, dx_sk, dx, mask, K, ROWS, BLOCK_K, INTERLEAVED, INT64)
             if dprior_ptr is not None:
                 m = exp(u - or_zero(u_top), 1.0, ACC) * u_norm
-                store_tile(dp_rows, start, dp_sk, g * (m - pi), mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
+                store_tile(dp_rows, start, dp_sk, g * (m - pi), mask, K, ROWS, BLOCK_K, INTERLEAVED, INT64)
 
 
 def categorical_kl_fwd(logits: Tensor, prior: Tensor | None, dim: int) -> Tensor:

@@ -85,7 +85,7 @@ class CodeSumsFunction(torch.autograd.Function):
 
 
 class CodeStatistics(NamedTuple):
-    """What an update of a codebook needs of a batch; parts of a batch on several devices add up."""
+    """The statistics of a batch that update a codebook; parts of a batch on several devices add up."""
 
     counts: Tensor
     sums: Tensor
@@ -206,7 +206,7 @@ def ema_update_(
             without laplace, since the bias cancels in m / N.
 
     Returns:
-        None. A code whose cluster is empty, or has less weight than 2^-100, stays what it is, and is updated again when
+        None. A code whose cluster is empty, or has less weight than 2^-100, keeps its value, and is updated again when
         rows choose it. Statistics of code_statistics hold no value that is not finite, unless a sum of finite rows is
         beyond the largest number.
 

@@ -42,14 +42,14 @@ def _gather_codes_kernel(
     codebook_ptr, index_ptr, out_ptr, rows, K, D, stride,
     ROWS: tl.constexpr, BLOCK_D: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]  # [R, 1]
     mask = row < rows
     index = tl.load(index_ptr + row, mask=mask, other=-1)
     inside = (index >= 0) & (index < K)
     outside = tl.where(index == -1, 0.0, float("nan")).to(out_ptr.dtype.element_ty)
     for start in range(0, TILES * BLOCK_D, BLOCK_D):
         col = start + tl.arange(0, BLOCK_D)[None, :]
-        code = tl.load(codebook_ptr + index * stride + col, mask=inside & (col < D), other=0.0)
+        code = tl.load(codebook_ptr + index * stride + col, mask=inside & (col < D), other=0.0)  # [R, D]
         tl.store(out_ptr + row * D + col, tl.where(inside, code, outside), mask=mask & (col < D))
 
 
@@ -67,13 +67,13 @@ def _finite_code_keys_kernel(
     ROWS: tl.constexpr, BLOCK_D: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
     """The same, with K for rows of x that are not finite as well."""
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)  # [R]
     index = tl.load(index_ptr + row, mask=row < rows, other=-1)
     inside = (index >= 0) & (index < K)
     doubt = tl.zeros([ROWS, BLOCK_D], tl.int1)
     for start in range(0, TILES * BLOCK_D, BLOCK_D):
         col = start + tl.arange(0, BLOCK_D)[None, :]
-        x = tl.load(x_ptr + row[:, None] * stride + col, mask=inside[:, None] & (col < D), other=0.0)
+        x = tl.load(x_ptr + row[:, None] * stride + col, mask=inside[:, None] & (col < D), other=0.0)  # [R, D]
         doubt |= x - x != 0
     finite = tl.max(doubt.to(tl.int32), 1) == 0
     tl.store(key_ptr + row, tl.where(inside & finite, index, K).to(tl.int32), mask=row < rows)
@@ -88,15 +88,15 @@ def _load_row(x_ptr, order_ptr, code_ptr, position, rows, col, stride, K, D, ACC
 
 
 @triton.jit
-def _add_row(total, code, open, next_code, x, sums_ptr, partial_ptr, col, K, D):
-    """Ends the run of `code` where another code follows, and adds x to what is then the current one.
+def _add_row(total, code, joins_previous, next_code, x, sums_ptr, partial_ptr, col, K, D):
+    """Ends the run of `code` where another code follows, and adds x to the current run.
 
-    open: whether the run reaches back into the block before; then its sum is a part of one.
+    joins_previous: whether the run began in the block before; then its sum here is a partial one.
     """
     ends = next_code != code
-    target = tl.where(open, partial_ptr, sums_ptr + code.to(tl.int64) * D)
+    target = tl.where(joins_previous, partial_ptr, sums_ptr + code.to(tl.int64) * D)
     tl.store(target + col, total, mask=ends & (code < K) & (col < D))
-    return tl.where(ends, 0.0, total) + x, next_code, open & (next_code == code)
+    return tl.where(ends, 0.0, total) + x, next_code, joins_previous & (next_code == code)
 
 
 @triton.jit
@@ -112,10 +112,10 @@ def _code_sums_kernel(
     end = tl.minimum(begin + LENGTH, rows)
     first = tl.load(code_ptr + begin, mask=begin < rows, other=K)
     last = tl.load(code_ptr + end - 1, mask=begin < rows, other=K)
-    open = first == tl.load(code_ptr + begin - 1, mask=(begin > 0) & (begin < rows), other=-1)
-    continues = last == tl.load(code_ptr + end, mask=end < rows, other=-1)
-    tl.store(partial_code_ptr + 2 * block, tl.where(open, first, K), mask=(begin < rows) & (start == 0))
-    tl.store(partial_code_ptr + 2 * block + 1, tl.where(continues, last, K), mask=(begin < rows) & (start == 0))
+    joins_previous = first == tl.load(code_ptr + begin - 1, mask=(begin > 0) & (begin < rows), other=-1)
+    joins_next = last == tl.load(code_ptr + end, mask=end < rows, other=-1)
+    tl.store(partial_code_ptr + 2 * block, tl.where(joins_previous, first, K), mask=(begin < rows) & (start == 0))
+    tl.store(partial_code_ptr + 2 * block + 1, tl.where(joins_next, last, K), mask=(begin < rows) & (start == 0))
 
     front_ptr = partial_ptr + 2 * block * D
     code = first
@@ -127,15 +127,16 @@ def _code_sums_kernel(
         code1, x1 = _load_row(x_ptr, order_ptr, code_ptr, at + 1, end, col, stride, K, D, ACC)
         code2, x2 = _load_row(x_ptr, order_ptr, code_ptr, at + 2, end, col, stride, K, D, ACC)
         code3, x3 = _load_row(x_ptr, order_ptr, code_ptr, at + 3, end, col, stride, K, D, ACC)
-        total, code, open = _add_row(total, code, open, code0, x0, sums_ptr, front_ptr, col, K, D)
-        total, code, open = _add_row(total, code, open, code1, x1, sums_ptr, front_ptr, col, K, D)
-        total, code, open = _add_row(total, code, open, code2, x2, sums_ptr, front_ptr, col, K, D)
-        total, code, open = _add_row(total, code, open, code3, x3, sums_ptr, front_ptr, col, K, D)
+        total, code, joins_previous = _add_row(total, code, joins_previous, code0, x0, sums_ptr, front_ptr, col, K, D)
+        total, code, joins_previous = _add_row(total, code, joins_previous, code1, x1, sums_ptr, front_ptr, col, K, D)
+        total, code, joins_previous = _add_row(total, code, joins_previous, code2, x2, sums_ptr, front_ptr, col, K, D)
+        total, code, joins_previous = _add_row(total, code, joins_previous, code3, x3, sums_ptr, front_ptr, col, K, D)
         i += 4
-    target = tl.where(open, front_ptr, tl.where(continues, front_ptr + D, sums_ptr + code.to(tl.int64) * D))
+    target = tl.where(joins_previous, front_ptr, tl.where(joins_next, front_ptr + D, sums_ptr + code.to(tl.int64) * D))
     tl.store(target + col, total, mask=(code < K) & (col < D))
     # one run through the whole block: its sum stands in front, nothing is left for the back
-    tl.store(front_ptr + D + col, tl.zeros([ROWS, BLOCK_D], ACC), mask=open & continues & (code < K) & (col < D))
+    nothing = joins_previous & joins_next & (code < K) & (col < D)
+    tl.store(front_ptr + D + col, tl.zeros([ROWS, BLOCK_D], ACC), mask=nothing)
 
 
 def gather_codes(codebook: Tensor, indices: Tensor) -> Tensor:

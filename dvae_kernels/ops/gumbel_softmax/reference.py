@@ -129,5 +129,5 @@ def double_backward(
 
 
 def _log_or_zero(y: Tensor) -> Tensor:
-    """log y, and 0 where y is 0: such an entry has no gradient, whatever its logarithm."""
+    """log y, and 0 where y is 0: that entry has no gradient, whatever its logarithm."""
     return torch.where(y == 0, 0, torch.log(torch.where(y == 0, 1, y)))

@@ -1,6 +1,6 @@
 """Gumbel-softmax in Triton. A row that fits on chip is read once and written once; a wider one is walked twice,
 with a running maximum and sum first, and its noise is drawn twice. Where such rows are few, several programs share one,
-each with a part of its columns: one launch reads, the next combines what the parts found and writes.
+each with a split of its columns: one launch reads and stores partial results, the next combines them and writes.
 
 Rows are tiles [ROWS, BLOCK_K]; values are float32, float64 for float64 tensors.
 """
@@ -21,7 +21,7 @@ from dvae_kernels._triton.philox import bits_to_gumbel, row_bits
 from dvae_kernels._triton.rows import Rows, launch_rows, view_as_rows
 from dvae_kernels._triton.scalars import scalar_tensor, temperature
 from dvae_kernels._triton.softmax import exp, inverse_or_zero, or_zero
-from dvae_kernels._triton.tiles import load_parts, load_tile, row_tile, store_part, store_tile
+from dvae_kernels._triton.tiles import load_partials, load_tile, row_tile, store_partial, store_tile
 from dvae_kernels.ops.gumbel_softmax.schemas import new_dlogits, new_gradients, new_index, new_onehot, new_sample
 
 _NONE, _NAN = tl.constexpr(NONE), tl.constexpr(NAN)
@@ -56,9 +56,9 @@ def _first(perturbed, top, start, K, BLOCK_K: tl.constexpr):
 
 @triton.jit
 def _perturbed(x_rows, x_sk, key_ptr, stream_row, start, row_mask, K, ACC: tl.constexpr, ROWS: tl.constexpr,
-               BLOCK_K: tl.constexpr, K_STRIDED: tl.constexpr, INT64: tl.constexpr):  # fmt: skip
+               BLOCK_K: tl.constexpr, INTERLEAVED: tl.constexpr, INT64: tl.constexpr):  # fmt: skip
     """logits + Gumbel noise (none without a key), -inf outside: [ROWS, BLOCK_K]."""
-    x = load_tile(x_rows, start, x_sk, row_mask, K, float("-inf"), ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+    x = load_tile(x_rows, start, x_sk, row_mask, K, float("-inf"), ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)  # [R, K]
     if key_ptr is not None:
         x += bits_to_gumbel(row_bits(key_ptr, stream_row, start, 0, ROWS, BLOCK_K), ACC)
     return x
@@ -66,20 +66,20 @@ def _perturbed(x_rows, x_sk, key_ptr, stream_row, start, row_mask, K, ACC: tl.co
 
 @triton.jit(do_not_specialize=["hard", "row_offset"])
 def _gumbel_softmax_fwd_kernel(
-    x_ptr, y_ptr, index_ptr, parts_ptr, first_ptr, key_ptr, tau_ptr, tau_value, hard, row_offset, rows, K, inner,
+    x_ptr, y_ptr, index_ptr, partials_ptr, first_ptr, key_ptr, tau_ptr, tau_value, hard, row_offset, rows, K, inner,
     x_so, x_sk, x_si, y_so, y_sk, y_si,
-    ACC: tl.constexpr, ROWS: tl.constexpr, BLOCK_K: tl.constexpr, TILES: tl.constexpr, K_STRIDED: tl.constexpr,
-    INT64: tl.constexpr, PARTS: tl.constexpr, READ: tl.constexpr, WRITE: tl.constexpr,
+    ACC: tl.constexpr, ROWS: tl.constexpr, BLOCK_K: tl.constexpr, TILES: tl.constexpr, INTERLEAVED: tl.constexpr,
+    INT64: tl.constexpr, SPLITS: tl.constexpr, READ: tl.constexpr, WRITE: tl.constexpr,
 ):  # fmt: skip
-    row, outer_index, inner_index, mask = row_tile(rows, inner, ROWS, K_STRIDED, INT64, PARTS)
+    row, outer_index, inner_index, mask = row_tile(rows, inner, ROWS, INTERLEAVED, INT64, SPLITS)  # [R, 1]
     x_rows = x_ptr + outer_index * x_so + inner_index * x_si
     if y_ptr is not None:
         y_rows = y_ptr + outer_index * y_so + inner_index * y_si
     stream_row = row.to(tl.uint32) + row_offset.to(tl.uint32)
     tau, inverse = temperature(tau_ptr, tau_value, ACC)
     one_hot = (hard != 0) | (tau == 0)
-    if TILES == 1 and PARTS == 1:
-        z = _perturbed(x_rows, x_sk, key_ptr, stream_row, 0, mask, K, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+    if TILES == 1 and SPLITS == 1:
+        z = _perturbed(x_rows, x_sk, key_ptr, stream_row, 0, mask, K, ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)  # [R, K]
         if index_ptr is not None or one_hot:
             z = _ranked(z)
         top = tl.max(z, axis=1, keep_dims=True)
@@ -93,9 +93,9 @@ def _gumbel_softmax_fwd_kernel(
             total = tl.sum(y, axis=1, keep_dims=True)
             y = y * inverse_or_zero(total)
         if y_ptr is not None:
-            store_tile(y_rows, 0, y_sk, y, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
+            store_tile(y_rows, 0, y_sk, y, mask, K, ROWS, BLOCK_K, INTERLEAVED, INT64)
     else:
-        begin = tl.program_id(0) % PARTS * (TILES * BLOCK_K)
+        begin = tl.program_id(0) % SPLITS * (TILES * BLOCK_K)
         if index_ptr is not None or one_hot:
             if READ:
                 top = tl.full([ROWS, 1], float("-inf"), ACC)
@@ -103,16 +103,16 @@ def _gumbel_softmax_fwd_kernel(
                 for i in range(0, TILES * BLOCK_K, BLOCK_K):
                     start = begin + i
                     z = _perturbed(
-                        x_rows, x_sk, key_ptr, stream_row, start, mask, K, ACC, ROWS, BLOCK_K, K_STRIDED, INT64
+                        x_rows, x_sk, key_ptr, stream_row, start, mask, K, ACC, ROWS, BLOCK_K, INTERLEAVED, INT64
                     )
                     z = _ranked(z)
                     tile_top = tl.max(z, axis=1, keep_dims=True)
                     index = tl.where(tile_top > top, _first(z, tile_top, start, K, BLOCK_K), index)
                     top = tl.maximum(top, tile_top)
             else:
-                tops = load_parts(parts_ptr, 0, float("-inf"), rows, PARTS)
+                tops = load_partials(partials_ptr, 0, float("-inf"), rows, SPLITS)
                 top = tl.max(tops)
-                firsts = load_parts(first_ptr, 0, K, rows, PARTS)
+                firsts = load_partials(first_ptr, 0, K, rows, SPLITS)
                 index = tl.min(tl.where(tops == top, firsts, K))
             if WRITE:
                 found = _found(index, top)
@@ -122,10 +122,10 @@ def _gumbel_softmax_fwd_kernel(
                     for i in range(0, TILES * BLOCK_K, BLOCK_K):
                         start = begin + i
                         y = _one_hot(found, start, inverse, BLOCK_K).to(ACC)
-                        store_tile(y_rows, start, y_sk, y, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
+                        store_tile(y_rows, start, y_sk, y, mask, K, ROWS, BLOCK_K, INTERLEAVED, INT64)
             else:
-                store_part(parts_ptr, 0, top, row, rows, mask, PARTS)
-                store_part(first_ptr, 0, index, row, rows, mask, PARTS)
+                store_partial(partials_ptr, 0, top, row, rows, mask, SPLITS)
+                store_partial(first_ptr, 0, index, row, rows, mask, SPLITS)
         else:
             if READ:
                 top = tl.full([ROWS, 1], float("-inf"), ACC)
@@ -133,74 +133,74 @@ def _gumbel_softmax_fwd_kernel(
                 for i in range(0, TILES * BLOCK_K, BLOCK_K):
                     start = begin + i
                     z = _perturbed(
-                        x_rows, x_sk, key_ptr, stream_row, start, mask, K, ACC, ROWS, BLOCK_K, K_STRIDED, INT64
+                        x_rows, x_sk, key_ptr, stream_row, start, mask, K, ACC, ROWS, BLOCK_K, INTERLEAVED, INT64
                     )
                     new_top = tl.maximum(top, tl.max(z, axis=1, keep_dims=True))
                     total *= exp(top - or_zero(new_top), inverse, ACC)
                     total += tl.sum(exp(z - or_zero(new_top), inverse, ACC), axis=1, keep_dims=True)
                     top = new_top
             else:
-                tops = load_parts(parts_ptr, 0, float("-inf"), rows, PARTS)
+                tops = load_partials(partials_ptr, 0, float("-inf"), rows, SPLITS)
                 top = tl.max(tops)
-                totals = load_parts(parts_ptr, 1, 0.0, rows, PARTS)
+                totals = load_partials(partials_ptr, 1, 0.0, rows, SPLITS)
                 total = tl.sum(totals * exp(tops - or_zero(top), inverse, ACC))
             if WRITE:
                 norm = inverse_or_zero(total)
                 for i in range(0, TILES * BLOCK_K, BLOCK_K):
                     start = begin + i
                     z = _perturbed(
-                        x_rows, x_sk, key_ptr, stream_row, start, mask, K, ACC, ROWS, BLOCK_K, K_STRIDED, INT64
+                        x_rows, x_sk, key_ptr, stream_row, start, mask, K, ACC, ROWS, BLOCK_K, INTERLEAVED, INT64
                     )
                     y = exp(z - or_zero(top), inverse, ACC) * norm
-                    store_tile(y_rows, start, y_sk, y, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
+                    store_tile(y_rows, start, y_sk, y, mask, K, ROWS, BLOCK_K, INTERLEAVED, INT64)
             else:
-                store_part(parts_ptr, 0, top, row, rows, mask, PARTS)
-                store_part(parts_ptr, 1, total, row, rows, mask, PARTS)
+                store_partial(partials_ptr, 0, top, row, rows, mask, SPLITS)
+                store_partial(partials_ptr, 1, total, row, rows, mask, SPLITS)
 
 
 @triton.jit
 def _gumbel_softmax_bwd_kernel(
     y_ptr, grad_ptr, dx_ptr, tau_ptr, tau_value, rows, K, inner,
     y_so, y_sk, y_si, g_so, g_sk, g_si, d_so, d_sk, d_si,
-    ACC: tl.constexpr, ROWS: tl.constexpr, BLOCK_K: tl.constexpr, TILES: tl.constexpr, K_STRIDED: tl.constexpr,
+    ACC: tl.constexpr, ROWS: tl.constexpr, BLOCK_K: tl.constexpr, TILES: tl.constexpr, INTERLEAVED: tl.constexpr,
     INT64: tl.constexpr,
 ):  # fmt: skip
-    _, outer_index, inner_index, mask = row_tile(rows, inner, ROWS, K_STRIDED, INT64)
+    _, outer_index, inner_index, mask = row_tile(rows, inner, ROWS, INTERLEAVED, INT64)  # [R, 1]
     y_rows = y_ptr + outer_index * y_so + inner_index * y_si
     g_rows = grad_ptr + outer_index * g_so + inner_index * g_si
     d_rows = dx_ptr + outer_index * d_so + inner_index * d_si
     tau, inverse = temperature(tau_ptr, tau_value, ACC)
     if TILES == 1:
-        y = load_tile(y_rows, 0, y_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
-        g = load_tile(g_rows, 0, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+        y = load_tile(y_rows, 0, y_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)  # [R, K]
+        g = load_tile(g_rows, 0, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)  # [R, K]
         # a sample rounded to half precision does not sum to one: its sum keeps <y, grad> a mean
         mean = tl.sum(y * g, axis=1, keep_dims=True) * inverse_or_zero(tl.sum(y, axis=1, keep_dims=True))
         dx = tl.where(tau == 0, 0.0, (y * inverse) * (g - mean))
-        store_tile(d_rows, 0, d_sk, dx, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
+        store_tile(d_rows, 0, d_sk, dx, mask, K, ROWS, BLOCK_K, INTERLEAVED, INT64)
     else:
         mean = tl.zeros([ROWS, 1], ACC)
         total = tl.zeros([ROWS, 1], ACC)
         for start in range(0, TILES * BLOCK_K, BLOCK_K):
-            y = load_tile(y_rows, start, y_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
-            g = load_tile(g_rows, start, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+            y = load_tile(y_rows, start, y_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)
+            g = load_tile(g_rows, start, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)
             mean += tl.sum(y * g, axis=1, keep_dims=True)
             total += tl.sum(y, axis=1, keep_dims=True)
         mean *= inverse_or_zero(total)
         for start in range(0, TILES * BLOCK_K, BLOCK_K):
-            y = load_tile(y_rows, start, y_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
-            g = load_tile(g_rows, start, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+            y = load_tile(y_rows, start, y_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)
+            g = load_tile(g_rows, start, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)
             dx = tl.where(tau == 0, 0.0, (y * inverse) * (g - mean))
-            store_tile(d_rows, start, d_sk, dx, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
+            store_tile(d_rows, start, d_sk, dx, mask, K, ROWS, BLOCK_K, INTERLEAVED, INT64)
 
 
 @triton.jit(do_not_specialize=["row_offset"])
 def _gumbel_softmax_recompute_bwd_kernel(
-    x_ptr, grad_ptr, dx_ptr, dtau_ptr, parts_ptr, key_ptr, tau_ptr, tau_value, row_offset, rows, K, inner,
+    x_ptr, grad_ptr, dx_ptr, dtau_ptr, partials_ptr, key_ptr, tau_ptr, tau_value, row_offset, rows, K, inner,
     x_so, x_sk, x_si, g_so, g_sk, g_si, d_so, d_sk, d_si,
-    ACC: tl.constexpr, ROWS: tl.constexpr, BLOCK_K: tl.constexpr, TILES: tl.constexpr, K_STRIDED: tl.constexpr,
-    INT64: tl.constexpr, PARTS: tl.constexpr, READ: tl.constexpr, WRITE: tl.constexpr,
+    ACC: tl.constexpr, ROWS: tl.constexpr, BLOCK_K: tl.constexpr, TILES: tl.constexpr, INTERLEAVED: tl.constexpr,
+    INT64: tl.constexpr, SPLITS: tl.constexpr, READ: tl.constexpr, WRITE: tl.constexpr,
 ):  # fmt: skip
-    row, outer_index, inner_index, mask = row_tile(rows, inner, ROWS, K_STRIDED, INT64, PARTS)
+    row, outer_index, inner_index, mask = row_tile(rows, inner, ROWS, INTERLEAVED, INT64, SPLITS)  # [R, 1]
     x_rows = x_ptr + outer_index * x_so + inner_index * x_si
     g_rows = grad_ptr + outer_index * g_so + inner_index * g_si
     d_rows = dx_ptr + outer_index * d_so + inner_index * d_si
@@ -209,29 +209,31 @@ def _gumbel_softmax_recompute_bwd_kernel(
     # with tau = 0 the sample only has to be finite, its gradient is 0
     scale = tl.where(tau == 0, 1.0, inverse)
     dtau = tl.zeros([ROWS, 1], ACC)
-    if TILES == 1 and PARTS == 1:
-        z = _perturbed(x_rows, x_sk, key_ptr, stream_row, 0, mask, K, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
-        g = load_tile(g_rows, 0, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+    if TILES == 1 and SPLITS == 1:
+        z = _perturbed(x_rows, x_sk, key_ptr, stream_row, 0, mask, K, ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)  # [R, K]
+        g = load_tile(g_rows, 0, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)  # [R, K]
         z -= or_zero(tl.max(z, axis=1, keep_dims=True))
         w = exp(z, scale, ACC)
         total = tl.sum(w, axis=1, keep_dims=True)
         norm = inverse_or_zero(total)
         mean = tl.sum(w * g, axis=1, keep_dims=True) * norm
         dx = tl.where(tau == 0, 0.0, w * (g - mean) * (norm * inverse))
-        store_tile(d_rows, 0, d_sk, dx, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
+        store_tile(d_rows, 0, d_sk, dx, mask, K, ROWS, BLOCK_K, INTERLEAVED, INT64)
         if dtau_ptr is not None:
             # log y = z * scale + const, and the rows of dx sum to zero
             dtau = -tl.sum(dx * tl.where(w == 0, 0.0, z * scale), axis=1, keep_dims=True)
     else:
-        begin = tl.program_id(0) % PARTS * (TILES * BLOCK_K)
+        begin = tl.program_id(0) % SPLITS * (TILES * BLOCK_K)
         if READ:
             top = tl.full([ROWS, 1], float("-inf"), ACC)
             total = tl.zeros([ROWS, 1], ACC)
             mean = tl.zeros([ROWS, 1], ACC)
             for i in range(0, TILES * BLOCK_K, BLOCK_K):
                 start = begin + i
-                z = _perturbed(x_rows, x_sk, key_ptr, stream_row, start, mask, K, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
-                g = load_tile(g_rows, start, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+                z = _perturbed(
+                    x_rows, x_sk, key_ptr, stream_row, start, mask, K, ACC, ROWS, BLOCK_K, INTERLEAVED, INT64
+                )
+                g = load_tile(g_rows, start, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)
                 new_top = tl.maximum(top, tl.max(z, axis=1, keep_dims=True))
                 shrink = exp(top - or_zero(new_top), scale, ACC)
                 w = exp(z - or_zero(new_top), scale, ACC)
@@ -239,11 +241,11 @@ def _gumbel_softmax_recompute_bwd_kernel(
                 mean = mean * shrink + tl.sum(w * g, axis=1, keep_dims=True)
                 top = new_top
         else:
-            tops = load_parts(parts_ptr, 0, float("-inf"), rows, PARTS)
+            tops = load_partials(partials_ptr, 0, float("-inf"), rows, SPLITS)
             top = tl.max(tops)
             shrink = exp(tops - or_zero(top), scale, ACC)
-            totals = load_parts(parts_ptr, 1, 0.0, rows, PARTS)
-            means = load_parts(parts_ptr, 2, 0.0, rows, PARTS)
+            totals = load_partials(partials_ptr, 1, 0.0, rows, SPLITS)
+            means = load_partials(partials_ptr, 2, 0.0, rows, SPLITS)
             total = tl.sum(totals * shrink)
             mean = tl.sum(means * shrink)
         if WRITE:
@@ -251,20 +253,22 @@ def _gumbel_softmax_recompute_bwd_kernel(
             mean *= norm
             for i in range(0, TILES * BLOCK_K, BLOCK_K):
                 start = begin + i
-                z = _perturbed(x_rows, x_sk, key_ptr, stream_row, start, mask, K, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
-                g = load_tile(g_rows, start, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+                z = _perturbed(
+                    x_rows, x_sk, key_ptr, stream_row, start, mask, K, ACC, ROWS, BLOCK_K, INTERLEAVED, INT64
+                )
+                g = load_tile(g_rows, start, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)
                 z -= or_zero(top)
                 w = exp(z, scale, ACC)
                 dx = tl.where(tau == 0, 0.0, w * (g - mean) * (norm * inverse))
-                store_tile(d_rows, start, d_sk, dx, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
+                store_tile(d_rows, start, d_sk, dx, mask, K, ROWS, BLOCK_K, INTERLEAVED, INT64)
                 if dtau_ptr is not None:
                     dtau -= tl.sum(dx * tl.where(w == 0, 0.0, z * scale), axis=1, keep_dims=True)
         else:
-            store_part(parts_ptr, 0, top, row, rows, mask, PARTS)
-            store_part(parts_ptr, 1, total, row, rows, mask, PARTS)
-            store_part(parts_ptr, 2, mean, row, rows, mask, PARTS)
+            store_partial(partials_ptr, 0, top, row, rows, mask, SPLITS)
+            store_partial(partials_ptr, 1, total, row, rows, mask, SPLITS)
+            store_partial(partials_ptr, 2, mean, row, rows, mask, SPLITS)
     if WRITE and dtau_ptr is not None:
-        store_part(dtau_ptr, 0, dtau, row, rows, mask, PARTS)
+        store_partial(dtau_ptr, 0, dtau, row, rows, mask, SPLITS)
 
 
 def gumbel_softmax_fwd(
@@ -307,9 +311,9 @@ def _sample(
         y.copy_(copy)
         return None
     programs, constants = split_tiling(view, logits)
-    parts = _new_parts(logits, view, constants, 2)
-    first = None if parts is None else torch.empty_like(parts[0], dtype=torch.int32)
-    sample = (logits, y, index, parts, first, key.contiguous())
+    partials = _new_partials(logits, view, constants, 2)
+    first = None if partials is None else torch.empty_like(partials[0], dtype=torch.int32)
+    sample = (logits, y, index, partials, first, key.contiguous())
     args = (*sample, scalar_tensor(logits, tau, tau_value), tau_value, int(hard), row_offset)
     _launch_split(_gumbel_softmax_fwd_kernel, view, programs, constants, *args)
     return None
@@ -343,26 +347,26 @@ def gumbel_softmax_recompute_bwd(
         )
         return dlogits.copy_(copied), dtau_rows
     programs, constants = split_tiling(view, logits)
-    parts = _new_parts(logits, view, constants, 3)
+    partials = _new_partials(logits, view, constants, 3)
     dtau = None
     if tau_grad:
-        dtau = dtau_rows if parts is None else torch.empty_like(parts[0])
+        dtau = dtau_rows if partials is None else torch.empty_like(partials[0])
     key = None if key is None else key.contiguous()
-    args = (logits, grad, dlogits, dtau, parts, key, scalar_tensor(logits, tau, tau_value), tau_value, row_offset)
+    args = (logits, grad, dlogits, dtau, partials, key, scalar_tensor(logits, tau, tau_value), tau_value, row_offset)
     _launch_split(_gumbel_softmax_recompute_bwd_kernel, view, programs, constants, *args)
-    if dtau is not None and parts is not None:
+    if dtau is not None and partials is not None:
         torch.sum(dtau, 1, out=dtau_rows)
     return dlogits, dtau_rows
 
 
-def _new_parts(logits: Tensor, view: Rows, constants: dict[str, Any], states: int) -> Tensor | None:
-    """Uninitialised memory for what the parts of the rows find, [states, rows, PARTS], if rows are split."""
-    if constants["PARTS"] == 1:
+def _new_partials(logits: Tensor, view: Rows, constants: dict[str, Any], states: int) -> Tensor | None:
+    """Uninitialised memory for the partial results of each split, [states, rows, SPLITS], if rows are split."""
+    if constants["SPLITS"] == 1:
         return None
-    return logits.new_empty((states, view.rows, constants["PARTS"]), dtype=compute_dtype(logits.dtype))
+    return logits.new_empty((states, view.rows, constants["SPLITS"]), dtype=compute_dtype(logits.dtype))
 
 
 def _launch_split(kernel: Any, view: Rows, programs: int, constants: dict[str, Any], *args: Any) -> None:
-    """Parts of rows are all read before one of them is written."""
-    for read, write in [(True, True)] if constants["PARTS"] == 1 else [(True, False), (False, True)]:
+    """All splits of a row are read before one of them is written."""
+    for read, write in [(True, True)] if constants["SPLITS"] == 1 else [(True, False), (False, True)]:
         launch_rows(kernel, view, programs, constants | {"READ": read, "WRITE": write}, *args)

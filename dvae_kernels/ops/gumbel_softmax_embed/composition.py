@@ -136,7 +136,7 @@ def bwd(
 
 
 # Products over a block [b, K, m]. Where its columns lie next to each other it is a matrix [b * m, K] in memory, else
-# b matrices [K, m], and so is what is made to go with it: nothing is transposed.
+# b matrices [K, m]. Results are laid out like the block: nothing is transposed.
 
 
 def _is_matrix(block: Tensor) -> bool:

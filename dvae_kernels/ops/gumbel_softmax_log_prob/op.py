@@ -63,7 +63,7 @@ def gumbel_softmax_log_prob(
         logits: unnormalised log probabilities (nats), of a shape that broadcasts to that of `y`, with its device and
             dtype; or half logits of float32 samples, as autocast makes them. -inf excludes a category. Differentiable.
         tau: temperature, a finite number > 0 or a one-element float tensor on the device of the logits, through which
-            gradients flow. A tensor's value is not checked: what is not a finite number > 0 gives NaN.
+            gradients flow. A tensor's value is not checked: zero, negative, NaN or infinite gives NaN.
         dim: the dimension of the categories, of `y`.
         backend: "cpp", "triton", "cuda" or "reference" instead of the automatic choice.
 

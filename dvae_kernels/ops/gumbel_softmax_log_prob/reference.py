@@ -1,7 +1,7 @@
 """The density of Gumbel-softmax samples in plain torch: the definition that every backend is tested against.
 
 The ops have the signatures of schemas.py. Traceable; computed in float64 for float64, in float32 otherwise. The
-backward ops are differentiable themselves: what is masked is masked before it is used.
+backward ops are differentiable themselves: values are masked before they are used.
 """
 
 from __future__ import annotations

@@ -40,10 +40,10 @@ def _where_kept(x, value):
 @triton.jit
 def _gumbel_softmax_log_prob_fwd_kernel(
     y_ptr, x_ptr, density_ptr, count_ptr, tau_ptr, tau_value, rows, K, inner, y_so, y_sk, y_si, x_so, x_sk, x_si,
-    ACC: tl.constexpr, ROWS: tl.constexpr, BLOCK_K: tl.constexpr, TILES: tl.constexpr, K_STRIDED: tl.constexpr,
+    ACC: tl.constexpr, ROWS: tl.constexpr, BLOCK_K: tl.constexpr, TILES: tl.constexpr, INTERLEAVED: tl.constexpr,
     INT64: tl.constexpr,
 ):  # fmt: skip
-    row, outer_index, inner_index, mask = row_tile(rows, inner, ROWS, K_STRIDED, INT64)
+    row, outer_index, inner_index, mask = row_tile(rows, inner, ROWS, INTERLEAVED, INT64)  # [R, 1]
     y_rows = y_ptr + outer_index * y_so + inner_index * y_si
     x_rows = x_ptr + outer_index * x_so + inner_index * x_si
     tau = positive_temperature(tau_ptr, tau_value, ACC)
@@ -53,8 +53,8 @@ def _gumbel_softmax_log_prob_fwd_kernel(
     # the sum of energies, relative to the top, less log y
     sums = tl.zeros([ROWS, 1], ACC)
     for start in range(0, TILES * BLOCK_K, BLOCK_K):
-        y = load_tile(y_rows, start, y_sk, mask, K, 1.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
-        x = load_tile(x_rows, start, x_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+        y = load_tile(y_rows, start, y_sk, mask, K, 1.0, ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)  # [R, K]
+        x = load_tile(x_rows, start, x_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)  # [R, K]
         y, _ = _clamped(y, ACC)
         log_y = log(y)
         energy = _energy(x, log_y, tau)
@@ -85,10 +85,10 @@ def _logit_gradient(g, x, share, count):
 def _gumbel_softmax_log_prob_bwd_kernel(
     grad_ptr, y_ptr, x_ptr, dy_ptr, dx_ptr, dtau_ptr, tau_ptr, tau_value, rows, K, inner, y_so, y_sk, y_si,
     x_so, x_sk, x_si, dy_so, dy_sk, dy_si, dx_so, dx_sk, dx_si,
-    ACC: tl.constexpr, ROWS: tl.constexpr, BLOCK_K: tl.constexpr, TILES: tl.constexpr, K_STRIDED: tl.constexpr,
+    ACC: tl.constexpr, ROWS: tl.constexpr, BLOCK_K: tl.constexpr, TILES: tl.constexpr, INTERLEAVED: tl.constexpr,
     INT64: tl.constexpr,
 ):  # fmt: skip
-    row, outer_index, inner_index, mask = row_tile(rows, inner, ROWS, K_STRIDED, INT64)
+    row, outer_index, inner_index, mask = row_tile(rows, inner, ROWS, INTERLEAVED, INT64)  # [R, 1]
     y_rows = y_ptr + outer_index * y_so + inner_index * y_si
     x_rows = x_ptr + outer_index * x_so + inner_index * x_si
     dy_rows = dy_ptr + outer_index * dy_so + inner_index * dy_si
@@ -101,8 +101,8 @@ def _gumbel_softmax_log_prob_bwd_kernel(
     sums = tl.zeros([ROWS, 1], ACC)  # of log y
     mean = tl.zeros([ROWS, 1], ACC)  # of log y under the softmax of the energies
     if TILES == 1:
-        y = load_tile(y_rows, 0, y_sk, mask, K, 1.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
-        x = load_tile(x_rows, 0, x_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+        y = load_tile(y_rows, 0, y_sk, mask, K, 1.0, ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)  # [R, K]
+        x = load_tile(x_rows, 0, x_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)  # [R, K]
         y, clamped = _clamped(y, ACC)
         log_y = log(y)
         energy = _energy(x, log_y, tau)
@@ -110,16 +110,16 @@ def _gumbel_softmax_log_prob_bwd_kernel(
         share = w * inverse_or_zero(row_sum(w))
         count = row_sum(_where_kept(x, 1.0))
         dy = _y_gradient(g, y, clamped, x, share, count, tau)
-        store_tile(dy_rows, 0, dy_sk, dy, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
+        store_tile(dy_rows, 0, dy_sk, dy, mask, K, ROWS, BLOCK_K, INTERLEAVED, INT64)
         dx = _logit_gradient(g, x, share, count)
-        store_tile(dx_rows, 0, dx_sk, dx, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
+        store_tile(dx_rows, 0, dx_sk, dx, mask, K, ROWS, BLOCK_K, INTERLEAVED, INT64)
         if dtau_ptr is not None:
             sums = row_sum(_where_kept(x, log_y))
             mean = row_sum(share * log_y)
     else:
         for start in range(0, TILES * BLOCK_K, BLOCK_K):
-            y = load_tile(y_rows, start, y_sk, mask, K, 1.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
-            x = load_tile(x_rows, start, x_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+            y = load_tile(y_rows, start, y_sk, mask, K, 1.0, ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)
+            x = load_tile(x_rows, start, x_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)
             y, _ = _clamped(y, ACC)
             log_y = log(y)
             energy = _energy(x, log_y, tau)
@@ -135,14 +135,14 @@ def _gumbel_softmax_log_prob_bwd_kernel(
         norm = inverse_or_zero(total)
         mean *= norm
         for start in range(0, TILES * BLOCK_K, BLOCK_K):
-            y = load_tile(y_rows, start, y_sk, mask, K, 1.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
-            x = load_tile(x_rows, start, x_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+            y = load_tile(y_rows, start, y_sk, mask, K, 1.0, ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)
+            x = load_tile(x_rows, start, x_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)
             y, clamped = _clamped(y, ACC)
             share = exp(_energy(x, log(y), tau) - or_zero(top), 1.0, ACC) * norm
             dy = _y_gradient(g, y, clamped, x, share, count, tau)
-            store_tile(dy_rows, start, dy_sk, dy, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
+            store_tile(dy_rows, start, dy_sk, dy, mask, K, ROWS, BLOCK_K, INTERLEAVED, INT64)
             dx = _logit_gradient(g, x, share, count)
-            store_tile(dx_rows, start, dx_sk, dx, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
+            store_tile(dx_rows, start, dx_sk, dx, mask, K, ROWS, BLOCK_K, INTERLEAVED, INT64)
     if dtau_ptr is not None:
         dtau = g * ((count - 1) / tau + count * mean - sums)
         tl.store(dtau_ptr + row, tl.where(count == 0, 0.0, dtau), mask=mask)

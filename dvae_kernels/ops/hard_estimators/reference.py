@@ -1,7 +1,7 @@
 """ReinMax and Gumbel-Rao in plain torch: the definition that every backend is tested against.
 
-The ops have the signatures of schemas.py. Traceable, and differentiable in grad and logits: what is masked is
-masked before anything infinite is formed. Computed in float64 for float64, in float32 otherwise.
+The ops have the signatures of schemas.py. Traceable, and differentiable in grad and logits: values are masked
+before anything infinite is formed. Computed in float64 for float64, in float32 otherwise.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ from dvae_kernels._triton.tiles import load_tile, row_tile, store_tile
 from dvae_kernels.ops.hard_estimators.schemas import new_dlogits
 
 _NAN = tl.constexpr(NAN)
-# How many more values Gumbel-Rao keeps in registers for each element than a plain softmax does.
-_GUMBEL_RAO_ROOM = 2
+# How many times the registers of a plain softmax Gumbel-Rao needs for each element.
+_GUMBEL_RAO_REGISTERS = 2
 
 
 @triton.jit
@@ -36,10 +36,10 @@ def _is_own(index, start, BLOCK_K: tl.constexpr):
 def _reinmax_bwd_kernel(
     x_ptr, grad_ptr, dx_ptr, index_ptr, tau_ptr, tau_value, rows, K, inner,
     x_so, x_sk, x_si, g_so, g_sk, g_si, d_so, d_sk, d_si,
-    ACC: tl.constexpr, ROWS: tl.constexpr, BLOCK_K: tl.constexpr, TILES: tl.constexpr, K_STRIDED: tl.constexpr,
+    ACC: tl.constexpr, ROWS: tl.constexpr, BLOCK_K: tl.constexpr, TILES: tl.constexpr, INTERLEAVED: tl.constexpr,
     INT64: tl.constexpr,
 ):  # fmt: skip
-    row, outer_index, inner_index, mask = row_tile(rows, inner, ROWS, K_STRIDED, INT64)
+    row, outer_index, inner_index, mask = row_tile(rows, inner, ROWS, INTERLEAVED, INT64)  # [R, 1]
     x_rows = x_ptr + outer_index * x_so + inner_index * x_si
     g_rows = grad_ptr + outer_index * g_so + inner_index * g_si
     d_rows = dx_ptr + outer_index * d_so + inner_index * d_si
@@ -47,15 +47,15 @@ def _reinmax_bwd_kernel(
     index = tl.load(index_ptr + row, mask=mask, other=-1)
     own_grad = tl.load(g_rows + index * g_sk, mask=mask & (index >= 0) & (index < K), other=0.0).to(ACC)
     index = index.to(tl.int32)
-    # of softmax(logits) and of softmax(logits / tau), as far as it is a factor of tau: finite times zero
+    # sums of softmax(logits), and of softmax(logits / tau) for every tau: finite times zero
     top = tl.full([ROWS, 1], float("-inf"), ACC)
     total = tl.zeros([ROWS, 1], ACC)
     mean = tl.zeros([ROWS, 1], ACC)
     warm_total = tl.zeros([ROWS, 1], ACC)
     warm_mean = tl.zeros([ROWS, 1], ACC)
     if TILES == 1:
-        x = load_tile(x_rows, 0, x_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
-        g = load_tile(g_rows, 0, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+        x = load_tile(x_rows, 0, x_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)  # [R, K]
+        g = load_tile(g_rows, 0, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)  # [R, K]
         x -= or_zero(tl.max(x, axis=1, keep_dims=True))
         w = exp(x, 1.0, ACC)
         warm = exp(x, inverse, ACC)
@@ -65,11 +65,11 @@ def _reinmax_bwd_kernel(
         warm_mean = tl.sum(warm * g, axis=1, keep_dims=True) * warm_norm
         dx = _reinmax(w * norm, warm * warm_norm, _is_own(index, 0, BLOCK_K), g, mean, (warm_mean + own_grad) * 0.5)
         dx = tl.where(tau == 0, 0.0, dx + 0.0 * inverse)
-        store_tile(d_rows, 0, d_sk, dx, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
+        store_tile(d_rows, 0, d_sk, dx, mask, K, ROWS, BLOCK_K, INTERLEAVED, INT64)
     else:
         for start in range(0, TILES * BLOCK_K, BLOCK_K):
-            x = load_tile(x_rows, start, x_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
-            g = load_tile(g_rows, start, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+            x = load_tile(x_rows, start, x_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)
+            g = load_tile(g_rows, start, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)
             new_top = tl.maximum(top, tl.max(x, axis=1, keep_dims=True))
             x -= or_zero(new_top)
             shrink = exp(top - or_zero(new_top), 1.0, ACC)
@@ -86,13 +86,13 @@ def _reinmax_bwd_kernel(
         mean *= norm
         mixed_mean = (warm_mean * warm_norm + own_grad) * 0.5
         for start in range(0, TILES * BLOCK_K, BLOCK_K):
-            x = load_tile(x_rows, start, x_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
-            g = load_tile(g_rows, start, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+            x = load_tile(x_rows, start, x_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)
+            g = load_tile(g_rows, start, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)
             x -= or_zero(top)
             own = _is_own(index, start, BLOCK_K)
             dx = _reinmax(exp(x, 1.0, ACC) * norm, exp(x, inverse, ACC) * warm_norm, own, g, mean, mixed_mean)
             dx = tl.where(tau == 0, 0.0, dx + 0.0 * inverse)
-            store_tile(d_rows, start, d_sk, dx, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
+            store_tile(d_rows, start, d_sk, dx, mask, K, ROWS, BLOCK_K, INTERLEAVED, INT64)
 
 
 @triton.jit
@@ -116,10 +116,10 @@ def _weight(noise, inverse_own_noise, deficit, inverse):
 def _gumbel_rao_bwd_kernel(
     x_ptr, grad_ptr, dx_ptr, sums_ptr, key_ptr, index_ptr, tau_ptr, tau_value, row_offset, rows, K, inner,
     x_so, x_sk, x_si, g_so, g_sk, g_si, d_so, d_sk, d_si,
-    ACC: tl.constexpr, ROWS: tl.constexpr, BLOCK_K: tl.constexpr, TILES: tl.constexpr, K_STRIDED: tl.constexpr,
+    ACC: tl.constexpr, ROWS: tl.constexpr, BLOCK_K: tl.constexpr, TILES: tl.constexpr, INTERLEAVED: tl.constexpr,
     INT64: tl.constexpr, DRAWS: tl.constexpr,
 ):  # fmt: skip
-    row, outer_index, inner_index, mask = row_tile(rows, inner, ROWS, K_STRIDED, INT64)
+    row, outer_index, inner_index, mask = row_tile(rows, inner, ROWS, INTERLEAVED, INT64)  # [R, 1]
     x_rows = x_ptr + outer_index * x_so + inner_index * x_si
     g_rows = grad_ptr + outer_index * g_so + inner_index * g_si
     d_rows = dx_ptr + outer_index * d_so + inner_index * d_si
@@ -129,8 +129,8 @@ def _gumbel_rao_bwd_kernel(
     # minimum and maximum would lose a NaN among the logits
     scale = tl.where(index == _NAN, float("nan"), inverse / DRAWS)
     if TILES == 1:
-        x = load_tile(x_rows, 0, x_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
-        g = load_tile(g_rows, 0, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+        x = load_tile(x_rows, 0, x_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)  # [R, K]
+        g = load_tile(g_rows, 0, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)  # [R, K]
         own = _is_own(index, 0, BLOCK_K)
         x -= or_zero(tl.max(x, axis=1, keep_dims=True))
         total = tl.sum(exp(x, 1.0, ACC), axis=1, keep_dims=True)
@@ -144,12 +144,12 @@ def _gumbel_rao_bwd_kernel(
             mean = tl.sum(w * g, axis=1, keep_dims=True) * norm
             result += w * norm * (g - mean)
         dx = tl.where(tau == 0, 0.0, result * scale)
-        store_tile(d_rows, 0, d_sk, dx, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
+        store_tile(d_rows, 0, d_sk, dx, mask, K, ROWS, BLOCK_K, INTERLEAVED, INT64)
     else:
         top = tl.full([ROWS, 1], float("-inf"), ACC)
         total = tl.zeros([ROWS, 1], ACC)
         for start in range(0, TILES * BLOCK_K, BLOCK_K):
-            x = load_tile(x_rows, start, x_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+            x = load_tile(x_rows, start, x_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)
             new_top = tl.maximum(top, tl.max(x, axis=1, keep_dims=True))
             total *= exp(top - or_zero(new_top), 1.0, ACC)
             total += tl.sum(exp(x - or_zero(new_top), 1.0, ACC), axis=1, keep_dims=True)
@@ -162,8 +162,8 @@ def _gumbel_rao_bwd_kernel(
             total = tl.zeros([ROWS, 1], ACC)
             mean = tl.zeros([ROWS, 1], ACC)
             for start in range(0, TILES * BLOCK_K, BLOCK_K):
-                x = load_tile(x_rows, start, x_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
-                g = load_tile(g_rows, start, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+                x = load_tile(x_rows, start, x_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)
+                g = load_tile(g_rows, start, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)
                 noise = bits_to_exponential(row_bits(key_ptr, stream_row, start, draw, ROWS, BLOCK_K), ACC)
                 deficit = log_total - (x - or_zero(top)) * 1.4426950408889634
                 w = _weight(noise, 1.0 / own_noise, deficit, inverse)
@@ -175,8 +175,8 @@ def _gumbel_rao_bwd_kernel(
             tl.store(row_sums + 2 * (draw - 1) + 1, mean * norm, mask=mask)
         tl.debug_barrier()  # other threads read them
         for start in range(0, TILES * BLOCK_K, BLOCK_K):
-            x = load_tile(x_rows, start, x_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
-            g = load_tile(g_rows, start, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, K_STRIDED, INT64)
+            x = load_tile(x_rows, start, x_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)
+            g = load_tile(g_rows, start, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)
             deficit = log_total - (x - or_zero(top)) * 1.4426950408889634
             own = _is_own(index, start, BLOCK_K)
             result = tl.zeros([ROWS, BLOCK_K], ACC)
@@ -188,7 +188,7 @@ def _gumbel_rao_bwd_kernel(
                 mean = tl.load(row_sums + 2 * (draw - 1) + 1, mask=mask, other=0.0)
                 result += w * norm * (g - mean)
             dx = tl.where(tau == 0, 0.0, result * scale)
-            store_tile(d_rows, start, d_sk, dx, mask, K, ROWS, BLOCK_K, K_STRIDED, INT64)
+            store_tile(d_rows, start, d_sk, dx, mask, K, ROWS, BLOCK_K, INTERLEAVED, INT64)
 
 
 def reinmax_bwd(grad: Tensor, logits: Tensor, index: Tensor, tau: Tensor | None, tau_value: float, dim: int) -> Tensor:
@@ -214,7 +214,7 @@ def gumbel_rao_bwd(
     if view is None:
         copies = grad.contiguous(), logits.contiguous()
         return dlogits.copy_(gumbel_rao_bwd(*copies, key, index, tau, tau_value, dim, draws, row_offset))
-    programs, options = tiling(view, logits, _GUMBEL_RAO_ROOM)
+    programs, options = tiling(view, logits, _GUMBEL_RAO_REGISTERS)
     sums = None
     if options["TILES"] > 1:
         sums = logits.new_empty((view.rows, draws, 2), dtype=compute_dtype(logits.dtype))

@@ -1,8 +1,8 @@
 """The smoothing kinds in plain torch: the value, the gradients and the log density of each.
 
-A kind is one class here, listed in KINDS at the end of the file; nothing else of the reference knows what it computes.
-All functions work elementwise and are differentiable: what must not reach a gradient is replaced before a function is
-taken, not after. They expect finite beta > 0 and noise in [0, 1]; NaN passes through, and the caller marks the rest.
+A kind is one class here, listed in KINDS at the end of the file; no other file of the reference knows its formulas. All
+functions work elementwise and are differentiable: a value that must not reach a gradient is replaced before a function
+is taken, not after. They expect finite beta > 0 and noise in [0, 1]; NaN passes through, and the caller marks the rest.
 """
 
 from __future__ import annotations
@@ -21,36 +21,40 @@ LEAST_NOISE = 2.0**-64
 
 
 class Bit:
-    """What the kinds know of a bit that is 1 with p = sigmoid(logits), and of its uniform noise `e` with `e1` = 1 - e.
+    """A bit that is 1 with p = sigmoid(logits), and its uniform noise `eps` with `rest` = 1 - eps.
 
-    p, q = 1 - p, e and e1 are all relatively accurate; d = e - q = p - e1 is from the smaller numbers.
+    p, q = 1 - p, eps and rest are all relatively accurate; d = eps - q = p - rest is from the smaller numbers.
     """
 
-    def __init__(self, logits: Tensor, e: Tensor, e1: Tensor):
+    def __init__(self, logits: Tensor, eps: Tensor, rest: Tensor):
         self.positive = logits > 0
         self.logits = _finite(logits)
         odds = torch.exp(-self.logits)  # q / p
         self.inverse_p = 1 + odds
         self.p = 1 / self.inverse_p
         self.q = odds * self.p
-        self.e, self.e1 = e, e1
-        self.d = torch.where(self.positive, e - self.q, self.p - e1)
+        self.eps, self.rest = eps, rest
+        self.d = torch.where(self.positive, eps - self.q, self.p - rest)
         self.above = self.d > 0
+
+    def d1(self) -> Tensor:
+        """eps - p = q - rest, from the smaller numbers."""
+        return torch.where(self.positive, self.q - self.rest, self.eps - self.p)
 
     def inverse_q(self) -> Tensor:
         return 1 + torch.exp(self.logits)
 
     def upper(self) -> tuple[Tensor, Tensor]:
         """(u, 1 - u) of the upper side, u = d / p; (1/2, 1/2) elsewhere."""
-        u, ubar = at_most(self.d * self.inverse_p, 1), at_most(self.e1 * self.inverse_p, 1)
+        u, ubar = at_most(self.d * self.inverse_p, 1), at_most(self.rest * self.inverse_p, 1)
         return torch.where(self.above, u, 0.5), torch.where(self.above, ubar, 0.5)
 
     def sides(self) -> tuple[Tensor, Tensor]:
         """The noise on its own side, as (distance from the threshold, distance from the end), both in units of the
-        side's width: (u, 1 - u) above, (v, w) = (-d / q, e / q) below."""
+        side's width: (u, 1 - u) above, (-d / q, eps / q) below."""
         inverse_q = self.inverse_q()
         near = torch.where(self.above, self.d * self.inverse_p, -self.d * inverse_q)
-        far = torch.where(self.above, self.e1 * self.inverse_p, self.e * inverse_q)
+        far = torch.where(self.above, self.rest * self.inverse_p, self.eps * inverse_q)
         return at_most(near, 1), at_most(far, 1)
 
     def width(self) -> Tensor:
@@ -63,7 +67,7 @@ class Bit:
 
 
 class Density:
-    """What the log densities know of a bit and of a point zeta inside their support."""
+    """A bit and a point zeta inside the support, as the log densities take them."""
 
     def __init__(self, zeta: Tensor, logits: Tensor):
         self.logits = logits
@@ -271,7 +275,7 @@ class SpikeRoot(Spike):
 
 
 class SpikeRational(Spike):
-    """What f2'' of the seed should be: beta u / (1 - u + beta u)."""
+    """f2'' of the seed, corrected: beta u / (1 - u + beta u)."""
 
     name = "spike_rational"
     origin = "f2'', corrected"
@@ -302,7 +306,7 @@ class SpikeRational(Spike):
 
 
 class Power(Kind):
-    """f3 of the seed: q (e / q)^beta below the threshold, 1 - p ((1 - e) / p)^beta above."""
+    """f3 of the seed: q (eps / q)^beta below the threshold, 1 - p ((1 - eps) / p)^beta above."""
 
     name = "power"
     origin = "f3"
@@ -350,7 +354,7 @@ class Power(Kind):
 
 
 class Root(Kind):
-    """f3' of the seed: q (1 - v^(1 / beta)) below the threshold, v = 1 - e / q; 1 - p (1 - u^(1 / beta)) above."""
+    """f3' of the seed: q (1 - v^(1 / beta)) below the threshold, v = 1 - eps / q; 1 - p (1 - u^(1 / beta)) above."""
 
     name = "root"
     origin = "f3', corrected"
@@ -452,25 +456,24 @@ class ExponentialMixture(Kind):
     @staticmethod
     def _root(bit: Bit, beta: Tensor, floor: float = 0.0) -> tuple[Tensor, Tensor]:
         """(B, S) of the quadratic equation of e^(-beta zeta), S >= floor."""
-        other = torch.where(bit.positive, bit.q - bit.e1, bit.e - bit.p)
-        b = bit.d - torch.exp(-beta) * other
+        b = bit.d - torch.exp(-beta) * bit.d1()
         return b, _hypotenuse(b, 4 * bit.p * bit.q * torch.exp(-beta), floor)
 
     @staticmethod
     def _parts(bit: Bit, beta: Tensor, b: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """(B <= 0, log, z, z1, 1 - z, 1 - z1): log is -zeta where B <= 0 and zeta - 1 elsewhere,
         z = 1 - e^(-beta zeta), z1 = 1 - e^(-beta (1 - zeta))."""
-        e, k = torch.exp(-beta), _complement(beta)
+        decay, complement = torch.exp(-beta), _complement(beta)
         low = b <= 0
         big = at_least(s + b.abs(), torch.finfo(b.dtype).tiny)
-        small = 4 * bit.p * bit.q * e / big
-        z = 2 * bit.e * k / (2 * bit.q + torch.where(low, small, big))
-        z1 = 2 * bit.e1 * k / (2 * bit.p + torch.where(low, big, small))
+        small = 4 * bit.p * bit.q * decay / big
+        z = 2 * bit.eps * complement / (2 * bit.q + torch.where(low, small, big))
+        z1 = 2 * bit.rest * complement / (2 * bit.p + torch.where(low, big, small))
         own = at_most(big / (2 * torch.where(low, bit.q, bit.p)), 1)  # 1 - z where B <= 0, 1 - z1 elsewhere
         gentle = beta <= 1
         log = torch.log1p(-torch.where(gentle, torch.where(low, z, z1), 0))
         log = torch.where(gentle, log, torch.log(torch.where(gentle, 1, own))) / beta
-        return low, log, z, z1, torch.where(low, own, e / own), torch.where(low, e / own, own)
+        return low, log, z, z1, torch.where(low, own, decay / own), torch.where(low, decay / own, own)
 
     @staticmethod
     def _rise(x: Tensor, z: Tensor, m: Tensor, beta: Tensor) -> Tensor:
@@ -513,9 +516,9 @@ class LogisticMixture(Kind):
     @staticmethod
     def dnoise(bit: Bit, beta: Tensor) -> Tensor:
         _, x, _, scale = LogisticMixture._parts(bit, beta)
-        e = torch.exp(-beta)
-        inside = (bit.e >= LEAST_NOISE) & (bit.e1 >= LEAST_NOISE)
-        return torch.where(inside, (e + x) * (1 + e / x) * scale, 0)
+        decay = torch.exp(-beta)
+        inside = (bit.eps >= LEAST_NOISE) & (bit.rest >= LEAST_NOISE)
+        return torch.where(inside, (decay + x) * (1 + decay / x) * scale, 0)
 
     @staticmethod
     def log_prob(at: Density, beta: Tensor) -> Tensor:
@@ -533,21 +536,20 @@ class LogisticMixture(Kind):
     @staticmethod
     def _root(bit: Bit, beta: Tensor, floor: float) -> tuple[Tensor, Tensor]:
         """(B > 0, X): log X is beta (zeta - 1) there, -beta zeta elsewhere."""
-        e, e1 = at_least(bit.e, LEAST_NOISE), at_least(bit.e1, LEAST_NOISE)
-        other = torch.where(bit.positive, bit.q - bit.e1, bit.e - bit.p)
-        b = bit.d + torch.exp(-beta) * other
+        eps, rest = at_least(bit.eps, LEAST_NOISE), at_least(bit.rest, LEAST_NOISE)
+        b = bit.d + torch.exp(-beta) * bit.d1()
         high = b > 0
-        s = _hypotenuse(b, 4 * e * e1 * torch.exp(-beta), floor)
-        return high, at_least(s + b.abs(), torch.finfo(b.dtype).tiny) / (2 * torch.where(high, e1, e))
+        s = _hypotenuse(b, 4 * eps * rest * torch.exp(-beta), floor)
+        return high, at_least(s + b.abs(), torch.finfo(b.dtype).tiny) / (2 * torch.where(high, rest, eps))
 
     @staticmethod
     def _parts(bit: Bit, beta: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(B > 0, X, g, 1 / (beta den)); the density is E den / ((E + X) (1 + E / X)) up to its beta."""
+        """(B > 0, X, g, 1 / (beta den)); the density is E den / ((E + X) (1 + E / X)), E = e^-beta."""
         high, x = LogisticMixture._root(bit, beta, CLAMP)
-        e = torch.exp(-beta)
+        decay = torch.exp(-beta)
         own, other = torch.where(high, bit.p, bit.q), torch.where(high, bit.q, bit.p)
-        g = (e + x) / (1 + x)
-        return high, x, g, 1 / (beta * (own * g.square() + other * e))
+        g = (decay + x) / (1 + x)
+        return high, x, g, 1 / (beta * (own * g.square() + other * decay))
 
 
 class PowerMixture(Kind):
@@ -626,7 +628,7 @@ _MEAN_SERIES = (-1 / 12, 1 / 720, -1 / 30240, 1 / 1209600, -1 / 47900160)
 
 
 def _finite(logits: Tensor) -> Tensor:
-    """The logits, as far as p and q are normal numbers."""
+    """The logits, clamped to where p and q are normal numbers."""
     limit = (1022 if logits.dtype == torch.float64 else 126) * math.log(2)
     return within(logits, -limit, limit)
 
@@ -671,7 +673,7 @@ def _power(s: Tensor, rest: Tensor, exponent: Tensor) -> Tensor:
 
 
 def _hypotenuse(b: Tensor, square: Tensor, floor: float) -> Tensor:
-    """sqrt(b^2 + square), at least |b| and `floor`; no gradient through what is raised."""
+    """sqrt(b^2 + square), at least |b| and `floor`; no gradient where it is raised."""
     total = b.square() + square
     tiny = torch.finfo(b.dtype).tiny
     root = torch.where(total > tiny, torch.sqrt(at_least(total, tiny)), b.abs())
@@ -692,7 +694,7 @@ KINDS: dict[str, type[Kind]] = {
 }  # fmt: skip
 
 
-def find(name: str, *, noise_grad: bool = False) -> type[Kind]:
+def find_kind(name: str, *, noise_grad: bool = False) -> type[Kind]:
     """The kind of that name; ValueError for another one, and where it has not the gradient to noise that is needed."""
     if name not in KINDS:
         raise ValueError(f"unknown kind {name!r}, expected one of {', '.join(KINDS)}")

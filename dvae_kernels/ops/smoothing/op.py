@@ -22,7 +22,7 @@ from dvae_kernels.ops.smoothing.schemas import (
     SMOOTHING_LOG_PROB_FWD,
 )
 
-# The kinds by name. Each tells what its samples and gradients are like, where it is from, and its typical betas.
+# The kinds by name. Each tells about its samples and gradients, its origin, and its typical betas.
 SMOOTHING_KINDS = kinds.KINDS
 
 
@@ -92,7 +92,7 @@ class SmoothingLogProbFunction(torch.autograd.Function):
 
 
 def _total(dbeta: Tensor, beta: Tensor) -> Tensor:
-    """The gradient to beta, in its shape, from what a backward op returns."""
+    """The gradient to beta, in its shape, from the result of a backward op."""
     return dbeta if beta.dim() else dbeta.sum()
 
 
@@ -124,7 +124,7 @@ def _check_kind(op: str, kind: Any) -> type[kinds.Kind]:
     if not isinstance(kind, str):
         raise TypeError(f"{op}: expected kind to be a str, got {_validate.type_name(kind)}")
     try:
-        return kinds.find(kind)
+        return kinds.find_kind(kind)
     except ValueError as error:
         raise ValueError(f"{op}: {error}") from None
 
@@ -245,10 +245,9 @@ def smoothing_log_prob(
     0 the log of the probability mass that lies there.
 
     Args:
-        zeta: relaxed bits, any shape and strides; of the dtype of the logits, or float32 for half logits. Where it is
-            not an exact 0 of a spike kind, and for "logistic_mixture" everywhere as it is, taken as clamped to [tiny,
-            1 - eps/2] of the dtype that is computed in (float64 for float64, else float32), with no gradient where that
-            changes it. Differentiable.
+        zeta: relaxed bits, any shape and strides; of the dtype of the logits, or float32 for half logits. Clamped
+            to [tiny, 1 - eps/2] of the dtype that is computed in (float64 for float64, else float32), with no gradient
+            where that changes it; an exact 0 of a spike kind, and "logistic_mixture", are not clamped. Differentiable.
         logits: log odds of a one (nats); float32, float64, bfloat16 or float16. Broadcasts with zeta. Differentiable.
         beta: sharpness, a finite number > 0, or a float tensor on the device of zeta that has one element or broadcasts
             to the shape of zeta and the logits, through which gradients flow. A tensor's values are not checked: zero,

@@ -1,7 +1,7 @@
 """Smoothing transformations in Triton: every tensor is read or written once.
 
-A kernel does not know the kinds: it gets one's functions of triton_kinds.py as a constant. Values are float32, float64
-for float64 tensors.
+A kernel gets the functions of a kind, from triton_kinds.py, as a constant. Values are tiles [BLOCK] in float32, in
+float64 for float64 tensors.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dvae_kernels._triton.elements import element_bits, element_tile, launch_ele
 from dvae_kernels._triton.numerics import at_least, at_most, exp, inside_unit, log1p, reciprocal
 from dvae_kernels._triton.philox import bits_to_uniform
 from dvae_kernels._triton.scalars import scalar_tensor
-from dvae_kernels.ops.smoothing.kinds import find
+from dvae_kernels.ops.smoothing.kinds import find_kind
 from dvae_kernels.ops.smoothing.schemas import new_density, new_density_gradients, new_gradients, new_sample
 from dvae_kernels.ops.smoothing.triton_kinds import KINDS
 
@@ -25,8 +25,8 @@ from dvae_kernels.ops.smoothing.triton_kinds import KINDS
 @triton.jit
 def _sharpness(beta_ptr, beta_value, element, exists, whole, EACH: tl.constexpr, ACC: tl.constexpr,
                EVEN: tl.constexpr):  # fmt: skip
-    """Beta, one number or [BLOCK]: at its nearest in [2^-50, 2^50], whose squares and inverses float32 has; NaN unless
-    finite and > 0."""
+    """Beta, one number or [BLOCK]: at its nearest in [2^-50, 2^50], where float32 holds its square and its inverse; NaN
+    unless finite and > 0."""
     if EACH:
         beta = load_elements(beta_ptr, element, exists, whole, 1.0, ACC, EVEN)
     elif beta_ptr is None:
@@ -40,17 +40,17 @@ def _sharpness(beta_ptr, beta_value, element, exists, whole, EACH: tl.constexpr,
 @triton.jit
 def _bit(x_ptr, noise_ptr, key_ptr, group, element, exists, whole, ACC: tl.constexpr, BLOCK: tl.constexpr,
          EVEN: tl.constexpr):  # fmt: skip
-    """(e^-logit in [2^-126, 2^126], the noise e, 1 - e): [BLOCK]."""
+    """(odds = e^-logit in [2^-126, 2^126], the noise eps, rest = 1 - eps): [BLOCK] each."""
     x = load_elements(x_ptr, element, exists, whole, 0.0, ACC, EVEN)
     limit: tl.constexpr = 708.0 if ACC == tl.float64 else 87.33654
-    a = exp(at_most(at_least(-x, -limit), limit))
+    odds = exp(at_most(at_least(-x, -limit), limit))
     if noise_ptr is None:
-        e, e1 = bits_to_uniform(element_bits(key_ptr, group, BLOCK), ACC)
+        eps, rest = bits_to_uniform(element_bits(key_ptr, group, BLOCK), ACC)
     else:
-        e = load_elements(noise_ptr, element, exists, whole, 0.5, ACC, EVEN)
-        e = tl.where((e >= 0) & (e <= 1), e, float("nan"))
-        e1 = 1.0 - e
-    return a, e, e1
+        eps = load_elements(noise_ptr, element, exists, whole, 0.5, ACC, EVEN)
+        eps = tl.where((eps >= 0) & (eps <= 1), eps, float("nan"))
+        rest = 1.0 - eps
+    return odds, eps, rest
 
 
 @triton.jit(do_not_specialize=["group"])
@@ -61,8 +61,8 @@ def _smoothing_fwd_kernel(
 ):  # fmt: skip
     element, exists, whole = element_tile(count, shift, BLOCK, INT64)
     beta = _sharpness(beta_ptr, beta_value, element, exists, whole, EACH, ACC, EVEN)
-    a, e, e1 = _bit(x_ptr, noise_ptr, key_ptr, group, element, exists, whole, ACC, BLOCK, EVEN)
-    zeta, _, _, _ = KIND(a, e, e1, beta)
+    odds, eps, rest = _bit(x_ptr, noise_ptr, key_ptr, group, element, exists, whole, ACC, BLOCK, EVEN)
+    zeta, _, _, _ = KIND(odds, eps, rest, beta)
     store_elements(zeta_ptr, element, exists, whole, zeta, EVEN)
 
 
@@ -74,14 +74,14 @@ def _smoothing_bwd_kernel(
 ):  # fmt: skip
     element, exists, whole = element_tile(count, shift, BLOCK, INT64)
     beta = _sharpness(beta_ptr, beta_value, element, exists, whole, EACH, ACC, EVEN)
-    a, e, e1 = _bit(x_ptr, noise_ptr, key_ptr, group, element, exists, whole, ACC, BLOCK, EVEN)
-    _, dlogit, dbeta, dnoise = KIND(a, e, e1, beta)
+    odds, eps, rest = _bit(x_ptr, noise_ptr, key_ptr, group, element, exists, whole, ACC, BLOCK, EVEN)
+    _, dlogit, dbeta, dnoise = KIND(odds, eps, rest, beta)
     g = load_elements(grad_ptr, element, exists, whole, 0.0, ACC, EVEN)
     store_elements(dx_ptr, element, exists, whole, g * dlogit, EVEN)
     if dbeta_ptr is not None:
         _store_dbeta(dbeta_ptr, element, exists, whole, g * dbeta, EVEN, EACH)
     if dnoise_ptr is not None:
-        # c / p may pass the largest float, of which this is half
+        # c / p may exceed the largest float; the bound is half of it
         store_elements(dnoise_ptr, element, exists, whole, g * at_most(dnoise, 1.7e38), EVEN)
 
 
@@ -97,7 +97,7 @@ def _store_dbeta(dbeta_ptr, element, exists, whole, dbeta, EVEN: tl.constexpr, E
 @triton.jit
 def _density(zeta_ptr, x_ptr, element, exists, whole, beta, DENSITY: tl.constexpr, SPIKE: tl.constexpr,
              WHOLE_LINE: tl.constexpr, ACC: tl.constexpr, EVEN: tl.constexpr):  # fmt: skip
-    """(0, or NaN where an argument is; log probability; its derivatives to zeta, the logit and beta)."""
+    """(0, or NaN where an argument is NaN; the log density; its derivatives to zeta, the logit and beta): [BLOCK]."""
     limit: tl.constexpr = 708.0 if ACC == tl.float64 else 87.33654
     zeta = load_elements(zeta_ptr, element, exists, whole, 0.5, ACC, EVEN)
     x = load_elements(x_ptr, element, exists, whole, 0.0, ACC, EVEN)
@@ -173,7 +173,7 @@ def smoothing_fwd(
     index_offset: int,
     dtype: torch.dtype,
 ) -> Tensor:
-    find(kind)
+    find_kind(kind)
     zeta = new_sample(logits, dtype)
     beta, each = _beta(logits, beta, beta_value)
     launch_elements(
@@ -195,7 +195,7 @@ def smoothing_bwd(
     beta_grad: bool,
     noise_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    find(kind, noise_grad=noise_grad)
+    find_kind(kind, noise_grad=noise_grad)
     dlogits, dbeta, dnoise = new_gradients(logits, beta, beta_grad, noise_grad)
     beta, each = _beta(logits, beta, beta_value)
     launch_elements(
@@ -246,5 +246,5 @@ def _key(noise: Tensor | None, key: Tensor | None) -> Tensor | None:
 
 
 def _density_constants(kind: str) -> dict[str, Any]:
-    chosen = find(kind)
+    chosen = find_kind(kind)
     return {"DENSITY": KINDS[kind].density, "SPIKE": chosen.spike, "WHOLE_LINE": chosen.whole_line}

@@ -33,7 +33,7 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     launch = rows.launch
 
     def watched(kernel: Any, programs: int, *args: Any, **constants: Any) -> None:
-        seen.extend([constants["PARTS"]] if "PARTS" in constants else [])
+        seen.extend([constants["SPLITS"]] if "SPLITS" in constants else [])
         launch(kernel, programs, *args, **constants)
 
     monkeypatch.setattr(rows, "launch", watched)
@@ -121,4 +121,4 @@ def test_the_committed_split(
     view = view_as_rows(shape, 1, strides)
     assert view is not None
     count, constants = config.split_tiling(view, torch.empty(0))
-    assert (count, constants["PARTS"], constants["TILES"]) == (programs, parts, tiles)
+    assert (count, constants["SPLITS"], constants["TILES"]) == (programs, parts, tiles)
