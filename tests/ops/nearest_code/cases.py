@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dvae_kernels import nearest_code, nearest_code_scores
-from dvae_kernels.ops.nearest_code import reference
+from dvae_kernels.ops.nearest_code import METRICS, reference
 from kit.opinfo import ErrorInputs, OpInfo, RawCall, RawError
 
 Draw = Callable[..., Tensor]  # of standard normals
@@ -181,7 +181,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         TypeError,
         "expected x and codebook both float64 or neither, got float64 and float32",
     ),
-    "metric": ({"metric": "l1"}, ValueError, "unknown metric 'l1', expected one of l2, cosine"),
+    "metric": ({"metric": "l1"}, ValueError, f"unknown metric 'l1', expected one of {', '.join(METRICS)}"),
     "metric type": ({"metric": None}, TypeError, "expected metric to be a str, got NoneType"),
     "precision": (
         {"precision": "fp16"},
