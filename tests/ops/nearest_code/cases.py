@@ -114,6 +114,8 @@ def scores(x: Tensor, codes: Tensor, metric: str) -> Tensor:
             result = dot - square / 2
         elif metric == "cosine":
             result = dot * np.where(square == 0, 0, 1 / np.sqrt(square))
+        else:
+            result = dot
     return torch.from_numpy(np.where(np.isfinite(result) & np.isfinite(square), result, -np.inf))
 
 
