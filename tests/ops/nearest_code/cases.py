@@ -68,6 +68,11 @@ def _scaled_rows(draw: Draw, n: int, k: int, d: int) -> tuple[Tensor, Tensor]:
     return draw(n, d) * 10 ** torch.linspace(-20, 15, n)[:, None], draw(k, d)
 
 
+def _unequal(draw: Draw, n: int, k: int, d: int) -> tuple[Tensor, Tensor]:
+    """Tiny rows beside huge codes: their scales' quotient is beyond float32."""
+    return 1e-20 * draw(n, d), 1e33 * draw(k, d)
+
+
 def _extreme(draw: Draw, n: int, k: int, d: int) -> tuple[Tensor, Tensor]:
     """The ends of float32's range, whose products leave it, among ordinary numbers and zeros."""
     values = torch.tensor([3.4e38, -3.4e38, 1.2e-38, 1e-45, -1e-45, 0.0, 1.0, -2.5])
@@ -87,6 +92,7 @@ DATA: dict[str, Data] = {
     "offset": _offset,
     "scaled": _scaled,
     "scaled rows": _scaled_rows,
+    "unequal": _unequal,
     "extreme": _extreme,
 }
 
