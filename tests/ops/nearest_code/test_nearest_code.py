@@ -16,6 +16,7 @@ from torch._subclasses import FakeTensorMode
 from dvae_kernels import _backend, nearest_code, nearest_code_scores
 from dvae_kernels.ops.nearest_code import METRICS, reference
 from dvae_kernels.ops.nearest_code.schemas import NEAREST_CODE
+from kit.dtypes import HALVES, UNRELIABLE
 from kit.layouts import LAYOUTS, lay_out, storage_bytes
 from kit.targets import CAPABILITIES, TARGETS, Target, params, ready
 from ops.nearest_code.cases import DATA, data, definition, expected, scores
@@ -25,8 +26,7 @@ SHAPES = [(67, 777, 1), (131, 1030, 3), (131, 1030, 8), (41, 777, 16), (35, 517,
           (13, 131, 2048)]  # fmt: skip
 SEARCHES = [(shape, metric) for shape in SHAPES for metric in METRICS]
 FEW = list(zip(itertools.cycle([(18, 131, 3), (9, 70, 18)]), METRICS))  # for the interpreter
-MIXED = ((torch.bfloat16, torch.bfloat16), (torch.float16, torch.float16), (torch.bfloat16, torch.float32),
-         (torch.float32, torch.float16))  # fmt: skip
+MIXED = [*((half, half) for half in HALVES), (torch.bfloat16, torch.float32), (torch.float32, torch.float16)]
 
 
 @pytest.fixture(params=params((Target("cpp", "cpu", "avx512_vnni"), *TARGETS)))
@@ -78,8 +78,8 @@ def test_no_index_is_wrong(target: Target, kind: str) -> None:
 def test_no_index_is_wrong_in_half_precision(target: Target, kind: str) -> None:
     """x and codes as they are: the definition takes their float64 values."""
     for dtypes, metric in itertools.product(MIXED, METRICS):
-        if target.interpreted and torch.bfloat16 in dtypes:
-            continue  # unreliable in the interpreter
+        if target.interpreted and any(dtype in UNRELIABLE for dtype in dtypes):
+            continue
         shapes = [(9, 70, 16)] if target.interpreted else [(35, 260, 3), (35, 260, 16), (35, 260, 64), (20, 131, 256)]
         for shape in shapes:
             args = (kind, *shape, *dtypes)
