@@ -13,7 +13,7 @@ from dvae_kernels.ops.codebook import code_statistics, ema_update_
 from dvae_kernels.ops.gumbel_softmax import gumbel_argmax, gumbel_softmax
 from dvae_kernels.ops.gumbel_softmax_embed import gumbel_softmax_embed, gumbel_softmax_embed_kl
 from dvae_kernels.ops.gumbel_softmax_log_prob import gumbel_softmax_log_prob
-from dvae_kernels.ops.nearest_code import nearest_code
+from dvae_kernels.ops.nearest_code import nearest_code, nearest_code_scores
 from dvae_kernels.ops.smoothing import SMOOTHING_KINDS, smoothing_log_prob, smoothing_transform
 from dvae_kernels.ops.vector_quantize import vector_quantize
 
@@ -33,6 +33,7 @@ __all__ = [
     "gumbel_softmax_embed_kl",
     "gumbel_softmax_log_prob",
     "nearest_code",
+    "nearest_code_scores",
     "nn",
     "smoothing_log_prob",
     "smoothing_transform",

@@ -222,7 +222,7 @@ def test_process_peak_memory() -> None:
 
 HEAP_CHECKED = """
     import ctypes, itertools, sys, torch
-    from dvae_kernels import gumbel_softmax, nearest_code
+    from dvae_kernels import gumbel_softmax, nearest_code_scores
 
     key = torch.tensor([1, 2])
     if sys.argv[1:] == ["overrun"]:
@@ -239,7 +239,7 @@ HEAP_CHECKED = """
             y = gumbel_softmax(logits, tau, hard, dim=dim, key=key, backend="cpp")
             y.sum().backward()
         for d in (1, 2, 5, 16, 33):
-            nearest_code(torch.randn(7, d).to(dtype), torch.randn(k, d).to(dtype), return_score=True, backend="cpp")
+            nearest_code_scores(torch.randn(7, d).to(dtype), torch.randn(k, d).to(dtype), backend="cpp")
 """
 
 

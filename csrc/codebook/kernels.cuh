@@ -2,6 +2,7 @@
 #pragma once
 
 #include "codebook/blocks.h"
+#include "common/numerics.h"
 #include "cuda/launch.cuh"
 #include "cuda/reduce.cuh"
 

@@ -21,9 +21,12 @@ inline constexpr Storage storage_of<BFloat16> = Storage::bfloat16;
 template <>
 inline constexpr Storage storage_of<Half> = Storage::half;
 
-DVAE_HD inline int size_of(Storage type) {
-  return type == Storage::float64 ? 8 : type == Storage::float32 ? 4 : 2;
+// Bytes of an element; Scalar is the type that it is computed in.
+template <class Scalar>
+DVAE_HD int size_of(Storage type) {
+  return sizeof(Scalar) == sizeof(double) ? 8 : type == Storage::float32 ? 4 : 2;
 }
+inline int size_of(Storage type) { return type == Storage::float64 ? 8 : size_of<float>(type); }
 
 // The memory of a tensor; without data where there is none.
 struct Buffer {
@@ -47,7 +50,6 @@ DVAE_HD void visit(Storage type, const Run& run) {
     run(Half());
   }
 }
-// The same for any compute type.
 template <class Run>
 void visit(Storage type, const Run& run) {
   type == Storage::float64 ? visit<double>(type, run) : visit<float>(type, run);

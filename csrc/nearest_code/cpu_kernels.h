@@ -1,18 +1,18 @@
 // The search for nearest codes over the SIMD layer. Included once per target by foreach_target.h.
 
 #ifndef DVAE_TARGET  // for an editor
-#include "nearest_code/cpu.h"
+#include "nearest_code/arguments.h"
 #include "simd/editor.h"
 #endif
 
 #include "nearest_code/cpu_passes.h"
 #include "nearest_code/cpu_codes.h"
 
-// One group of rows against one tile of codes: for each row, the largest score of the codes in every lane.
+// Scores one group of rows against one tile of codes; keeps, for each row and lane, the largest score of its codes.
 template <class Pass, class Start>
 [[gnu::always_inline]] inline void score_tile(
     const typename Pass::Word* x, const typename Pass::Word* codes, int64_t units, const Start& start,
-    const TileEnd& end, typename Pass::Lane* maxima, int64_t stride) {
+    const TileTerms& terms, typename Pass::Lane* maxima, int64_t stride) {
   using Sums = typename Pass::Sums;
   Sums sums[kRowGroup][kCodeVectors];
 #pragma GCC unroll 4
@@ -34,9 +34,9 @@ template <class Pass, class Start>
   }
 #pragma GCC unroll 8
   for (int r = 0; r < kRowGroup; ++r) {
-    Sums most = Pass::finish(sums[r][0], end, 0);
+    Sums most = Pass::finish(sums[r][0], terms, 0);
 #pragma GCC unroll 4
-    for (int v = 1; v < kCodeVectors; ++v) most = max(most, Pass::finish(sums[r][v], end, v * Sums::lanes));
+    for (int v = 1; v < kCodeVectors; ++v) most = max(most, Pass::finish(sums[r][v], terms, v * Sums::lanes));
     most.store(maxima + r * stride);
   }
 }
@@ -60,9 +60,9 @@ class NearestSearch {
   struct Row {
     const Scalar* x;
     double length;      // at least |x|
-    Lane best, margin;  // what is left of the best score after twice the error has a chance
+    Lane best, margin;  // a code is a candidate if its score exceeds best - margin; margin: twice the error bound
     int candidates;
-    bool open;  // not for this pass to decide
+    bool undecided;  // left to a later pass
   };
 
  public:
@@ -98,7 +98,7 @@ class NearestSearch {
       for (int64_t group = 0; group < count; group += kRowGroup) {
         score(group, chunk, tiles);
         for (int64_t r = group; r < std::min(group + kRowGroup, count); ++r) {
-          if (!rows_[r].open) collect(r, chunk, tiles);
+          if (!rows_[r].undecided) collect(r, chunk, tiles);
         }
       }
     }
@@ -145,29 +145,29 @@ class NearestSearch {
   }
   Word* words_of(int64_t r) { return words_.get() + r / kRowGroup * packed_.units * kRowGroup + r % kRowGroup; }
 
-  // Rows as words. What is not finite stays open, and so does what overflows without its centre.
+  // Packs rows into words. A row that is not finite, or overflows once centred, stays undecided.
   void pack(int64_t count) {
     if constexpr (exact) {
       for (int64_t r = 0; r < count; ++r) {
         const double square = quick_dot(rows_[r].x, rows_[r].x, codes_.columns);
-        rows_[r].open = !is_finite(rows_[r].x);
+        rows_[r].undecided = !is_finite(rows_[r].x);
         rows_[r].length = std::min(std::sqrt(square), kLargest<double>);  // times codes of zeros: zero, not NaN
-        for (int64_t d = 0; d < packed_.units; ++d) words_of(r)[d * kRowGroup] = rows_[r].open ? 0 : rows_[r].x[d];
+        for (int64_t d = 0; d < packed_.units; ++d) words_of(r)[d * kRowGroup] = rows_[r].undecided ? 0 : rows_[r].x[d];
       }
     } else {
-      Peak tile;
+      Amax tile;
       for (int64_t r = 0; r < count; ++r) centre(r, &tile);
-      float peak = tile.value();
-      if (!(peak <= kLargest<float>)) {
-        peak = 0;
+      float amax = tile.value();
+      if (!(amax <= kLargest<float>)) {
+        amax = 0;
         for (int64_t r = 0; r < count; ++r) {
-          Peak row;
+          Amax row;
           centre(r, &row);
-          rows_[r].open = !(row.value() <= kLargest<float>);
-          if (!rows_[r].open) peak = std::max(peak, row.value());
+          rows_[r].undecided = !(row.value() <= kLargest<float>);
+          if (!rows_[r].undecided) amax = std::max(amax, row.value());
         }
       }
-      set_scale(peak);
+      set_scale(amax);
       for (int64_t r = 0; r < count; ++r) pack_row(r);
     }
     for (int64_t r = count; r % kRowGroup != 0; ++r) clear_words(r);
@@ -182,9 +182,9 @@ class NearestSearch {
   }
 
   // The largest absolute value, NaN where a value is not finite.
-  struct Peak {
+  struct Amax {
     F32 most, rest;
-    Peak() : most(0.0f), rest(0.0f) {}
+    Amax() : most(0.0f), rest(0.0f) {}
     void add(F32 x) {
       most = max(most, max(x, F32(0.0f) - x));
       rest = rest + (x - x);
@@ -192,14 +192,14 @@ class NearestSearch {
     float value() const { return reduce_max(most) + reduce_add(rest); }
   };
 
-  // x - m, or x for cosine, in zeros up to whole vectors.
-  void centre(int64_t r, Peak* peak) {
+  // x less its centre, then zeros up to whole vectors.
+  void centre(int64_t r, Amax* amax) {
     const float* x = rows_[r].x;
     float* const to = centred_.get() + r * padded_;
     const auto centre_vector = [&](const float* from, int64_t d) {
-      const F32 value = codes_.cosine ? F32::load(from) : F32::load(from) - F32::load(codes_.centre + d);
+      const F32 value = F32::load(from) - F32::load(codes_.row_centre + d);
       value.store(to + d);
-      peak->add(value);
+      amax->add(value);
     };
     int64_t d = 0;
     for (; d + F32::lanes <= codes_.columns; d += F32::lanes) centre_vector(x + d, d);
@@ -210,17 +210,17 @@ class NearestSearch {
     }
   }
 
-  // The scale of the rows of this tile: of integers as fine as they and the sums' range allow.
-  void set_scale(float peak) {
+  // The scale of the rows of this tile; for integers, the finest one that keeps words and sums in range.
+  void set_scale(float amax) {
     CodeBounds<double> bounds = packed_.bounds;
     PassArithmetic arithmetic = kFloatPass;
     scale_ = packed_.scale;
     unit_ = double{scale_} * scale_;
     double bounded = 1;  // a row's packed value in the bounds' scale
     if constexpr (integers) {
-      // bytes hold values, pairs of shorts are summed up: their norm is what must fit
+      // bytes bound the values; shorts bound the norm, since their products are summed in 32 bits
       const auto columns = static_cast<float>(codes_.columns);
-      const float finest = Pass::kPass == CodePass::bytes ? peak / 127 : peak * std::sqrt(columns) / 32700;
+      const float finest = Pass::kPass == CodePass::bytes ? amax / 127 : amax * std::sqrt(columns) / 32700;
       const auto coarsest = static_cast<float>(packed_.scale * (packed_.largest_start * 0x1p-29));
       scale_ = std::max({finest, coarsest, 0x1p-100f});
       unit_ = double{scale_} * packed_.scale;
@@ -229,7 +229,7 @@ class NearestSearch {
       bounded = scale_;
       start_factor_ = packed_.scale / scale_;
     }
-    // twice the error in the unit of the scores, which goes with the row's norm and with its own error
+    // twice the error in the unit of the scores: a constant, and parts in proportion to the row's norm and error
     const double factor = 2 * (1 + 0x1p-20) / (integers ? unit_ : 1);
     const ScoreError<double> error(bounds, arithmetic, codes_.columns);
     margin_ = factor * error.constant;
@@ -242,18 +242,18 @@ class NearestSearch {
   void pack_row(int64_t r) {
     constexpr int shift = Pass::kPass == CodePass::bytes ? 128 : 0;
     Row& row = rows_[r];
-    if (row.open) return clear_words(r);
+    if (row.undecided) return clear_words(r);
     const Packed packed =
         Pass::pack(centred_.get() + r * padded_, codes_.columns, 1 / scale_, shift, words_of(r), kRowGroup);
-    // with what the sums themselves round, and rounding to the centre and the scale
+    // with the rounding of these sums, of subtracting the centre and of scaling
     const float slack = 1 + 0x1p-21f * static_cast<float>(codes_.columns + 16);
     const float norm = std::sqrt(packed.square) * slack + 0x1p-60f * static_cast<float>(codes_.columns);
     const float error = std::sqrt(packed.error) * slack + (integers ? 0x1p-21f : 0x1p-23f) * norm;
     const double margin = margin_ + margin_of_norm_ * norm + margin_of_error_ * error;
     constexpr double limit = integers ? 0x1p29 : 0x1p100;
-    row.open = !(margin < limit);
+    row.undecided = !(margin < limit);
     row.length = norm * true_norm_ + row_centre_;
-    row.margin = row.open ? 0 : static_cast<Lane>(integers ? margin + 1 : margin);
+    row.margin = row.undecided ? 0 : static_cast<Lane>(integers ? margin + 1 : margin);
   }
 
   void score(int64_t group, int64_t chunk, int64_t tiles) {
@@ -269,7 +269,7 @@ class NearestSearch {
       };
       score_tile<Pass>(
           words_of(group), words + code * packed_.units, packed_.units, start,
-          {codes_.weights + first + code, codes_.cosine}, maxima_.get() + t * Sums::lanes, stride_);
+          {packed_.scales + first + code, packed_.offsets + first + code}, maxima_.get() + t * Sums::lanes, stride_);
     }
   }
 
@@ -284,7 +284,7 @@ class NearestSearch {
 #endif
   }
 
-  // Scores above this one may be the nearest code's.
+  // A candidate's score exceeds this one.
   static Lane below(Lane best, Lane margin) {
     if constexpr (integers) {
       return static_cast<Lane>(std::max<int64_t>(int64_t{best} - margin - 1, std::numeric_limits<Lane>::lowest()));
@@ -328,7 +328,7 @@ class NearestSearch {
       }
       for (; above != 0; above &= above - 1) {
         if (row.candidates == kMostCandidates) {
-          row.open = !exact;  // what an exact pass drops is equal to the best one and has a higher index
+          row.undecided = !exact;  // an exact pass drops only scores equal to the best one, of higher indices
           return;
         }
         const int64_t place = t * Sums::lanes + __builtin_ctzll(above), tile = place / Sums::lanes;
@@ -341,10 +341,10 @@ class NearestSearch {
   void decide(int64_t r, int64_t i) {
     Row& row = rows_[r];
     const int64_t to = number(i);
-    const bool finite = !row.open || is_finite(row.x);
-    args_.open[i] = row.open && finite;
-    rescored_rows_ += args_.open[i] || row.candidates > 1;
-    if (args_.open[i]) {
+    const bool finite = !row.undecided || is_finite(row.x);
+    args_.undecided[i] = row.undecided && finite;
+    rescored_rows_ += args_.undecided[i] || row.candidates > 1;
+    if (args_.undecided[i]) {
       rescored_blocks_ += packed_.tiles * Sums::lanes;
       return;
     }
@@ -355,8 +355,8 @@ class NearestSearch {
     if (args_.scores) static_cast<Scalar*>(args_.scores)[to] = static_cast<Scalar>(score);
   }
 
-  // The nearest of the candidates' codes, or -1. Scores in any order leave one, or ties and the like, which need the
-  // definition's order.
+  // The nearest of the candidates' codes, or -1. Float64 sums in any order mostly leave one code; only near ties are
+  // scored in the definition's order.
   int64_t choose(int64_t r, double* score) {
     const Row& row = rows_[r];
     Candidate* const found = candidates_.get() + r * kMostCandidates;
@@ -365,7 +365,7 @@ class NearestSearch {
     const auto code_of = [&](int c, int v) { return int64_t{found[c].code} + v * Sums::lanes; };
     const double norm = args_.largest_length, slack = 0x1p-50 * (columns + 8) * (row.length * norm + norm * norm);
     // from the best score on, a candidate has a chance only if its score could be that high
-    double floor = 0;  // of what the pass counts from
+    double floor = 0;  // a lower bound of this pass's scores less the definition's
     if (!exact && row.candidates > 1) {
       std::sort(found, found + row.candidates, [](const Candidate& a, const Candidate& b) { return a.score > b.score; });
       floor = codes_.half_centre - quick_dot(row.x, codes_.centre, columns) - slack;
@@ -379,9 +379,9 @@ class NearestSearch {
       double* const scores = quick[scored];
       quick_dots(row.x, code, columns, scores);
       for (int v = 0; v < kCodeVectors; ++v) {
-        scores[v] = code_score(scores[v], codes_.weights[code_of(scored, v)], codes_.cosine);
+        scores[v] = code_score(scores[v], codes_.terms[code_of(scored, v)]);
       }
-      if constexpr (std::is_same_v<Scalar, double>) {  // others do not overflow
+      if constexpr (std::is_same_v<Scalar, double>) {  // products of float32 do not overflow in float64
         for (double& now : quick[scored]) now = now <= kLargest<double> ? now : kMinusInfinity<double>;
       }
       for (int v = 0; v < kCodeVectors; ++v) most = scores[v] > most ? scores[v] : most;
@@ -393,7 +393,7 @@ class NearestSearch {
       for (int v = 0; v < kCodeVectors; ++v) {
         const int64_t code = code_of(c, v);
         close[count] = code;
-        // without a branch: any of the lane's codes may be it. An infinite slack admits the lanes behind the last code too
+        // without a branch, which would be mispredicted; an infinite slack admits the lanes behind the last code too
         count += (quick[c][v] >= most - slack) & (code < codes_.count);
       }
     }
@@ -402,7 +402,7 @@ class NearestSearch {
     for (int i = 0; i < count; ++i) {
       const int64_t k = close[i];
       const double dot = ordered_dot(row.x, 1, values + k * columns, 1, columns);
-      const double now = code_score(dot, codes_.weights[k], codes_.cosine);
+      const double now = code_score(dot, codes_.terms[k]);
       if (!is_better(now, k, *score, nearest)) continue;
       *score = now;
       nearest = k;
@@ -424,7 +424,7 @@ class NearestSearch {
   Allocation<Row> rows_;
   int64_t rescored_rows_ = 0, rescored_blocks_ = 0;
   float scale_ = 1, start_factor_ = 1;
-  double unit_ = 1;  // of the scores of the pass
+  double unit_ = 1;  // value of one in the scores of the pass
   double margin_ = 0, margin_of_norm_ = 0, margin_of_error_ = 0, true_norm_ = 0, row_centre_ = 0;
 };
 
@@ -434,7 +434,7 @@ void search_as(const NearestArgs& args, int64_t begin, int64_t end) {
   for (int64_t tile = begin; tile < end; ++tile) search.run(tile);
 }
 
-// Tiles [begin, end) of rows.
+// Searches for tiles [begin, end) of rows.
 inline void search_rows(const NearestArgs& args, int64_t begin, int64_t end) {
   switch (args.packed->pass) {
 #if DVAE_SIMD_AVX512

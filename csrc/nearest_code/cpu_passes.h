@@ -1,8 +1,8 @@
-// What the passes of nearest_code do differently: how rows and codes are packed into words, and their dot products.
+// The passes of nearest_code: how each packs rows and codes into words, and multiplies them.
 // Included once per target by foreach_target.h.
 
 #ifndef DVAE_TARGET  // for an editor
-#include "nearest_code/cpu.h"
+#include "nearest_code/arguments.h"
 #include "simd/editor.h"
 #endif
 
@@ -22,7 +22,7 @@ double quick_dot(const A* a, const B* b, int64_t columns) {
   return sum;
 }
 
-// Those of one row and the codes of one lane.
+// Dot products of one row with kCodeVectors vectors of codes, one code per lane.
 template <class T>
 void quick_dots(const T* x, const T* const (&codes)[kCodeVectors], int64_t columns, double* to) {
   Doubles sums[kCodeVectors];
@@ -39,13 +39,12 @@ void quick_dots(const T* x, const T* const (&codes)[kCodeVectors], int64_t colum
   }
 }
 
-// Where the scores of a tile of codes end: the definition's last step is taken by the pass that is exact.
-struct TileEnd {
-  const double* weights;
-  bool cosine;
+// The terms of a tile of codes: the exact pass alone takes the definition's last step.
+struct TileTerms {
+  const double *scales, *offsets;
 };
 
-// What packing makes of a row or a code, in its scale: squared norm, squared distance to the values, their sum.
+// Measures of a packed row or code, in its scale: squared norm, squared distance to the unpacked values, and sum.
 struct Packed {
   float square, error = 0;
   int32_t sum = 0;
@@ -59,7 +58,7 @@ struct FloatPass {
 
   static F32 spread(float word) { return F32(word); }
   static F32 multiply_add(F32 x, F32 codes, F32 sum) { return fma(x, codes, sum); }
-  static F32 finish(F32 sum, const TileEnd&, int) { return sum; }
+  static F32 finish(F32 sum, const TileTerms&, int) { return sum; }
 
   // Packs values / scale into words that are `step` apart.
   static Packed pack(const float* values, int64_t columns, float inverse_scale, int, float* words, int64_t step) {
@@ -82,10 +81,10 @@ struct DoublePass {
 
   static Doubles spread(double word) { return Doubles(word); }
   static Doubles multiply_add(Doubles x, Doubles codes, Doubles sum) { return fma(x, codes, sum); }
-  static Doubles finish(Doubles sum, const TileEnd& end, int first) {
-    const Doubles weight = Doubles::load(end.weights + first);
-    const Doubles score = end.cosine ? sum.v * weight.v : sum.v - weight.v;
-    return (score.v - score.v == 0) ? score.v : Doubles(kMinusInfinity<double>).v;
+  static Doubles finish(Doubles sum, const TileTerms& terms, int first) {
+    const Doubles scale = Doubles::load(terms.scales + first), offset = Doubles::load(terms.offsets + first);
+    const Doubles score = sum.v * scale.v - offset.v;
+    return (score.v <= Doubles(kLargest<double>).v) ? score.v : Doubles(kMinusInfinity<double>).v;
   }
 };
 
@@ -99,9 +98,9 @@ struct IntegerPass {
   using Sums = I32;
 
   static I32 spread(int32_t word) { return I32(word); }
-  static I32 finish(I32 sum, const TileEnd&, int) { return sum; }
+  static I32 finish(I32 sum, const TileTerms&, int) { return sum; }
 
-  // shift: what is added to each integer after rounding
+  // shift: added to each integer after rounding
   static Packed pack(const float* values, int64_t columns, float inverse_scale, int shift, int32_t* words, int64_t step) {
     constexpr int per_vector = F32::lanes / values_per_word;
     F32 square(0.0f), error(0.0f);

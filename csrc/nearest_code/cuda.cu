@@ -17,12 +17,13 @@ HeadMatrix<Acc> head_matrix(const Tensor& tensor) {
 }
 
 template <class Acc>
-void search(const Tensor& x, const Tensor& codebook, bool cosine, bool with_score, NearestOutputs& outputs) {
+void search(
+    const Tensor& x, const Tensor& codebook, const Metric& metric, bool with_score, NearestOutputs& outputs) {
   NearestArgs<Acc> args{};
   args.x = head_matrix<Acc>(x);
   args.codes = head_matrix<Acc>(codebook);
   args.sizes = {x.size(0), codebook.size(1), x.size(2)};
-  args.cosine = cosine;
+  args.metric = metric;
   const NearestSizes& sizes = args.sizes;
   const Tensor doubles = new_vector(x, sizes.doubles(), ScalarType::Double);
   const Tensor centres = new_vector(x, sizes.centres(), compute_type(x.scalar_type()));
@@ -35,12 +36,14 @@ void search(const Tensor& x, const Tensor& codebook, bool cosine, bool with_scor
   nearest_code(make_call(x, std::nullopt, 0).stream, args);
 }
 
-std::tuple<Tensor, Tensor, Tensor> nearest(Tensor x, Tensor codebook, bool cosine, Name precision, bool with_score) {
+std::tuple<Tensor, Tensor, Tensor> nearest(
+    Tensor x, Tensor codebook, Name metric_name, Name precision, bool with_score) {
+  const Metric metric = checked_metric(metric_name);
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
   NearestOutputs outputs = new_nearest_outputs(x, codebook, precision, with_score);
   if (outputs.indices.numel() > 0) {
-    x.scalar_type() == ScalarType::Double ? search<double>(x, codebook, cosine, with_score, outputs)
-                                          : search<float>(x, codebook, cosine, with_score, outputs);
+    x.scalar_type() == ScalarType::Double ? search<double>(x, codebook, metric, with_score, outputs)
+                                          : search<float>(x, codebook, metric, with_score, outputs);
   }
   return {outputs.indices, outputs.scores, outputs.rescored};
 }

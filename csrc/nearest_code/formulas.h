@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 
 #include "common/numerics.h"
 
@@ -18,17 +19,38 @@ DVAE_HD double ordered_dot(const X* x, int64_t x_stride, const C* c, int64_t c_s
   return sum;
 }
 
-// What a code's norm does to its dot products: h of x.c - h, or w of x.c w. NaN where the code cannot be chosen:
-// where it or its square is not finite.
-DVAE_HD inline double code_weight(double square, bool finite, bool cosine) {
-  if (!finite || !(square <= kLargest<double>)) return kNaN<double>;
-  if (cosine) return square > 0 ? 1 / sqrt(square) : 0;
-  return square / 2;
+// A metric scores a row x and a code c as scale (x . c) - offset. No metric is both of these:
+struct Metric {
+  bool normalised;  // scale = 1 / |c|, 0 for a code of zeros; else 1
+  bool distance;    // offset = |c|^2 / 2, so that x and c can be centred alike; else 0
+};
+
+struct NamedMetric {
+  const char* name;
+  Metric metric;
+};
+inline constexpr NamedMetric kMetrics[] = {{"l2", {false, true}}, {"cosine", {true, false}}};
+
+// Null for a name that no metric has.
+inline const Metric* find_metric(std::string_view name) {
+  for (const NamedMetric& entry : kMetrics) {
+    if (name == entry.name) return &entry.metric;
+  }
+  return nullptr;
 }
 
-DVAE_HD inline double code_score(double dot, double weight, bool cosine) {
-  return cosine ? dot * weight : dot - weight;
+// The scale is NaN where the code cannot be chosen: where it or its square is not finite.
+struct CodeTerms {
+  double scale, offset;
+};
+
+DVAE_HD inline CodeTerms code_terms(const Metric& metric, double square, bool finite) {
+  if (!finite || !(square <= kLargest<double>)) return {kNaN<double>, 0};
+  const double scale = !metric.normalised ? 1 : square > 0 ? 1 / sqrt(square) : 0;
+  return {scale, metric.distance ? square / 2 : 0};
 }
+
+DVAE_HD inline double code_score(double dot, const CodeTerms& terms) { return dot * terms.scale - terms.offset; }
 
 // Whether a finite score is better than the best one so far, which is NaN before the first; the lowest index wins.
 DVAE_HD inline bool is_better(double score, int64_t code, double best, int64_t best_code) {
@@ -38,10 +60,10 @@ DVAE_HD inline bool is_better(double score, int64_t code, double best, int64_t b
 
 // The first pass scores rows and codes that are centred, scaled by a power of two and rounded, a^ and b^ for a and b:
 // t(k) = a^.b^_k - h^_k, where
-//   l2:     a = x - m, b = c - m, h = |b|^2 / 2; x.c - |c|^2 / 2 is a.b - h and a constant of the row, for every m;
-//   cosine: a = x, b = c w - m, h = 0; x.c w is a.b and a constant of the row.
-// What is known of the codes of a head: upper bounds of the largest |b^|, |b - b^|, |h^| and |h - h^|; and |m|, also as
-// it is part of x: 0 for cosine, as is half, which is positive for l2.
+//   a distance:    a = x - m, b = c - m, h = |b|^2 / 2; x.c - |c|^2 / 2 is a.b - h and a constant of the row, for any m;
+//   other metrics: a = x, b = scale c - m, h = 0; scale (x.c) is a.b and a constant of the row.
+// Upper bounds for the codes of a head: the largest |b^|, |b - b^|, |h^| and |h - h^|; |m|, and the part of it that is
+// taken off x. The last and half are 0 unless the metric is a distance; then half is positive.
 template <class Real>
 struct CodeBounds {
   Real norm, error, half, half_error, centre, row_centre;
@@ -54,9 +76,9 @@ struct PassArithmetic {
 };
 constexpr PassArithmetic kFloatPass{0x1.01p-24f, 0x1p-149f};  // fused or not, with gradual underflow
 
-// Bounds |t(k) - s(k) - constant of the row| for all codes of a head, s being the float64 definition at the first pass's
-// scale. a.b - a^.b^ = (a - a^).b + a^.(b - b^); then the rounding of h, of the sum, and of s itself, whose terms are
-// not centred. The winner's t(k) is at least the largest one - 2 of these. Infinite or NaN where nothing is known.
+// Bounds |t(k) - s(k) - constant of the row| for all codes of a head; s is the float64 definition at the scale of the
+// first pass. a.b - a^.b^ = (a - a^).b + a^.(b - b^); then the rounding of h, of the sum, and of s itself, whose terms are
+// not centred. The winner's t(k) is at least the largest one - 2 of these. Infinite or NaN without a bound.
 template <class Real>
 struct ScoreError {
   Real constant, of_norm, of_error;
@@ -66,7 +88,7 @@ struct ScoreError {
     const Real sum = pass.unit * (terms + 4), definition = Real(0x1p-53) * (terms + 8);  // of sizes; 4: and 2 B
     const Real norm = codes.norm + codes.error;  // of b
     const Real c = norm + codes.centre, square = codes.half > 0 ? c * c : 0;
-    constexpr Real slack = 1.001;  // what this itself rounds
+    constexpr Real slack = 1.001;  // the rounding of this bound itself
     constant = slack * (codes.half_error + sum * codes.half + pass.least * (terms + 4) +
                         definition * (codes.row_centre * c + square));
     of_norm = slack * (codes.error + sum * codes.norm + definition * c);

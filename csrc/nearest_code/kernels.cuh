@@ -2,10 +2,11 @@
 //
 // A block scores a tile of rows against all codes in float32, tile by tile, as a matrix product in registers. Of a row,
 // each of its threads keeps the best maximum among the blocks of eight codes that it sees, where that was, and the
-// second best. What the bound of formulas.h leaves open is then scored by the definition.
+// second best. Rows that the bound of formulas.h leaves undecided are then scored by the definition.
 #pragma once
 
 #include "cuda/launch.cuh"
+#include "cuda/reduce.cuh"
 #include "nearest_code/formulas.h"
 
 namespace dvae {
@@ -37,7 +38,7 @@ struct HeadMatrix {
   }
 };
 
-// Sizes of what is computed of the codes first.
+// Sizes of the codes, and of the memory for packing them.
 struct NearestSizes {
   int64_t heads, codes, columns;
 
@@ -45,7 +46,7 @@ struct NearestSizes {
   DVAE_HD int64_t padded() const { return (columns + 3) / 4 * 4; }
   DVAE_HD int64_t tile_values() const { return (1 + padded()) * kNearestTile; }
   // scratch memory: of doubles, of the compute type, and of floats
-  int64_t doubles() const { return heads * (codes + tiles() + 2); }
+  int64_t doubles() const { return heads * (2 * codes + tiles() + 2); }
   int64_t centres() const { return heads * columns; }
   int64_t floats() const { return heads * tiles() * tile_values(); }
 };
@@ -54,10 +55,10 @@ template <class Acc>
 struct NearestArgs {
   HeadMatrix<Acc> x, codes;
   NearestSizes sizes;
-  bool cosine;
-  double* weights;  // [heads, codes]: code_weight
-  double* squares;  // [heads, tiles]: the largest |b|^2
-  double* scales;   // [heads, 2]: the scale, and |m|^2 at this scale
+  Metric metric;
+  CodeTerms* terms;  // [heads, codes]
+  double* squares;   // [heads, tiles]: the largest |b|^2
+  double* scales;    // [heads, 2]: the scale of the first pass, and |m|^2 at this scale
   Acc* centres;     // [heads, columns]
   float* tiles;     // [heads, tiles, 1 + padded columns, kNearestTile]: -h^, then the columns of b^
   int64_t* indices;
@@ -68,8 +69,8 @@ struct NearestArgs {
 
   // Shares out scratch memory of the sizes' numbers of values.
   void take(double* doubles, Acc* centre_values, float* floats) {
-    weights = doubles;
-    squares = weights + sizes.heads * sizes.codes;
+    terms = reinterpret_cast<CodeTerms*>(doubles);
+    squares = doubles + sizes.heads * sizes.codes * 2;
     scales = squares + sizes.heads * sizes.tiles();
     centres = centre_values;
     tiles = floats;
@@ -82,7 +83,7 @@ struct NearestArgs {
 
 // A thread for each code.
 template <class Acc>
-__global__ void __launch_bounds__(kMaxThreads) code_weights_kernel(RowPlan plan, NearestArgs<Acc> args) {
+__global__ void __launch_bounds__(kMaxThreads) code_terms_kernel(RowPlan plan, NearestArgs<Acc> args) {
   const RowPlace place(plan);
   if (!place.chunks) return;
   double square = 0;
@@ -94,7 +95,7 @@ __global__ void __launch_bounds__(kMaxThreads) code_weights_kernel(RowPlan plan,
       finite = finite && c - c == 0;
     }
   });
-  args.weights[place.row] = code_weight(square, finite, args.cosine);
+  args.terms[place.row] = code_terms(args.metric, square, finite);
 }
 
 // Merges the values of all threads of a block; every thread calls it, once.
@@ -119,7 +120,7 @@ template <class Acc>
 __global__ void __launch_bounds__(kNearestThreads) centre_codes_kernel(RowPlan, NearestArgs<Acc> args) {
   DVAE_SHARED_MEMORY(memory);
   const int64_t head = blockIdx.x, codes = args.sizes.codes, step = (codes + kCentreSample - 1) / kCentreSample;
-  const double* const weights = args.weights + head * codes;
+  const CodeTerms* const terms = args.terms + head * codes;
   Spread spread{0, 0};
   for (int64_t d = threadIdx.x; d < args.sizes.columns; d += kNearestThreads) {
     const auto for_sample = [&](const auto& run) {
@@ -127,8 +128,8 @@ __global__ void __launch_bounds__(kNearestThreads) centre_codes_kernel(RowPlan, 
       for (int64_t sample = 0; sample < kCentreSample; ++sample) {
         const int64_t k = sample * step;
         if (k >= codes) break;
-        const double weight = weights[k];
-        if (weight == weight) run(args.codes.row(head, k).at(static_cast<uint32_t>(d)) * (args.cosine ? weight : 1.));
+        const double factor = terms[k].scale;
+        if (factor == factor) run(args.codes.row(head, k).at(static_cast<uint32_t>(d)) * factor);
       }
     };
     double sum = 0;
@@ -150,7 +151,7 @@ __global__ void __launch_bounds__(kNearestThreads) centre_codes_kernel(RowPlan, 
   });
   if (threadIdx.x != 0) return;
   double scale = 1;
-  if (!args.cosine && spread.largest > 0 && spread.largest <= kLargest<double>) {
+  if (!args.metric.normalised && spread.largest > 0 && spread.largest <= kLargest<double>) {
     constexpr int most = std::numeric_limits<Acc>::max_exponent - 2;  // so that the scale is a normal number
     const int exponent = static_cast<int>(bit_cast<uint64_t>(spread.largest) >> 52) - 1022;
     scale = bit_cast<double>(uint64_t(1023 - (exponent > most ? most : exponent < -most ? -most : exponent)) << 52);
@@ -159,15 +160,15 @@ __global__ void __launch_bounds__(kNearestThreads) centre_codes_kernel(RowPlan, 
   args.scales[2 * head + 1] = spread.square * scale * scale;
 }
 
-// A thread for each code of a tile: what the first pass reads of it.
+// A thread for each code of a tile packs it for the first pass.
 template <class Acc>
 __global__ void __launch_bounds__(kNearestTile) code_tiles_kernel(RowPlan, NearestArgs<Acc> args) {
   DVAE_SHARED_MEMORY(memory);
   const int64_t head = blockIdx.x / args.sizes.tiles(), tile = blockIdx.x % args.sizes.tiles();
   const int64_t code = tile * kNearestTile + threadIdx.x;
-  const double weight = code < args.sizes.codes ? args.weights[head * args.sizes.codes + code] : kNaN<double>;
-  const bool exists = weight == weight;
-  const double factor = args.cosine ? weight : 1, scale = args.scales[2 * head];
+  const double factor = code < args.sizes.codes ? args.terms[head * args.sizes.codes + code].scale : kNaN<double>;
+  const bool exists = factor == factor;
+  const double scale = args.scales[2 * head];
   const StridedRow<Acc> row = args.codes.row(head, exists ? code : 0);
   const Acc* const centre = args.centres + head * args.sizes.columns;
   float* const out = args.tile(head, tile) + threadIdx.x;
@@ -179,20 +180,22 @@ __global__ void __launch_bounds__(kNearestTile) code_tiles_kernel(RowPlan, Neare
     out[(1 + d) * kNearestTile] = static_cast<float>(b);
     square += b * b;
   }
-  out[0] = exists ? args.cosine ? 0.f : static_cast<float>(-square / 2) : kMinusInfinity<float>;
+  out[0] = !exists ? kMinusInfinity<float> : args.metric.distance ? static_cast<float>(-square / 2) : 0.f;
   square = reduce_block(square, memory, kNearestTile, [](double& a, double b) { a = fmax(a, b); });
   if (threadIdx.x == 0) args.squares[blockIdx.x] = square;
 }
 
-// Of the codes, from the largest |b|^2 and |m|^2; float32, so that what overflows there leaves everything open.
-DVAE_HD inline CodeBounds<float> float_bounds(double square, double centre_square, int64_t columns, bool cosine) {
+// The bounds of the codes, from the largest |b|^2 and |m|^2. In float32: a bound that overflows leaves all undecided.
+DVAE_HD inline CodeBounds<float> float_bounds(
+    double square, double centre_square, int64_t columns, const Metric& metric) {
   const auto up = [](double x) { return static_cast<float>(x * 1.000001); };  // more than its rounding takes away
-  const float norm = up(sqrt(square)), half = cosine ? 0 : up(square / 2) + 0x1p-149f, m = up(sqrt(centre_square));
+  const float norm = up(sqrt(square)), half = metric.distance ? up(square / 2) + 0x1p-149f : 0;
+  const float m = up(sqrt(centre_square));
   const float error = 0x1.01p-24f * norm + 0x1p-149f * static_cast<float>(columns);
-  return {norm, error, half, 0x1.01p-24f * half + 0x1p-149f, m, cosine ? 0 : m};
+  return {norm, error, half, 0x1.01p-24f * half + 0x1p-149f, m, metric.distance ? m : 0};
 }
 
-// Of a row, from |a|^2.
+// The error of a row's scores, from |a|^2.
 DVAE_HD inline float float_pass_error(const CodeBounds<float>& codes, double square, int64_t columns) {
   constexpr PassArithmetic pass = kFloatPass;
   const auto norm = static_cast<float>(sqrt(square) * 1.000001);
@@ -241,7 +244,7 @@ __device__ void load_runs(const float* source, float (&to)[N]) {
   }
 }
 
-// What a thread knows of a row.
+// A thread's best blocks for a row.
 struct KeptBlocks {
   float best, second;  // maxima of its blocks of codes
   int32_t tile;        // of the best
@@ -276,8 +279,8 @@ __global__ void __launch_bounds__(kNearestThreads, sizeof(Acc) == 4 ? 2 : 1)
   float* const codes = rows + int64_t{args.held} * kPitch;  // two of [1 + chunk, kNearestTile]
   const int32_t buffer = (1 + chunk) * kNearestTile;
 
-  // x - m at the scale of the codes
-  const auto centred = [&](Acc x, int64_t d) { return args.cosine ? x : (x - centre[d]) * scale; };
+  // a: x - m at the scale of the codes, or x
+  const auto centred = [&](Acc x, int64_t d) { return args.metric.distance ? (x - centre[d]) * scale : x; };
   const auto load_rows = [&](int32_t begin, int32_t count) {
 #pragma unroll 1
     for (int32_t i = thread; i < count * kTile; i += kNearestThreads) {
@@ -360,7 +363,7 @@ __global__ void __launch_bounds__(kNearestThreads, sizeof(Acc) == 4 ? 2 : 1)
   }
   wait_for_copies<0>();
 
-  // What is kept goes where the tiles were; from now on groups of threads take a row each.
+  // The best blocks go where the tiles were; from now on groups of threads take a row each.
   KeptBlocks* const all_kept = reinterpret_cast<KeptBlocks*>(memory);
 #pragma unroll
   for (int i = 0; i < kRows; ++i) all_kept[place_in_tile<kRows>(ty, i) * kNearestSide + tx] = kept[i];
@@ -373,8 +376,8 @@ __global__ void __launch_bounds__(kNearestThreads, sizeof(Acc) == 4 ? 2 : 1)
   double largest = 0;
   for (int64_t t = lane; t < tiles; t += kRowLanes) largest = fmax(largest, args.squares[head * tiles + t]);
   merge_lanes(largest, [](double& a, double b) { a = fmax(a, b); });
-  const CodeBounds<float> bounds = float_bounds(largest, args.scales[2 * head + 1], columns, args.cosine);
-  unsigned long long open_rows = 0, scored_blocks = 0;
+  const CodeBounds<float> bounds = float_bounds(largest, args.scales[2 * head + 1], columns, args.metric);
+  unsigned long long undecided_rows = 0, scored_blocks = 0;
 #pragma unroll 1
   for (int slot = thread / kRowLanes; slot < kTile; slot += kNearestThreads / kRowLanes) {
     const bool exists = first_row + slot < args.x.rows;
@@ -399,7 +402,7 @@ __global__ void __launch_bounds__(kNearestThreads, sizeof(Acc) == 4 ? 2 : 1)
     unsigned long long blocks = 0;
     if (exists && norm.infinite == 0) {
       for (int i = 0; i < kNearestSide; ++i) {
-        // NaN leaves everything open
+        // NaN leaves all blocks undecided
         const bool all = !(row_kept[i].second < threshold), one = !(row_kept[i].best < threshold);
         int64_t t = all ? 0 : row_kept[i].tile;
         const int64_t end = all ? tiles : one ? t + 1 : t;
@@ -414,7 +417,7 @@ __global__ void __launch_bounds__(kNearestThreads, sizeof(Acc) == 4 ? 2 : 1)
               dot = ordered_dot(xs, args.x.column_stride, cs, args.codes.column_stride, columns);
             });
           });
-          const double score = code_score(dot, args.weights[head * sizes.codes + code], args.cosine);
+          const double score = code_score(dot, args.terms[head * sizes.codes + code]);
           if (is_better(score, code, winner.score, winner.code)) winner = {score, code};
         }
       }
@@ -426,11 +429,11 @@ __global__ void __launch_bounds__(kNearestThreads, sizeof(Acc) == 4 ? 2 : 1)
     if (lane == 0 && exists) {
       args.indices[head * args.x.rows + row] = winner.code;
       if (args.scores) args.scores[head * args.x.rows + row] = static_cast<Acc>(winner.score);
-      open_rows += blocks > 1;
+      undecided_rows += blocks > 1;
       scored_blocks += blocks;
     }
   }
-  if (open_rows) atomicAdd(args.rescored, open_rows);
+  if (undecided_rows) atomicAdd(args.rescored, undecided_rows);
   if (scored_blocks) atomicAdd(args.rescored + 1, scored_blocks);
   if (blockIdx.x == 0 && thread == 0) {
     const int64_t rest = sizes.codes - (tiles - 1) * kNearestTile, quads = (rest + 3) / 4;
@@ -482,7 +485,7 @@ void nearest_code(Stream stream, const NearestArgs<Acc>& args) {
   const NearestSizes& sizes = args.sizes;
   if (sizes.tile_values() > INT32_MAX) throw std::length_error("nearest_code: too many columns");
   constexpr size_t warps = kNearestThreads / kWarp;
-  launch(plan_rows<float>(sizes.heads * sizes.codes, 1, 1, 1, false, 0, 0), stream, code_weights_kernel<Acc>, args);
+  launch(plan_rows<float>(sizes.heads * sizes.codes, 1, 1, 1, false, 0, 0), stream, code_terms_kernel<Acc>, args);
   launch(plan_blocks(sizes.heads, kNearestThreads, warps * sizeof(Spread)), stream, centre_codes_kernel<Acc>, args);
   launch(plan_blocks(sizes.heads * sizes.tiles(), kNearestTile, warps * sizeof(double)), stream,
          code_tiles_kernel<Acc>, args);

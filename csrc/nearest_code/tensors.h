@@ -1,13 +1,20 @@
 // Checks of nearest_code's arguments, and memory for its results, for CPU and CUDA.
 #pragma once
 
+#include "nearest_code/formulas.h"
 #include "torch/tensor.h"
 
 namespace dvae {
 
+inline Metric checked_metric(const Name& name) {
+  const Metric* const metric = find_metric(name.text);
+  STD_TORCH_CHECK(metric != nullptr, "nearest_code: unknown metric ", name.text);
+  return *metric;
+}
+
 struct NearestOutputs {
   Tensor indices, scores;  // [heads, rows]; scores empty where they are not asked for
-  Tensor rescored;         // rows with more than one candidate, blocks scored again, blocks in all: zeros
+  Tensor rescored;         // zeros: counts of rows with several candidates, of blocks scored again, and of all blocks
 };
 
 // x [heads, rows, D] beside the codebook [heads, K, D].
@@ -23,7 +30,7 @@ inline NearestOutputs new_nearest_outputs(
   STD_TORCH_CHECK(codebook.size(1) < INT32_MAX, "nearest_code: expected fewer than 2^31 - 1 codes");
   check_same_device(codebook, x);
   const ScalarType compute = compute_type(x.scalar_type());
-  STD_TORCH_CHECK(  // buffer_of refuses what is not floating-point
+  STD_TORCH_CHECK(  // buffer_of refuses integers
       (buffer_of(x).type == Storage::float64) == (buffer_of(codebook).type == Storage::float64),
       "nearest_code: expected x and codebook both float64 or neither");
   STD_TORCH_CHECK(

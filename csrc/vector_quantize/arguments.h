@@ -1,4 +1,4 @@
-// What the kernels of vector_quantize are given, on every device; nothing here needs torch.
+// Arguments of the kernels of vector_quantize, the same on every device; nothing here needs torch.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 
 namespace dvae {
 
-// Rows [N, D] and their codes. Strides are those of rows, in elements; the elements of a row lie next to each other.
+// Rows [N, D] and their codes. Strides are from row to row, in elements; the elements of a row lie next to each other.
 struct QuantizeArgs {
   int64_t rows, columns;
   Buffer x;

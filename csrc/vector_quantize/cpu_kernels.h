@@ -81,7 +81,7 @@ bool is_finite_row(const typename F::Scalar* row, int64_t columns) {
   return reduce_add(nothing) == 0;
 }
 
-// Asks for the code of a row some rows ahead.
+// Prefetches the code of a row.
 inline void prefetch_code(const QuantizeArgs& args, int64_t row) {
   if (row >= args.rows) return;
   const int64_t index = args.indices[row], size = size_of(args.codebook.type);
@@ -175,7 +175,7 @@ void quantize_backward_rows(const QuantizeBackwardArgs& args, int64_t begin, int
     const auto of_loss = [=](int64_t j, auto count) {
       return slope * (load_lanes<F>(value + j, count) - load_lanes<F>(code + j, count));
     };
-    // writes what reaches the row through its quantized value, and what its loss adds
+    // writes the gradient through the quantized value, plus that of the loss
     const auto write = [&](const auto& through) {
       if (!commits) return write_quantize_row<F>(dx, row, columns, through);
       write_quantize_row<F>(

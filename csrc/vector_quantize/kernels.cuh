@@ -87,7 +87,7 @@ __global__ void __launch_bounds__(kMaxThreads) quantize_kernel(
   if (place.lane == 0 && place.chunks) errors[place.row] = chosen ? sums.value[0] : otherwise;
 }
 
-// What the losses add to the gradients.
+// The gradients to the losses, and their weights.
 template <class Acc>
 struct LossGradient {
   const Acc* rows;  // of the losses, or null

@@ -9,14 +9,16 @@ import torch
 from torch import Tensor
 
 from dvae_kernels._dtypes import compute_dtype
+from dvae_kernels.ops.nearest_code.formulas import METRICS
 
 _BLOCK = 1 << 20  # scores that exist at a time
 
 
 def nearest_code(
-    x: Tensor, codebook: Tensor, cosine: bool, precision: str, with_score: bool
+    x: Tensor, codebook: Tensor, metric: str, precision: str, with_score: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(indices [H, N], their scores [H, N] or empty, counts of what was re-scored) of x [H, N, D], codebook [H, K, D].
+    """(indices [H, N], their scores [H, N] or empty, counts of re-scored rows and blocks) of x [H, N, D] and codebook
+    [H, K, D].
 
     Every score is in float64 whatever the precision, and none is re-scored. A block is D additions to a matrix: under
     torch.compile they are unrolled, as blocks are.
@@ -24,7 +26,7 @@ def nearest_code(
     heads, rows, _ = x.shape
     num_codes = codebook.shape[1]
     x_columns, code_columns = _columns(x), _columns(codebook)
-    weight, offset = _weight_and_offset(code_columns, cosine)
+    scale, offset = _scale_and_offset(code_columns, metric)
     wide = min(num_codes, _BLOCK)
     tall = max(1, _BLOCK // (wide * max(heads, 1)))
     indices, scores = [], []
@@ -34,7 +36,7 @@ def nearest_code(
         for code in range(0, num_codes, wide):
             codes = slice(code, code + wide)
             dot = _dot([c[:, row : row + tall, None] for c in x_columns], [c[:, None, codes] for c in code_columns])
-            score = dot * weight[:, None, codes] if cosine else dot - offset[:, None, codes]
+            score = torch.addcmul(-offset[:, None, codes], dot, scale[:, None, codes])
             block_best, block_index = score.where(score.isfinite(), -torch.inf).max(2)
             better = block_best > best  # a later block wins no tie
             best, index = block_best.where(better, best), (block_index + code).where(better, index)
@@ -62,10 +64,15 @@ def _dot(a: list[Tensor], b: list[Tensor]) -> Tensor:
     return total
 
 
-def _weight_and_offset(columns: tuple[Tensor, ...], cosine: bool) -> tuple[Tensor, Tensor]:
-    """Of the codes [H, K]: 1 / |c|, or 0 for a code of zeros, and |c|^2 / 2."""
+def _scale_and_offset(columns: tuple[Tensor, ...], metric: str) -> tuple[Tensor, Tensor]:
+    """The terms of the codes, [H, K] each; a NaN scale where the square of a code is not finite."""
     square = _dot(list(columns), list(columns))
-    return torch.where(square == 0, 0, 1 / _square_root(square)), square / 2
+    scale, offset = torch.ones_like(square), torch.zeros_like(square)
+    if METRICS[metric].normalised:
+        scale = torch.where(square == 0, 0, 1 / _square_root(square))
+    if METRICS[metric].distance:
+        offset = square / 2
+    return scale.where(square.isfinite(), torch.nan), offset
 
 
 def _square_root(x: Tensor) -> Tensor:

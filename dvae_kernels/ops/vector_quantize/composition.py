@@ -6,31 +6,26 @@ alone, so the blocks change nothing.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels.ops.gumbel_softmax.schemas import GUMBEL_ARGMAX
-from dvae_kernels.ops.vector_quantize.reference import code_logits, scoring_codes
+from dvae_kernels.ops.vector_quantize.formulas import code_logits, scoring_codes
+from dvae_kernels.ops.vector_quantize.schemas import new_indices
 
 # Scores of a block: 2 MiB of float32 on a CPU. On a GPU each block costs some launches.
 _BLOCK = {"cpu": 1 << 19, "cuda": 1 << 23}
 
 
 def sample_codes(
-    backend: str, x: Tensor, codebook: Tensor, key: Tensor, cosine: bool, temperature: float, row_offset: int
+    backend: str, x: Tensor, codebook: Tensor, key: Tensor, metric: str, temperature: float, row_offset: int
 ) -> Tensor:
     heads, rows, _ = x.shape
     indices = new_indices(x)
-    codes, offsets, centre = scoring_codes(codebook, cosine, compute_dtype(x.dtype))
+    codes, offsets, centre = scoring_codes(codebook, metric, compute_dtype(x.dtype))
     step = max(_BLOCK[x.device.type] // (codebook.shape[1] * heads), 1)
     for first in range(0, rows, step):
         block = slice(first, first + step)
         logits = code_logits(x[:, block], codes, offsets, centre, temperature)
         indices[:, block] = GUMBEL_ARGMAX[backend](logits, key, 1, row_offset + first * heads).t().clamp(min=0)
     return indices
-
-
-def new_indices(x: Tensor) -> Tensor:
-    """What sample_codes returns, not written."""
-    return x.new_empty(x.shape[:2], dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""Schemas, autograd and the public function of vector quantization.
+"""Autograd and the public function of vector quantization.
 
 Saved for backward: the rows of x, their codes and the indices, never the codebook, which may be updated in place before
 backward. Where the quantized rows have the codebook's dtype, they are the codes.
@@ -13,67 +13,21 @@ import torch
 from torch import Tensor
 
 from dvae_kernels import _autograd, _backend, _rng, _validate
-from dvae_kernels._dtypes import compute_dtype
-from dvae_kernels._library import define_op
+from dvae_kernels._indices import MASKED
+from dvae_kernels._rows import by_head, from_heads
 from dvae_kernels.ops.codebook import code_sums
 from dvae_kernels.ops.codebook.schemas import CODE_SUMS
-from dvae_kernels.ops.nearest_code.op import METRICS, NEAREST_CODE
-from dvae_kernels.ops.vector_quantize import composition, reference
+from dvae_kernels.ops.nearest_code import METRICS
+from dvae_kernels.ops.nearest_code.schemas import NEAREST_CODE
+from dvae_kernels.ops.vector_quantize import reference
+from dvae_kernels.ops.vector_quantize.schemas import SAMPLE_CODES, VECTOR_QUANTIZE_BWD, VECTOR_QUANTIZE_FWD
 
 GRADIENTS = ("straight_through", "rotation")
 REDUCTIONS = ("mean", "sum", "none")
 
-_TRITON = "dvae_kernels.ops.vector_quantize.triton_kernels"
-
-
-def _fwd_fake(x: Tensor, codebook: Tensor, indices: Tensor, keep_codes: bool) -> tuple[Tensor, Tensor, Tensor]:
-    rows, columns = x.shape
-    return (
-        x.new_empty((rows, columns)),
-        codebook.new_empty((rows if keep_codes else 0, columns)),
-        x.new_empty((rows,), dtype=compute_dtype(x.dtype)),
-    )
-
-
-def _bwd_fake(grad: Any, grad_losses: Any, x: Tensor, codes: Tensor, indices: Tensor, commitment_weight: float,
-              codebook_weight: float, rotation: bool, codes_grad: bool) -> tuple[Tensor, Tensor]:  # fmt: skip
-    rows, columns = x.shape
-    return x.new_empty((rows, columns)), x.new_empty((rows if codes_grad else 0, columns), dtype=compute_dtype(x.dtype))
-
-
-def _sample_fake(x: Tensor, codebook: Tensor, key: Tensor, cosine: bool, temperature: float, row_offset: int) -> Tensor:
-    return composition.new_indices(x)
-
-
-# Of x [N, D], codebook [K, D] and indices [N]: (quantized [N, D] in the dtype of x, the codes [N, D] in the codebook's,
-# empty unless kept, |x - c|^2 [N] in the compute dtype). Index -1: zeros. A row of x that is not finite and any other
-# index outside [0, K): NaN.
-_FWD = define_op(
-    "vector_quantize_fwd(Tensor x, Tensor codebook, Tensor indices, bool keep_codes) -> (Tensor, Tensor, Tensor)",
-    reference=reference.vector_quantize_fwd,
-    triton=f"{_TRITON}:vector_quantize_fwd",
-    fake=_fwd_fake,
-)
-# From the gradients to the quantized rows and to their losses, (commitment_weight + codebook_weight) |x - c|^2: (dx,
-# dcodes in the compute dtype, empty where not asked for).
-_BWD = define_op(
-    "vector_quantize_bwd(Tensor? grad, Tensor? grad_losses, Tensor x, Tensor codes, Tensor indices, "
-    "float commitment_weight, float codebook_weight, bool rotation, bool codes_grad) -> (Tensor, Tensor)",
-    reference=reference.vector_quantize_bwd,
-    triton=f"{_TRITON}:vector_quantize_bwd",
-    fake=_bwd_fake,
-)
-# Of x [H, N, D] and codebook [H, K, D]: indices [H, N]. Row n of head h has number row_offset + n H + h in the stream.
-_SAMPLE = define_op(
-    "sample_codes(Tensor x, Tensor codebook, Tensor key, bool cosine, float temperature, SymInt row_offset) -> Tensor",
-    reference=reference.sample_codes,
-    composed=composition.sample_codes,
-    fake=_sample_fake,
-)
-
 
 class VectorQuantized(NamedTuple):
-    """What :func:`vector_quantize` returns."""
+    """The result of :func:`vector_quantize`."""
 
     quantized: Tensor
     indices: Tensor
@@ -81,11 +35,11 @@ class VectorQuantized(NamedTuple):
 
 
 class _Options(NamedTuple):
-    """Of a call, what is not a tensor."""
+    """The arguments of a call that are not tensors."""
 
     heads: int
     reduction: str
-    cosine: bool
+    metric: str
     temperature: float
     row_offset: int
     commitment_weight: float
@@ -100,21 +54,21 @@ def _quantize(
     """(quantized [N H, D], indices [N H] into the codebook [H K, D], the reduced loss, codes in the codebook's dtype
     where that is another) of x [N H, D], without the rows that are not `real` [N H]; a mean is over `elements`."""
     heads, backend = options.heads, options.backend
-    rows, num_codes = x.shape[0] // heads, codebook.shape[0] // heads
-    by_head, books = x[None], codebook[None]
+    num_codes = codebook.shape[0] // heads
+    rows, books = x, codebook
     if heads > 1:
-        by_head = x.unflatten(0, (rows, heads)).transpose(0, 1)
-        books = codebook.unflatten(0, (heads, num_codes))
+        rows, books = x.unflatten(0, (x.shape[0] // heads, heads)), codebook.unflatten(0, (heads, num_codes))
+    rows, books = by_head(rows, books)
     if key is None:
-        index, _, _ = NEAREST_CODE[backend](by_head, books, options.cosine, "exact", False)
+        index, _, _ = NEAREST_CODE[backend](rows, books, options.metric, "exact", False)
     else:
-        index = _SAMPLE[backend](by_head, books, key, options.cosine, options.temperature, options.row_offset)
+        index = SAMPLE_CODES[backend](rows, books, key, options.metric, options.temperature, options.row_offset)
     if heads > 1:
         index = index + torch.arange(0, heads * num_codes, num_codes, device=x.device)[:, None]
-    index = index.t().reshape(-1)
+    index = from_heads(index, x.shape[:1])
     if real is not None:
-        index = index.where(real, reference.MASKED)
-    quantized, codes, errors = _FWD[backend](x, codebook, index, x.dtype != codebook.dtype)
+        index = index.where(real, MASKED)
+    quantized, codes, errors = VECTOR_QUANTIZE_FWD[backend](x, codebook, index, x.dtype != codebook.dtype)
     loss = errors * (options.commitment_weight + options.codebook_weight)
     if options.reduction != "none":
         loss = _total(loss)
@@ -181,7 +135,7 @@ class VectorQuantizeFunction(torch.autograd.Function):
             codes = codes.detach() + used if learns else codes
             dx, dcodes = reference.vector_quantize_bwd(grad, grad_losses, x, codes, indices, *args)
         else:
-            dx, dcodes = _BWD[options.backend](grad, grad_losses, x, codes, indices, *args)
+            dx, dcodes = VECTOR_QUANTIZE_BWD[options.backend](grad, grad_losses, x, codes, indices, *args)
         dcodebook = None
         if learns:
             dcodes = dcodes if grad_used is None else dcodes + grad_used
@@ -225,12 +179,13 @@ def vector_quantize(
             the codebook follows moving averages (:func:`ema_update_`).
         gradient: to x from the quantized rows. "straight_through": theirs, unchanged. "rotation": theirs, turned and
             stretched as x was into its code.
-        metric: "l2" or "cosine", by which the nearest code is chosen; the losses are squared distances with either.
+        metric: "l2" or another name of :func:`nearest_code`'s score s, by which the nearest code is chosen; the losses
+            are squared distances with any.
         mask: bool, broadcastable to the shape of x without D and H: True for rows that are real, False for padding.
         reduction: of the losses: "mean" over all elements of real rows, "sum", or "none": one of each row.
-        temperature: a finite number >= 0. Above 0 codes are drawn, with probabilities that go as exp(-|x - c|^2 /
-            temperature), or exp(2 x . c / (|c| temperature)) with the cosine metric; at 0 the nearest is taken and
-            nothing is drawn.
+        temperature: a finite number >= 0. Above 0 code k is drawn with a probability that goes as
+            exp(2 s(k) / temperature): exp(-|x - c_k|^2 / temperature) with l2. At 0 the nearest is taken and nothing
+            is drawn.
         key: int64[2] = (seed, offset) on the device of x: the identity of the noise.
         seed: an int, taken modulo 2^64; short for the key (seed, 0).
         generator: a torch.Generator to draw the key from; without key, seed or generator, torch's default one. Under
@@ -288,7 +243,7 @@ def vector_quantize(
     _validate.weight(op, "commitment_weight", commitment_weight)
     _validate.weight(op, "codebook_weight", codebook_weight)
     _validate.one_of(op, "gradient", gradient, GRADIENTS)
-    _validate.one_of(op, "metric", metric, METRICS)
+    _validate.one_of(op, "metric", metric, tuple(METRICS))
     lead = x.shape[: x.dim() - codebook.dim() + 1]  # without H and D
     if mask is not None:
         _validate.mask(op, mask, x.device, lead)
@@ -310,7 +265,7 @@ def vector_quantize(
         real = real.reshape(rows)
         elements = real.sum().clamp(min=1) * columns
     options = _Options(
-        heads, reduction, metric == "cosine", temperature, row_offset, commitment_weight, codebook_weight,
+        heads, reduction, metric, temperature, row_offset, commitment_weight, codebook_weight,
         gradient == "rotation", backend,
     )  # fmt: skip
     flat_x = x.reshape(rows, columns)

@@ -1,6 +1,6 @@
 """Vector quantization in plain torch: the definition that every backend is tested against.
 
-The ops have the signatures of op.py's schemas, those on rows take them as [N, D].
+The ops have the signatures of schemas.py; ops on rows take them as [N, D].
 """
 
 from __future__ import annotations
@@ -8,12 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dvae_kernels._autograd import without_autocast
 from dvae_kernels._dtypes import compute_dtype
+from dvae_kernels._indices import MASKED
 from dvae_kernels.ops.codebook import reference as codebook_ops
 from dvae_kernels.ops.gumbel_softmax import reference as gumbel_softmax
-
-MASKED = -1  # the index of a row that takes no part
+from dvae_kernels.ops.vector_quantize.formulas import code_logits, scoring_codes
 
 
 def vector_quantize_fwd(
@@ -39,7 +38,7 @@ def vector_quantize_bwd(
     rotation: bool,
     codes_grad: bool,
 ) -> tuple[Tensor, Tensor]:
-    """(dx, dcodes in the compute dtype or nothing). Differentiable, to what the losses do not hold constant."""
+    """(dx, dcodes in the compute dtype or nothing). Differentiable to the side that a loss does not hold constant."""
     dtype, compute = x.dtype, compute_dtype(x.dtype)
     masked = (indices == MASKED)[:, None]
     x, codes = torch.where(masked, 0, x).to(compute), torch.where(masked, 0, codes).to(compute)
@@ -79,37 +78,8 @@ def rotated_gradient(grad: Tensor, x: Tensor, codes: Tensor) -> Tensor:
     return torch.where(exists, rotated, grad)
 
 
-def sample_codes(x: Tensor, codebook: Tensor, key: Tensor, cosine: bool, temperature: float, row_offset: int) -> Tensor:
+def sample_codes(x: Tensor, codebook: Tensor, key: Tensor, metric: str, temperature: float, row_offset: int) -> Tensor:
     """Indices [H, N] of codes drawn with p(k) ~ exp(2 s(k) / temperature), s as nearest_code's, for x [H, N, D] and the
     codebook [H, K, D]."""
-    logits = code_logits(x, *scoring_codes(codebook, cosine, compute_dtype(x.dtype)), temperature)
+    logits = code_logits(x, *scoring_codes(codebook, metric, compute_dtype(x.dtype)), temperature)
     return gumbel_softmax.gumbel_argmax(logits, key, 1, row_offset).t().clamp(min=0)
-
-
-def scoring_codes(codebook: Tensor, cosine: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """(codes, offsets [H, 1, K], centre [H, 1, D]) with s(k) = (x - centre) . codes_k + offset_k, up to what is the
-    same for all codes. A code that is not finite has offset -inf."""
-    codes = codebook.to(dtype)
-    finite = codes.isfinite().all(2, keepdim=True)
-    codes = torch.where(finite, codes, 0)
-    if cosine:
-        centre = torch.zeros_like(codes[:, :1])
-        norms = torch.linalg.vector_norm(codes, dim=2, keepdim=True, dtype=torch.float64)
-        codes = (codes / torch.where(norms > 0, norms, 1)).to(dtype)
-        offsets = torch.zeros_like(codes[:, :, 0])
-    else:
-        # distances do not change when everything moves, but their rounding does
-        centre = codes.sum(1, keepdim=True) / finite.sum(1, keepdim=True).clamp(min=1)
-        codes = torch.where(finite, codes - centre, 0)
-        offsets = codes.square().sum(2) / -2
-    return codes, torch.where(finite[:, :, 0], offsets, -torch.inf)[:, None], centre
-
-
-def code_logits(x: Tensor, codes: Tensor, offsets: Tensor, centre: Tensor, temperature: float) -> Tensor:
-    """Log probabilities of the codes, up to a constant for each row: [N, K, H]."""
-    with without_autocast(x.device):
-        scores = torch.baddbmm(offsets, x.to(codes.dtype) - centre, codes.transpose(1, 2))
-    # the best is 0, so that no temperature overflows; a scale of 0 would make NaN of -inf
-    limits = torch.finfo(scores.dtype)
-    scale = max(min(2 / temperature, limits.max), limits.tiny)
-    return scores.sub_(scores.amax(2, keepdim=True)).mul_(scale).permute(1, 2, 0)

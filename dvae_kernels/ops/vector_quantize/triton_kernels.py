@@ -10,10 +10,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dvae_kernels._dtypes import compute_dtype
+from dvae_kernels._indices import MASKED
 from dvae_kernels._rows import with_unit_columns
 from dvae_kernels._triton.rows import launch
-from dvae_kernels.ops.vector_quantize.reference import MASKED
+from dvae_kernels.ops.vector_quantize.schemas import new_gradients, new_quantized
 
 _WARPS = 4
 _MASKED = tl.constexpr(MASKED)
@@ -55,7 +55,8 @@ def _quantize_kernel(
     total = tl.where(inside, tl.where(finite, total, float("nan")), fill)
     tl.store(error_ptr + row, total, mask=mask)
     nan = tl.full([ROWS, BLOCK_D], float("nan"), ACC)
-    for start in range(0, TILES * BLOCK_D, BLOCK_D):  # stores that hardly ever happen
+    # rare: only rows with a non-finite column are overwritten with NaN
+    for start in range(0, TILES * BLOCK_D, BLOCK_D):
         col = start + tl.arange(0, BLOCK_D)[None, :]
         bad = mask & ~finite & (col < D)
         tl.store(quantized_ptr + row * D + col, nan.to(quantized_ptr.dtype.element_ty), mask=bad)
@@ -146,8 +147,7 @@ def vector_quantize_fwd(
     x: Tensor, codebook: Tensor, indices: Tensor, keep_codes: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     rows, columns = x.shape
-    quantized, errors = x.new_empty((rows, columns)), x.new_empty((rows,), dtype=compute_dtype(x.dtype))
-    codes = codebook.new_empty((rows if keep_codes else 0, columns))
+    quantized, codes, errors = new_quantized(x, codebook, keep_codes)
     if x.numel() == 0:
         return quantized, codes, errors
     x, codebook = with_unit_columns(x), with_unit_columns(codebook)
@@ -172,8 +172,7 @@ def vector_quantize_bwd(
     codes_grad: bool,
 ) -> tuple[Tensor, Tensor]:
     rows, columns = x.shape
-    dx = x.new_empty((rows, columns))
-    dcodes = x.new_empty((rows if codes_grad else 0, columns), dtype=compute_dtype(x.dtype))
+    dx, dcodes = new_gradients(x, codes_grad)
     learns = codes_grad and grad_losses is not None
     if not learns:  # without losses zeros, also where x - c overflows
         dcodes.zero_()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dvae_kernels import nearest_code
+from dvae_kernels import nearest_code, nearest_code_scores
 from dvae_kernels.ops.nearest_code import reference
 from kit.opinfo import ErrorInputs, OpInfo, RawCall, RawError
 
@@ -101,7 +101,7 @@ def data(
     return x.contiguous().to(dtype), codes.to(code_dtype)
 
 
-def scores(x: Tensor, codes: Tensor, cosine: bool) -> Tensor:
+def scores(x: Tensor, codes: Tensor, metric: str) -> Tensor:
     """All scores by the definition: float64, the columns in order; -inf where a code cannot be chosen."""
     rows, code_rows = x.double().numpy(), codes.double().numpy()
     dot, square = np.zeros((len(rows), len(code_rows))), np.zeros(len(code_rows))
@@ -110,13 +110,16 @@ def scores(x: Tensor, codes: Tensor, cosine: bool) -> Tensor:
         for column, code_column in zip(rows.T, code_rows.T):
             dot += np.multiply(column[:, None], code_column, out=product)
             square += code_column * code_column
-        result = dot * np.where(square == 0, 0, 1 / np.sqrt(square)) if cosine else dot - square / 2
-    return torch.from_numpy(np.where(np.isfinite(result), result, -np.inf))
+        if metric == "l2":
+            result = dot - square / 2
+        elif metric == "cosine":
+            result = dot * np.where(square == 0, 0, 1 / np.sqrt(square))
+    return torch.from_numpy(np.where(np.isfinite(result) & np.isfinite(square), result, -np.inf))
 
 
-def definition(x: Tensor, codes: Tensor, cosine: bool) -> tuple[Tensor, Tensor]:
+def definition(x: Tensor, codes: Tensor, metric: str) -> tuple[Tensor, Tensor]:
     """Index and float64 score of the nearest code."""
-    return best_of(scores(x, codes, cosine))
+    return best_of(scores(x, codes, metric))
 
 
 def best_of(every: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,9 +129,9 @@ def best_of(every: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @cache
-def expected(kind: str, *shape_and_dtypes: Any, cosine: bool) -> tuple[Tensor, Tensor]:
+def expected(kind: str, *shape_and_dtypes: Any, metric: str) -> tuple[Tensor, Tensor]:
     """The definition on data(...), for all backends."""
-    return definition(*data(kind, *shape_and_dtypes), cosine)
+    return definition(*data(kind, *shape_and_dtypes), metric)
 
 
 def _raw_calls(logits: Tensor, key: Tensor) -> list[RawCall]:
@@ -138,8 +141,8 @@ def _raw_calls(logits: Tensor, key: Tensor) -> list[RawCall]:
     x = matrix[None, :100, :16]  # the reference has a loop over blocks, which huge tensors must not enter
     codes = torch.linspace(-9, 9, 140 * x.shape[2], device=x.device).sin().to(x.dtype).reshape(2, 70, -1)
     return [
-        ("nearest_code", (x, codes[:1], False, "exact", True)),
-        ("nearest_code", (x.expand(2, -1, -1), codes, True, "exact", False)),
+        ("nearest_code", (x, codes[:1], "l2", "exact", True)),
+        ("nearest_code", (x.expand(2, -1, -1), codes, "cosine", "exact", False)),
     ]
 
 
@@ -178,7 +181,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         TypeError,
         "expected x and codebook both float64 or neither, got float64 and float32",
     ),
-    "metric": ({"metric": "dot"}, ValueError, "unknown metric 'dot', expected one of l2, cosine"),
+    "metric": ({"metric": "l1"}, ValueError, "unknown metric 'l1', expected one of l2, cosine"),
     "metric type": ({"metric": None}, TypeError, "expected metric to be a str, got NoneType"),
     "precision": (
         {"precision": "fp16"},
@@ -186,12 +189,6 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         "unknown precision 'fp16', expected one of exact, fp32, bf16",
     ),
     "precision type": ({"precision": 32}, TypeError, "expected precision to be a str, got int"),
-    "return_score": ({"return_score": 1}, TypeError, "expected return_score to be a bool, got int"),
-    "return_rescored": (
-        {"return_rescored": None},
-        TypeError,
-        "expected return_rescored to be a bool, got NoneType",
-    ),
 }  # fmt: skip
 OPINFO = OpInfo(
     "nearest_code",
@@ -199,8 +196,11 @@ OPINFO = OpInfo(
     [],
     reference,
     _raw_calls,
-    [ErrorInputs(nearest_code, {"x": X, "codebook": torch.ones(4, 3)}, BAD)],
-    shared_outputs={"nearest_code": 2},  # what was scored again is the backend's own,
+    [
+        ErrorInputs(search, {"x": X, "codebook": torch.ones(4, 3)}, BAD)
+        for search in (nearest_code, nearest_code_scores)
+    ],
+    shared_outputs={"nearest_code": 2},  # what was scored again is the backend's own
     raw_errors=[
         RawError("codebook", lambda codes: codes[0], "x and codebook of three dimensions"),
         RawError("codebook", lambda codes: codes[..., :4], "x and codebook with the same heads and columns"),
@@ -208,6 +208,7 @@ OPINFO = OpInfo(
         RawError("codebook", lambda codes: codes[:, :0], "a codebook that is not empty"),
         RawError("codebook", lambda codes: codes.double(), "x and codebook both float64 or neither"),
         RawError("codebook", lambda codes: codes.long(), "a floating-point tensor"),
+        RawError("metric", lambda _: "l1", "unknown metric l1"),
         RawError("precision", lambda _: "int4", "unknown precision int4"),
     ],
 )

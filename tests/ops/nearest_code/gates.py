@@ -16,7 +16,7 @@ def _columns(kernel: Kernel, loop: Loop, role: str) -> int:
 
 
 KERNELS = {
-    "code_weights": Gates(registers=40, vector=0, decides_in_double=True),
+    "code_terms": Gates(registers=40, vector=0, decides_in_double=True),
     "centre_codes": Gates(registers=48, vector=0, decides_in_double=True),
     "code_tiles": Gates(registers=48, vector=0, decides_in_double=True),
     "nearest_code": Gates(

@@ -6,15 +6,16 @@ import math
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
-from dvae_kernels import _backend, nearest_code
-from dvae_kernels.ops.nearest_code import reference
+from dvae_kernels import _backend, nearest_code, nearest_code_scores
+from dvae_kernels.ops.nearest_code import METRICS, reference
+from dvae_kernels.ops.nearest_code.schemas import NEAREST_CODE
+from kit.dtypes import HALVES, UNRELIABLE
 from kit.layouts import LAYOUTS, lay_out, storage_bytes
 from kit.targets import CAPABILITIES, TARGETS, Target, params, ready
 from ops.nearest_code.cases import DATA, data, definition, expected, scores
@@ -22,12 +23,9 @@ from ops.nearest_code.cases import DATA, data, definition, expected, scores
 # (N, K, D), with fewer than 2^15 scores where there are many columns: torch does not call its threads for those
 SHAPES = [(67, 777, 1), (131, 1030, 3), (131, 1030, 8), (41, 777, 16), (35, 517, 48), (41, 777, 64), (35, 260, 256),
           (13, 131, 2048)]  # fmt: skip
-# and whether in cosine
-SEARCHES = [(shape, cosine) for shape in SHAPES for cosine in (False, True)]
-FEW = [((18, 131, 3), False), ((9, 70, 18), True)]  # for the interpreter
-METRIC = {False: "l2", True: "cosine"}
-MIXED = ((torch.bfloat16, torch.bfloat16), (torch.float16, torch.float16), (torch.bfloat16, torch.float32),
-         (torch.float32, torch.float16))  # fmt: skip
+SEARCHES = [(shape, metric) for shape in SHAPES for metric in METRICS]
+FEW = [((18, 131, 3), "l2"), ((9, 70, 18), "cosine")]  # for the interpreter
+MIXED = [*((half, half) for half in HALVES), (torch.bfloat16, torch.float32), (torch.float32, torch.float16)]
 
 
 @pytest.fixture(params=params((Target("cpp", "cpu", "avx512_vnni"), *TARGETS)))
@@ -45,57 +43,56 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def search(target: Target, x: Tensor, codes: Tensor, cosine: bool, precision: str = "exact") -> tuple[Tensor, Tensor]:
-    indices, score = nearest_code(
-        x.to(target.device), codes.to(target.device), METRIC[cosine], precision, return_score=True,
-        backend=target.backend,
-    )  # fmt: skip
+def search(target: Target, x: Tensor, codes: Tensor, metric: str, precision: str = "exact") -> tuple[Tensor, Tensor]:
+    indices, score, _ = nearest_code_scores(
+        x.to(target.device), codes.to(target.device), metric=metric, precision=precision, backend=target.backend
+    )
     assert indices.dtype == torch.int64 and score.dtype == (x.dtype if x.dtype == torch.float64 else torch.float32)
     return indices.cpu(), score.cpu()
 
 
 def check(
-    target: Target, x: Tensor, codes: Tensor, cosine: bool, what: str, known: tuple[Tensor, Tensor] | None = None
+    target: Target, x: Tensor, codes: Tensor, metric: str, what: str, known: tuple[Tensor, Tensor] | None = None
 ) -> None:
     """Every index, and every score rounded once."""
-    index, best = known or definition(x, codes, cosine)
-    indices, score = search(target, x, codes, cosine)
+    index, best = known or definition(x, codes, metric)
+    indices, score = search(target, x, codes, metric)
     wrong = (indices != index).nonzero().flatten().tolist()
     assert not wrong, f"{what}: {len(wrong)} of {len(x)} rows, {wrong[:5]}: {indices[wrong[:5]]}, {index[wrong[:5]]}"
     same = (score == best.float()) | (score.isnan() & best.isnan())
     assert same.all(), f"{what}: score {score[~same][:3]}, not {best[~same][:3]}"
     if not target.interpreted:  # where no score is asked for, a backend may stop before it knows one
-        alone = nearest_code(x.to(target.device), codes.to(target.device), METRIC[cosine], backend=target.backend)
+        alone = nearest_code(x.to(target.device), codes.to(target.device), metric=metric, backend=target.backend)
         assert torch.equal(alone.cpu(), index), f"{what}: without its score"
 
 
 @pytest.mark.parametrize("kind", DATA)
 def test_no_index_is_wrong(target: Target, kind: str) -> None:
-    for shape, cosine in FEW if target.interpreted else SEARCHES:
-        what = f"{shape}, cosine = {cosine}"
-        check(target, *data(kind, *shape), cosine, what, expected(kind, *shape, cosine=cosine))
+    for shape, metric in FEW if target.interpreted else SEARCHES:
+        what = f"{shape}, {metric}"
+        check(target, *data(kind, *shape), metric, what, expected(kind, *shape, metric=metric))
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "duplicated", "near tie", "offset", "lattice"])
 def test_no_index_is_wrong_in_half_precision(target: Target, kind: str) -> None:
     """x and codes as they are: the definition takes their float64 values."""
     for dtypes in MIXED:
-        if target.interpreted and torch.bfloat16 in dtypes:
-            continue  # unreliable in the interpreter
+        if target.interpreted and any(dtype in UNRELIABLE for dtype in dtypes):
+            continue
         shapes = [(9, 70, 16)] if target.interpreted else [(35, 260, 3), (35, 260, 16), (35, 260, 64), (20, 131, 256)]
         for shape in shapes:
-            args, cosine = (kind, *shape, *dtypes), kind == "gaussian"
-            check(target, *data(*args), cosine, f"{shape}, {dtypes}", expected(*args, cosine=cosine))
+            args, metric = (kind, *shape, *dtypes), "cosine" if kind == "gaussian" else "l2"
+            check(target, *data(*args), metric, f"{shape}, {dtypes}", expected(*args, metric=metric))
 
 
 @pytest.mark.parametrize("kind", DATA)
 def test_float64_in_any_order(target: Target, kind: str) -> None:
     """The chosen score is the best but for rounding."""
-    searches = [((67, 777, 3), False), ((67, 777, 3), True), ((20, 131, 64), False), ((20, 131, 64), True)]
-    for shape, cosine in FEW[1:2] if target.interpreted else searches:
+    searches = [(shape, metric) for shape in ((67, 777, 3), (20, 131, 64)) for metric in METRICS]
+    for shape, metric in FEW[1:2] if target.interpreted else searches:
         x, codes = (values.double() * (1 + 1e-12) for values in data(kind, *shape))
-        indices, score = search(target, x, codes, cosine)
-        own, best, size = of_chosen(x, codes, cosine, indices)
+        indices, score = search(target, x, codes, metric)
+        own, best, size = of_chosen(x, codes, metric, indices)
         assert (own >= best - 4e-16 * (shape[2] + 8) * size).all()
         assert ((score - own).abs() <= 4e-16 * (shape[2] + 8) * size).all()
 
@@ -103,15 +100,15 @@ def test_float64_in_any_order(target: Target, kind: str) -> None:
 def test_the_reference_joins_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference, "_BLOCK", 100)
     for kind in ("duplicated", "lattice"):
-        check(Target("reference", "cpu"), *data(kind, 41, 777, 16), False, kind)
+        check(Target("reference", "cpu"), *data(kind, 41, 777, 16), "l2", kind)
 
 
-def of_chosen(x: Tensor, codes: Tensor, cosine: bool, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def of_chosen(x: Tensor, codes: Tensor, metric: str, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """By the definition: the scores of the chosen codes, the best ones, and the scale of both's rounding."""
-    every = scores(x, codes, cosine)
+    every = scores(x, codes, metric)
     norms = codes.double().norm(dim=1)
-    sizes = x.double().norm(dim=1)[:, None] * (torch.ones_like(norms) if cosine else norms)
-    sizes = sizes + (0 if cosine else norms.square())
+    sizes = x.double().norm(dim=1)[:, None] * (torch.ones_like(norms) if metric == "cosine" else norms)
+    sizes = sizes + (norms.square() if metric == "l2" else 0)
     best = every.argmax(1, keepdim=True)
     index = indices[:, None]
     size = sizes.gather(1, index) + sizes.gather(1, best)
@@ -126,17 +123,17 @@ def test_special_values(target: Target) -> None:
     codes[::4, 2], codes[2::4, 4] = math.nan, -math.inf
     codes[6, 4] = math.inf
     x[9], codes[11] = 0, 0  # in cosine, a code of zeros scores 0 and a row of zeros ties
-    for cosine in (False, True):
-        check(target, x, codes, cosine, f"cosine = {cosine}")
-        check(target, x, codes[1:2], cosine, "K = 1")
-        check(target, x, codes[11:12].expand(3, -1), cosine, "only codes of zeros")
-        check(target, x, codes[:1], cosine, "no finite code")
-        check(target, x, codes[::2], cosine, "no finite codes")
-        check(target, x[:1], codes, cosine, "N = 1")
-        check(target, -codes[13:14], codes[13:14] * torch.tensor([[1.0], [0]]), cosine, "worse than zeros")
+    for metric in METRICS:
+        check(target, x, codes, metric, f"{metric}")
+        check(target, x, codes[1:2], metric, "K = 1")
+        check(target, x, codes[11:12].expand(3, -1), metric, "only codes of zeros")
+        check(target, x, codes[:1], metric, "no finite code")
+        check(target, x, codes[::2], metric, "no finite codes")
+        check(target, x[:1], codes, metric, "N = 1")
+        check(target, -codes[13:14], codes[13:14] * torch.tensor([[1.0], [0]]), metric, "worse than zeros")
         x64, codes64 = x.double().to(target.device), codes.double().to(target.device)
-        indices = nearest_code(x64, codes64, METRIC[cosine], backend=target.backend)
-        assert torch.equal(indices.cpu(), definition(x, codes, cosine)[0])
+        indices = nearest_code(x64, codes64, metric=metric, backend=target.backend)
+        assert torch.equal(indices.cpu(), definition(x, codes, metric)[0])
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered")  # in the interpreter's numpy
@@ -147,14 +144,18 @@ def test_what_overflows_in_float64(target: Target) -> None:
     for code in (1e-10, 0.0):
         codes[1, 0] = code
         for where in (codes, codes[:3]):
-            ours = nearest_code(x.to(target.device), where.to(target.device), return_score=True, backend=target.backend)
+            ours = nearest_code_scores(x.to(target.device), where.to(target.device), backend=target.backend)[:2]
             alone = nearest_code(x.to(target.device), where.to(target.device), backend=target.backend)
             assert [*map(float, ours), float(alone)] == [1, code * 1e200, 1]
+    x[0, 0], codes[3, 0], codes[1, 0] = 1e-10, 1e160, 1  # a code whose square overflows, though its score does not
+    for metric in METRICS:
+        index = nearest_code(x.to(target.device), codes[:4].to(target.device), metric=metric, backend=target.backend)
+        assert index == 1, metric
 
 
 GUARDED = """
 import ctypes, mmap, sys, torch
-from dvae_kernels import _extension, nearest_code
+from dvae_kernels import _extension, nearest_code_scores
 
 def guarded(shape):
     "Ones that end where a page without access begins."
@@ -174,8 +175,8 @@ for columns in (3, 4096):
         for metric in ("l2", "cosine"):
             x = torch.full((9, columns), 1e155, dtype=torch.float64)
             x[::2] = 3
-            indices, scores = nearest_code(
-                x, guarded((num_codes, columns)), metric=metric, return_score=True, backend="cpp"
+            indices, scores, _ = nearest_code_scores(
+                x, guarded((num_codes, columns)), metric=metric, backend="cpp"
             )
             assert (indices == 0).all() and scores.isfinite().all(), (columns, num_codes, metric, indices, scores)
 """
@@ -196,10 +197,11 @@ def test_nothing_beyond_the_codebook_is_read(capability: str) -> None:
 def test_no_rows(target: Target, shape: tuple[int, ...]) -> None:
     x = torch.ones(shape, device=target.device)
     codes = x.new_ones((2, 4, 5) if shape == (0, 2, 5) else (4, 5))
-    indices, score, rescored = nearest_code(x, codes, return_score=True, return_rescored=True, backend=target.backend)
+    indices, score, rescored = nearest_code_scores(x, codes, backend=target.backend)
     assert indices.shape == score.shape == shape[:-1]
     assert indices.dtype == torch.int64 and score.dtype == torch.float32
-    assert rescored == (0, 0)
+    assert rescored == 0 and rescored.dtype == torch.float64
+    assert torch.equal(nearest_code(x, codes, backend=target.backend), indices)
 
 
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if "expanded" not in name and name != "channels_last"])
@@ -210,10 +212,10 @@ def test_heads_and_layouts(target: Target, layout: str) -> None:
     x, codes = x.reshape(2, 3, 3, d), codes.reshape(3, 43, d)
     ours = [lay_out(values.to(target.device), layout) for values in (x, codes)]
     before = [storage_bytes(values) for values in ours]
-    indices, score = nearest_code(*ours, return_score=True, backend=target.backend)
+    indices, score, _ = nearest_code_scores(*ours, backend=target.backend)
     assert indices.shape == score.shape == (2, 3, 3)
     for h in range(3):
-        index, best = definition(x[:, :, h].reshape(-1, d), codes[h], False)
+        index, best = definition(x[:, :, h].reshape(-1, d), codes[h], "l2")
         assert torch.equal(indices[:, :, h].cpu().flatten(), index)
         assert torch.equal(score[:, :, h].cpu().flatten(), best.float())
     assert all(map(torch.equal, map(storage_bytes, ours), before)), "the inputs or their surroundings changed"
@@ -221,13 +223,13 @@ def test_heads_and_layouts(target: Target, layout: str) -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_lower_precision_errs_within_its_rounding(target: Target, precision: str) -> None:
-    for shape, cosine in SEARCHES if target.device == "cuda" else FEW:  # the CPU is exact
+    for shape, metric in SEARCHES if target.device == "cuda" else FEW:  # the CPU is exact
         for kind in ("gaussian",) if target.interpreted else ("gaussian", "near tie"):
             x, codes = data(kind, *shape)
-            indices, score = search(target, x, codes, cosine, precision)
-            own, best, size = of_chosen(x, codes, cosine, indices)
+            indices, score = search(target, x, codes, metric, precision)
+            own, best, size = of_chosen(x, codes, metric, indices)
             error = size * (2.0**-21 * (shape[2] + 8) if precision == "fp32" else 2.0**-6)
-            assert (own >= best - error).all(), f"{kind} {shape}, cosine = {cosine}: {((best - own) / size).max()}"
+            assert (own >= best - error).all(), f"{kind} {shape}, {metric}: {((best - own) / size).max()}"
             assert ((score - best).abs() <= error).all()
 
 
@@ -240,11 +242,11 @@ def test_thread_count_changes_nothing(kind: str) -> None:
     results = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        results.append(nearest_code(x, codes, return_score=True, return_rescored=True, backend="cpp"))
+        results.append(nearest_code_scores(x, codes, backend="cpp"))
     for indices, score, rescored in results[1:]:
         assert torch.equal(indices, results[0][0]) and torch.equal(score, results[0][1])
         assert rescored == results[0][2]
-    assert torch.equal(results[0][0], definition(x, codes, False)[0])
+    assert torch.equal(results[0][0], definition(x, codes, "l2")[0])
 
 
 def test_the_share_that_was_rescored(target: Target) -> None:
@@ -253,12 +255,15 @@ def test_the_share_that_was_rescored(target: Target) -> None:
         pytest.skip("nothing is scored twice")
     n, k = (8, 256) if target.interpreted else (256, 2048)
     x, codes = (values.to(target.device) for values in data("clustered", n, k, 8 if target.interpreted else 32))
-    options: dict[str, Any] = {"return_rescored": True, "backend": target.backend}
-    _, near = nearest_code(x, codes, **options)
-    _, twice = nearest_code(x, codes.repeat(2, 1), **options)
-    assert near.rows.dtype == torch.float64 and near.rows.dim() == 0
-    assert near.rows <= 0.02 and twice.rows == 1
-    assert 0 < near.blocks <= 1 and 0.9 <= twice.blocks / near.blocks <= 1.1
+    near = nearest_code_scores(x, codes, backend=target.backend).rescored
+    twice = nearest_code_scores(x, codes.repeat(2, 1), backend=target.backend).rescored
+    assert near.dtype == torch.float64 and near.dim() == 0
+    assert near <= 0.02 and twice == 1
+    shares = []  # of the pairs of row and block
+    for every in (codes, codes.repeat(2, 1)):
+        _, _, (_, blocks, pairs) = NEAREST_CODE[target.backend](x[None], every[None], "l2", "exact", True)
+        shares.append(blocks / pairs)
+    assert 0 < shares[0] <= 1 and 0.9 <= shares[1] / shares[0] <= 1.1
 
 
 def test_compiled_is_eager(kernel: Target) -> None:
@@ -271,10 +276,8 @@ def test_compiled_is_eager(kernel: Target) -> None:
         return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
 
     def run(x: Tensor, codes: Tensor) -> tuple[Tensor, ...]:
-        indices, score, rescored = nearest_code(
-            x * 0.5, codes, return_score=True, return_rescored=True, backend=kernel.backend
-        )
-        return indices + 1, score, *rescored
+        indices, score, rescored = nearest_code_scores(x * 0.5, codes, backend=kernel.backend)
+        return indices + 1, score, rescored, nearest_code(x, codes, backend=kernel.backend)
 
     torch._dynamo.reset()
     compiled = torch.compile(run, fullgraph=True, dynamic=True, backend=count)
@@ -291,7 +294,7 @@ def test_vmap(backend: Target) -> None:
     x, codes = (values.to(backend.device).reshape(3, -1, 4) for values in data("gaussian", 15, 30, 4))
 
     def run(x: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-        return nearest_code(x, codes, return_score=True, backend=backend.backend)  # type: ignore[return-value]
+        return nearest_code_scores(x, codes, backend=backend.backend)[:2]
 
     for ours, looped in zip(torch.vmap(run)(x, codes), zip(*map(run, x, codes))):
         assert torch.equal(ours, torch.stack(looped))

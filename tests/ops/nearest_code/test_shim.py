@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from dvae_kernels.ops.nearest_code import reference
-from kit.shim import H100_SHARED, STORAGE, assert_unbroken, compile_shim, fenced
+from dvae_kernels.ops.nearest_code import METRICS, reference
+from kit.dtypes import HALVES, STORAGE
+from kit.shim import H100_SHARED, assert_unbroken, compile_shim, fenced
 from ops.nearest_code.cases import DATA, data
 
 POINTER = ctypes.c_void_p
@@ -22,10 +23,10 @@ class Shim:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self.library = library
-        library.shim_nearest_code.argtypes = (*[POINTER] * 4, ctypes.c_int, *[POINTER] * 4, ctypes.c_int64)
+        library.shim_nearest_code.argtypes = (*[POINTER] * 4, ctypes.c_char_p, *[POINTER] * 4, ctypes.c_int64)
 
     def __call__(
-        self, x: Tensor, codebook: Tensor, cosine: bool = False, shared_limit: int = H100_SHARED
+        self, x: Tensor, codebook: Tensor, metric: str = "l2", shared_limit: int = H100_SHARED
     ) -> tuple[Tensor, Tensor, Tensor]:
         compute = torch.float64 if x.dtype == torch.float64 else torch.float32
         sizes = (ctypes.c_int64 * 4)(x.shape[0], x.shape[1], codebook.shape[1], x.shape[2])
@@ -40,7 +41,7 @@ class Shim:
             (POINTER * 2)(x.data_ptr(), codebook.data_ptr()),
             (ctypes.c_int * 2)(STORAGE[x.dtype], STORAGE[codebook.dtype]),
             (ctypes.c_int64 * 6)(*x.stride(), *codebook.stride()),
-            sizes, cosine, (POINTER * 3)(*pointers[:3]), *pointers[3:], shared_limit,
+            sizes, metric.encode(), (POINTER * 3)(*pointers[:3]), *pointers[3:], shared_limit,
         )  # fmt: skip
         assert_unbroken(*scratch, *outputs)
         indices, scores, rescored = (t[32:-32] for t in outputs)
@@ -56,10 +57,10 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def assert_nearest(shim: Shim, x: Tensor, codebook: Tensor, cosine: bool = False, **options: Any) -> Tensor:
+def assert_nearest(shim: Shim, x: Tensor, codebook: Tensor, metric: str = "l2", **options: Any) -> Tensor:
     """What was re-scored."""
-    indices, scores, rescored = shim(x, codebook, cosine, **options)
-    expected, expected_scores, _ = reference.nearest_code(x, codebook, cosine, "exact", True)
+    indices, scores, rescored = shim(x, codebook, metric, **options)
+    expected, expected_scores, _ = reference.nearest_code(x, codebook, metric, "exact", True)
     assert torch.equal(indices, expected)
     rounding = 1e-13 if x.dtype == torch.float64 else 0
     torch.testing.assert_close(scores, expected_scores, rtol=rounding, atol=rounding, equal_nan=True)
@@ -69,67 +70,67 @@ def assert_nearest(shim: Shim, x: Tensor, codebook: Tensor, cosine: bool = False
     return rescored
 
 
-@pytest.mark.parametrize("cosine", [False, True], ids=["l2", "cosine"])
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize(
     "shape",
     [(1, 131, 300, 1), (2, 5, 33, 3), (1, 130, 257, 8), (2, 129, 140, 64), (1, 3, 130, 37)],
     ids=lambda shape: "x".join(map(str, shape)),
 )
-def test_gaussian(shim: Shim, shape: tuple[int, int, int, int], cosine: bool) -> None:
+def test_gaussian(shim: Shim, shape: tuple[int, int, int, int], metric: str) -> None:
     heads, rows, codes, columns = shape
     x, codebook = normal(heads, rows, columns).float(), normal(heads, codes, columns, seed=1).float()
-    rescored = assert_nearest(shim, x, codebook, cosine)
+    rescored = assert_nearest(shim, x, codebook, metric)
     if columns > 3:
         assert rescored[0] <= 0.02 * heads * rows and rescored[1] <= 1.1 * heads * rows  # the bound is not idle
     # rows of another layout, and of a shared memory in which not all columns stay
     strided = torch.empty(rows, columns, heads).permute(2, 0, 1).copy_(x)
-    assert torch.equal(assert_nearest(shim, strided, codebook, cosine, shared_limit=64 << 10), rescored)
+    assert torch.equal(assert_nearest(shim, strided, codebook, metric, shared_limit=64 << 10), rescored)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, *HALVES], ids=str)
 def test_types(shim: Shim, dtype: torch.dtype) -> None:
     x, codebook = normal(1, 40, 12).to(dtype), normal(1, 150, 12, seed=1)
     assert_nearest(shim, x, codebook.to(dtype))
     if dtype != torch.float64:
-        assert_nearest(shim, x, codebook.float(), True)
+        assert_nearest(shim, x, codebook.float(), "cosine")
         assert_nearest(shim, x.float(), codebook.to(dtype))
 
 
-@pytest.mark.parametrize("cosine", [False, True], ids=["l2", "cosine"])
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("kind", DATA)
-def test_data(shim: Shim, kind: str, cosine: bool) -> None:
+def test_data(shim: Shim, kind: str, metric: str) -> None:
     for n, k, d in ((70, 300, 13), (30, 129, 3)):
         x, codebook = data(kind, n, k, d)
-        rescored = assert_nearest(shim, x[None], codebook[None], cosine)
-        if d > 3 and kind in ("gaussian", "clustered", *(["offset"] if not cosine else [])):
+        rescored = assert_nearest(shim, x[None], codebook[None], metric)
+        if d > 3 and kind in ("gaussian", "clustered", *(["offset"] if METRICS[metric].distance else [])):
             assert rescored[0] <= 2, "the bound is too wide"
         if kind == "duplicated":
             assert rescored[0] > n // 2
 
 
-@pytest.mark.parametrize("cosine", [False, True], ids=["l2", "cosine"])
-def test_scales(shim: Shim, cosine: bool) -> None:
+@pytest.mark.parametrize("metric", METRICS)
+def test_scales(shim: Shim, metric: str) -> None:
     """The bound is as tight for numbers of any size."""
     rows, codes = (x[None] for x in data("gaussian", 70, 300, 13))
     for scale in (1e-30, 1e-18, 1e18, 1e30):
-        assert assert_nearest(shim, rows * scale, codes * scale, cosine)[0] <= 2, scale
-    assert_nearest(shim, rows * 1e25, codes * 1e-25, cosine)
-    assert_nearest(shim, rows * 1e-25, codes * 1e25, cosine)
+        assert assert_nearest(shim, rows * scale, codes * scale, metric)[0] <= 2, scale
+    assert_nearest(shim, rows * 1e25, codes * 1e-25, metric)
+    assert_nearest(shim, rows * 1e-25, codes * 1e25, metric)
     # all codes equal, and of zeros
-    assert_nearest(shim, rows, codes[:, :1].repeat(1, 300, 1), cosine)
-    assert_nearest(shim, rows, torch.cat([codes * 0, -codes.abs()], 1), cosine)
+    assert_nearest(shim, rows, codes[:, :1].repeat(1, 300, 1), metric)
+    assert_nearest(shim, rows, torch.cat([codes * 0, -codes.abs()], 1), metric)
 
 
-@pytest.mark.parametrize("cosine", [False, True], ids=["l2", "cosine"])
-def test_special_values(shim: Shim, cosine: bool) -> None:
+@pytest.mark.parametrize("metric", METRICS)
+def test_special_values(shim: Shim, metric: str) -> None:
     x, codebook = normal(1, 20, 5).float(), normal(1, 140, 5, seed=1).float()
-    best = shim(x, codebook, cosine)[0][0]
+    best = shim(x, codebook, metric)[0][0]
     codebook[0, best[0], 1], codebook[0, best[1], 0], codebook[0, best[2], 4] = torch.nan, torch.inf, -torch.inf
     x[0, 3, 2], x[0, 4, 0], x[0, 5, 4] = torch.nan, torch.inf, -torch.inf
-    assert assert_nearest(shim, x, codebook, cosine)[0] <= 1
-    indices, scores, _ = shim(x, codebook, cosine)
+    assert assert_nearest(shim, x, codebook, metric)[0] <= 1
+    indices, scores, _ = shim(x, codebook, metric)
     assert not indices[0, 3:6].any() and scores[0, 3:6].isnan().all()
     codebook[:] = torch.nan
-    assert_nearest(shim, x, codebook, cosine)
+    assert_nearest(shim, x, codebook, metric)
     wide = torch.tensor([[[1e200, 0], [-1e200, 1e-200], [1e150, 1e150]]], dtype=torch.float64)
-    assert_nearest(shim, wide, wide[:, [2, 1, 0, 2]], cosine)
+    assert_nearest(shim, wide, wide[:, [2, 1, 0, 2]], metric)

@@ -103,7 +103,7 @@ def _raw_calls(logits: Tensor, key: Tensor) -> list[RawCall]:
         (bwd, (rows, losses, rows, rows + 1, indices, 0.25, 0.5, True, True)),
         (bwd, (rows[:1].expand(rows.shape), None, rows, (rows + 1).to(compute), indices, 0.25, 0.5, False, False)),
         (bwd, (None, losses, rows, rows.to(dtype), indices, 0.25, 0.0, False, False)),
-        ("sample_codes", (rows[None], books, key, False, 1.0, 5)),
+        ("sample_codes", (rows[None], books, key, "l2", 1.0, 5)),
     ]
 
 
@@ -141,7 +141,7 @@ OPINFO = OpInfo(
                     "unknown gradient 'straight', expected one of straight_through, rotation",
                 ),
                 "gradient type": ({"gradient": 1}, TypeError, "expected gradient to be a str, got int"),
-                "metric": ({"metric": "dot"}, ValueError, "unknown metric 'dot', expected one of l2, cosine"),
+                "metric": ({"metric": "l1"}, ValueError, "unknown metric 'l1', expected one of l2, cosine"),
                 "reduction": (
                     {"reduction": "max"}, ValueError, "unknown reduction 'max', expected one of mean, sum, none",
                 ),

@@ -1,0 +1,18 @@
+"""The metrics, for all Python backends; csrc/nearest_code/formulas.h is the twin."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Metric(NamedTuple):
+    """Scores a row x and a code c as scale (x . c) - offset. No metric is both of these."""
+
+    normalised: bool  # scale = 1 / |c|, 0 for a code of zeros; else 1
+    distance: bool  # offset = |c|^2 / 2, so that x and c can be centred alike; else 0
+
+
+METRICS = {
+    "l2": Metric(normalised=False, distance=True),
+    "cosine": Metric(normalised=True, distance=False),
+}
