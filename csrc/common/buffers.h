@@ -21,15 +21,28 @@ inline constexpr Storage storage_of<BFloat16> = Storage::bfloat16;
 template <>
 inline constexpr Storage storage_of<Half> = Storage::half;
 
-DVAE_HD inline int size_of(Storage type) {
-  return type == Storage::float64 ? 8 : type == Storage::float32 ? 4 : 2;
+// Bytes of an element; Scalar is the type that it is computed in.
+template <class Scalar>
+DVAE_HD int size_of(Storage type) {
+  return sizeof(Scalar) == sizeof(double) ? 8 : type == Storage::float32 ? 4 : 2;
 }
+inline int size_of(Storage type) { return type == Storage::float64 ? 8 : size_of<float>(type); }
 
 // The memory of a tensor; without data where there is none.
 struct Buffer {
   void* data = nullptr;
   Storage type = Storage::float32;
 };
+
+// A number: `value`, or one in the compute type that lies where the kernel can read it.
+struct ScalarArgument {
+  const void* data = nullptr;
+  double value = 0;
+};
+
+// Whether an output is larger than the last-level cache. It is then written past the cache, since it would be evicted
+// before anything of it is read.
+inline bool is_large(int64_t elements, Storage type) { return elements * size_of(type) >= int64_t{32} << 20; }
 
 // Calls run(T()) with the storage type; Scalar is the type that its elements are computed in.
 #ifdef __CUDACC__
@@ -47,7 +60,6 @@ DVAE_HD void visit(Storage type, const Run& run) {
     run(Half());
   }
 }
-// The same for any compute type.
 template <class Run>
 void visit(Storage type, const Run& run) {
   type == Storage::float64 ? visit<double>(type, run) : visit<float>(type, run);

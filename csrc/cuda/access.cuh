@@ -234,8 +234,7 @@ struct StridedTensor {
 
   __device__ Row row(const RowPlace& place) const {
     const int64_t offset = place.outer_index * outer + place.inner_index * inner;
-    const int64_t size = sizeof(Acc) == 8 ? 8 : size_of(storage);
-    return {static_cast<char*>(data) + offset * size, column, place.columns, storage};
+    return {static_cast<char*>(data) + offset * size_of<Acc>(storage), column, place.columns, storage};
   }
 };
 

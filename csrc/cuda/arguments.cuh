@@ -22,6 +22,11 @@ struct TauArgument {
   __device__ Temperature<Acc> temperature() const { return Temperature<Acc>(get()); }
 };
 
+template <class Acc>
+TauArgument<Acc> tau_argument(const ScalarArgument& tau) {
+  return {static_cast<const Acc*>(tau.data), static_cast<Acc>(tau.value)};
+}
+
 // The host's side of a call. Rows and columns are not empty.
 struct RowCall {
   NoiseArgument noise{};

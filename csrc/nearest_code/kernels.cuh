@@ -6,6 +6,7 @@
 #pragma once
 
 #include "cuda/launch.cuh"
+#include "cuda/reduce.cuh"
 #include "nearest_code/formulas.h"
 
 namespace dvae {

@@ -35,11 +35,13 @@ struct HostTemperature {
   }
 };
 
-inline NoiseKey noise_key(const Tensor& key, const Tensor& like) {
-  check_key(key, like);
-  const auto* words = static_cast<const int64_t*>(key.const_data_ptr());
-  return {static_cast<uint64_t>(words[0]), static_cast<uint32_t>(words[key.stride(0)])};
+// A number, or the value of a tensor of one.
+inline ScalarArgument host_scalar(const std::optional<Tensor>& tensor, double value, const Tensor& like) {
+  if (tensor.has_value()) check_same_device(*tensor, like);
+  return {nullptr, HostTemperature(tensor, value).value};
 }
+
+inline NoiseKey noise_key(const Tensor& key, const Tensor& like) { return key_words(key, like).read(); }
 
 inline std::optional<NoiseKey> optional_noise_key(const std::optional<Tensor>& key, const Tensor& like) {
   return key.has_value() ? std::optional(noise_key(*key, like)) : std::nullopt;
@@ -62,11 +64,6 @@ RowTiles tiles_of(const RowLayout<N>& layout, ScalarType compute, bool splits_ro
   return {layout.outer, layout.columns, layout.inner, rows, false, ranges, parallel_for_ranges};
 }
 
-inline Tensor fill(Tensor tensor, double value) { return torch::stable::fill_(tensor, value); }
-
-// Outputs beyond the last-level cache are written past it: nothing there would be read before it is evicted.
-inline bool is_large(const Tensor& tensor) {
-  return tensor.numel() * static_cast<int64_t>(tensor.element_size()) >= int64_t{32} << 20;
-}
+inline bool is_large(const Tensor& tensor) { return is_large(tensor.numel(), buffer_of(tensor).type); }
 
 }  // namespace dvae

@@ -11,30 +11,39 @@
 
 namespace dvae {
 
-// The call's arguments as kernels take them, on the current stream of `like`'s device.
-inline RowCall make_call(
-    const Tensor& like, const std::optional<Tensor>& tau, double tau_value, const Tensor* key = nullptr,
-    int64_t row_offset = 0) {
-  RowCall call;
-  if (key != nullptr) {
-    check_key(*key, like);
-    const auto* words = static_cast<const int64_t*>(key->const_data_ptr());
-    call.noise = {words, key->stride(0), static_cast<uint32_t>(row_offset)};
-  }
-  if (tau.has_value()) {
-    STD_TORCH_CHECK(
-        tau->scalar_type() == compute_type(like.scalar_type()) && tau->numel() == 1,
-        "dvae_kernels: expected tau to be one value in the compute type");
-    check_same_device(*tau, like);
-    call.tau = tau->const_data_ptr();
-  }
-  call.tau_value = tau_value;
+// The current stream of `like`'s device.
+inline Stream current_stream(const Tensor& like) {
   const auto device = like.get_device_index();
   check_cuda(cudaSetDevice(device));  // as torch's guard did in its own copy of the CUDA runtime
   void* stream = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
-  call.stream = static_cast<Stream>(stream);
-  return call;
+  return static_cast<Stream>(stream);
+}
+
+// The function that runs a launcher on the current stream.
+template <class Args>
+auto on_stream(const Tensor& like, void (*launcher)(Stream, const Args&)) {
+  return [like, launcher](const Args& args) { launcher(current_stream(like), args); };
+}
+
+// A number, or a tensor of one that is read where it lies.
+inline ScalarArgument device_scalar(const std::optional<Tensor>& tensor, double value, const Tensor& like) {
+  if (!tensor.has_value()) return {nullptr, value};
+  STD_TORCH_CHECK(
+      tensor->scalar_type() == compute_type(like.scalar_type()) && tensor->numel() == 1,
+      "dvae_kernels: expected a temperature to be one value in the compute type");
+  check_same_device(*tensor, like);
+  return {tensor->const_data_ptr(), value};
+}
+
+// The call's arguments as kernels take them, on the current stream of `like`'s device.
+inline RowCall make_call(
+    const Tensor& like, const std::optional<Tensor>& tau, double tau_value, const Tensor* key = nullptr,
+    int64_t row_offset = 0) {
+  const KeyWords words = key_words(key ? std::optional(*key) : std::nullopt, like);
+  const ScalarArgument scalar = device_scalar(tau, tau_value, like);
+  const NoiseArgument noise{words.data, words.stride, static_cast<uint32_t>(row_offset)};
+  return {noise, scalar.data, scalar.value, current_stream(like)};
 }
 
 }  // namespace dvae

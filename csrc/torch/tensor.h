@@ -8,6 +8,7 @@
 #include <torch/headeronly/util/Exception.h>
 
 #include <array>
+#include <limits>
 #include <optional>
 #include <string>
 #include <utility>
@@ -15,6 +16,7 @@
 
 #include "common/buffers.h"
 #include "common/elements.h"
+#include "common/noise.h"
 #include "common/rows.h"
 
 namespace dvae {
@@ -95,11 +97,21 @@ inline void check_same_device(const Tensor& a, const Tensor& b) {
 }
 
 // The key of the noise is read where it lies: two int64 words beside `like`.
-inline void check_key(const Tensor& key, const Tensor& like) {
+inline KeyWords key_words(const std::optional<Tensor>& key, const Tensor& like) {
+  if (!key.has_value()) return {};
   STD_TORCH_CHECK(
-      key.scalar_type() == ScalarType::Long && key.dim() == 1 && key.size(0) == 2,
+      key->scalar_type() == ScalarType::Long && key->dim() == 1 && key->size(0) == 2,
       "dvae_kernels: expected a key of two int64 words");
-  check_same_device(key, like);
+  check_same_device(*key, like);
+  return {static_cast<const int64_t*>(key->const_data_ptr()), key->stride(0)};
+}
+
+inline Tensor fill(Tensor tensor, double value) { return torch::stable::fill_(tensor, value); }
+
+// Whether the host knows a temperature to be zero, or to be no temperature; kernels look at one in device memory.
+inline bool known_zero(const ScalarArgument& tau) { return tau.data == nullptr && tau.value == 0; }
+inline bool known_invalid(const ScalarArgument& tau) {
+  return tau.data == nullptr && !(tau.value >= 0 && tau.value < std::numeric_limits<double>::infinity());
 }
 
 // A one-dimensional tensor beside `like`.
@@ -171,8 +183,8 @@ void with_coalesced_rows(const std::array<Tensor, N>& given, int64_t dim, const 
   }
 }
 
-// Calls run(tensors) with contiguous tensors of one shape, the last `outputs` of which are written. What is not
-// contiguous is copied, and such results are copied back.
+// Calls run(buffers) with contiguous tensors of one shape, the last `outputs` of which are written. Other tensors are
+// copied, and results are copied back to them.
 template <int N, int outputs = 1, class Run>
 void with_contiguous(const std::array<Tensor, N>& given, const Run& run) {
   std::array<Tensor, N> tensors = given;
@@ -185,7 +197,9 @@ void with_contiguous(const std::array<Tensor, N>& given, const Run& run) {
       tensors[t] = torch::stable::new_empty(given[t], given[t].sizes());
     }
   }
-  run(tensors);
+  std::array<Buffer, N> buffers;
+  for (int t = 0; t < N; ++t) buffers[t] = buffer_of(tensors[t]);
+  run(buffers);
   for (int t = N - outputs; t < N; ++t) {
     Tensor output = given[t];
     if (!output.is_contiguous()) torch::stable::copy_(output, tensors[t]);

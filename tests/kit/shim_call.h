@@ -59,13 +59,8 @@ struct ElementShimCall {
   double tau_value;
   void* block_sums;
 
-  dvae::RowCall call() const {
-    dvae::RowCall call;
-    call.noise = {key, 1, 0};
-    call.tau = tau;
-    call.tau_value = tau_value;
-    return call;
-  }
+  dvae::KeyWords key_words() const { return {key, 1}; }
+  dvae::ScalarArgument scalar() const { return {tau, tau_value}; }
   dvae::ElementBlocks blocks() const { return {count, index_offset}; }
   dvae::Buffer tensor(int t) const { return {data[t], static_cast<dvae::Storage>(storage[t])}; }
 };
