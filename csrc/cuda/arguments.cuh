@@ -1,6 +1,7 @@
 // The arguments that CUDA row kernels share, and the host's side of a call; nothing here needs torch.
 #pragma once
 
+#include "common/arguments.h"
 #include "common/temperature.h"
 #include "cuda/launch.cuh"
 #include "cuda/noise.cuh"
@@ -18,6 +19,8 @@ struct TauArgument {
   const Acc* pointer;
   Acc value;
 
+  explicit TauArgument(const Tau& tau) : pointer(static_cast<const Acc*>(tau.data)), value(static_cast<Acc>(tau.value)) {}
+
   __device__ Acc get() const { return pointer ? *pointer : value; }
   __device__ Temperature<Acc> temperature() const { return Temperature<Acc>(get()); }
 };
@@ -31,7 +34,7 @@ struct RowCall {
 
   template <class Acc>
   TauArgument<Acc> tau_argument() const {
-    return {static_cast<const Acc*>(tau), static_cast<Acc>(tau_value)};
+    return TauArgument<Acc>(Tau{tau, tau_value});
   }
 
   // chunk as from vector_chunk; arrays and state_values as for plan_rows

@@ -1,16 +1,10 @@
 // The noise of a row, drawn where it is used.
 #pragma once
 
-#include "common/noise.h"
+#include "common/arguments.h"
 #include "cuda/plan.cuh"
 
 namespace dvae {
-
-struct NoiseArgument {
-  const int64_t* key;  // (seed, offset); null for no noise
-  int64_t key_stride;
-  uint32_t row_offset;
-};
 
 // The noise of one row.
 struct RowNoise {

@@ -5,7 +5,7 @@
 #include <limits>
 #include <optional>
 
-#include "common/noise.h"
+#include "common/arguments.h"
 #include "common/rows.h"
 #include "simd/targets.h"
 #include "torch/parallel.h"
@@ -35,38 +35,68 @@ struct HostTemperature {
   }
 };
 
-inline NoiseKey noise_key(const Tensor& key, const Tensor& like) {
-  check_key(key, like);
-  const auto* words = static_cast<const int64_t*>(key.const_data_ptr());
-  return {static_cast<uint64_t>(words[0]), static_cast<uint32_t>(words[key.stride(0)])};
-}
+inline NoiseKey noise_key(const Tensor& key, const Tensor& like) { return noise_argument(key, like).host_key(); }
 
 inline std::optional<NoiseKey> optional_noise_key(const std::optional<Tensor>& key, const Tensor& like) {
   return key.has_value() ? std::optional(noise_key(*key, like)) : std::nullopt;
 }
 
+// tau with its value, which on the CPU is at hand.
+inline Tau host_tau(const std::optional<Tensor>& tau, double tau_value) {
+  return {nullptr, HostTemperature(tau, tau_value).value};
+}
+
+// Whether a kernel can split a row.
+enum RowSplit { kSplitRows, kWholeRows };
+
 template <int N>
-RowTiles tiles_of(const RowLayout<N>& layout, ScalarType compute, bool splits_rows) {
+RowTiles tiles_of(const RowLayout<N>& layout, bool doubles, RowSplit split, bool stream = false) {
   constexpr int line = 16;  // floats in a cache line, and rows that are handled together
   // Narrow rows would leave most of a vector empty; strided ones would be gathered. Both go side by side, if a tile of
   // them stays in the second-level cache.
   constexpr int64_t narrow = 48, longest = 2048;
   bool strided = false;
   for (const RowStrides& s : layout.strides) strided = strided || s.column != 1;
-  const bool interleaved = compute == ScalarType::Float && layout.columns <= (strided ? longest : narrow);
-  if (interleaved) {
-    return {layout.outer, layout.columns, layout.inner, float_lanes(active_target), true, 1, parallel_for_ranges};
+  const bool interleaved = !doubles && layout.columns <= (strided ? longest : narrow);
+  RowTiles tiles{
+      layout.outer, layout.columns, layout.inner, float_lanes(active_target), interleaved, 1, parallel_for_ranges,
+      doubles, stream};
+  if (interleaved) return tiles;
+  tiles.tile_rows = static_cast<int>(strided ? std::min<int64_t>(line, layout.inner) : 1);
+  if (split == kSplitRows) tiles.ranges = layout.columns / kRowRange;
+  return tiles;
+}
+
+// Outputs beyond the last-level cache are written past it: nothing there would be read before it is evicted.
+inline bool is_large(int64_t bytes) { return bytes >= int64_t{32} << 20; }
+
+template <int N>
+RowTiles tiles_of(const Rows<N>& rows, RowSplit split) {
+  const Buffer& last = rows.tensors[N - 1];
+  const int64_t elements = rows.layout.rows() * rows.layout.columns;
+  return tiles_of(
+      rows.layout, rows.tensors[0].type == Storage::float64, split, is_large(elements * size_of(last.type)));
+}
+
+// kernel(args, tiles, begin, end) over all tiles of the rows. Results must not depend on how the tiles are shared out.
+// With fewer tiles than threads, and rows long enough to split, the tiles run in sequence and the kernel parallelises
+// inside each row.
+template <class Args>
+void parallel_for_tiles(
+    const Args& args, void (*kernel)(const Args&, const RowTiles&, int64_t, int64_t), RowSplit split = kSplitRows) {
+  const RowTiles tiles = tiles_of(args.rows, split);
+  if (tiles.count() < torch::stable::get_num_threads() && tiles.ranges > tiles.count()) {
+    return kernel(args, tiles, 0, tiles.count());
   }
-  const auto rows = static_cast<int>(strided ? std::min<int64_t>(line, layout.inner) : 1);
-  const int64_t ranges = splits_rows ? layout.columns / kRowRange : 1;
-  return {layout.outer, layout.columns, layout.inner, rows, false, ranges, parallel_for_ranges};
+  parallel_for(tiles.count(), tiles.columns * tiles.tile_rows, [&](int64_t begin, int64_t end) {
+    kernel(args, tiles, begin, end);
+  });
 }
 
 inline Tensor fill(Tensor tensor, double value) { return torch::stable::fill_(tensor, value); }
 
-// Outputs beyond the last-level cache are written past it: nothing there would be read before it is evicted.
 inline bool is_large(const Tensor& tensor) {
-  return tensor.numel() * static_cast<int64_t>(tensor.element_size()) >= int64_t{32} << 20;
+  return is_large(tensor.numel() * static_cast<int64_t>(tensor.element_size()));
 }
 
 }  // namespace dvae
