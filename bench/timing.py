@@ -39,7 +39,7 @@ def interleave(functions: dict[str, Function], device: torch.device, *, budget: 
     is queued before the GPU gets to it. Short calls are repeated inside one time, back to back, so that every contender
     runs with its threads awake and its own data in cache.
     """
-    timer = _CudaTimer() if device.type == "cuda" else _CpuTimer()
+    timer = _CudaTimer() if device.type == "cuda" else CpuTimer()
     started = time.perf_counter()
     repeats = {}
     for name, function in functions.items():
@@ -58,7 +58,7 @@ def interleave(functions: dict[str, Function], device: torch.device, *, budget: 
     return {name: Series(times) for name, times in seconds.items()}
 
 
-class _CpuTimer:
+class CpuTimer:
     def repeats(self, function: Function) -> int:
         return max(1, int(BLOCK_SECONDS / min(self.time(function, 1) for _ in range(3))))
 

@@ -10,7 +10,6 @@ import ast
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import pytest
 
@@ -138,14 +137,12 @@ def torch_in_its_place(path: PurePosixPath, text: str) -> Iterator[str]:
 
 
 PYTHON, EXAMPLES, BENCH, CSRC = f"{PACKAGE}/**/*.py", "examples/**/*.py", "bench/**/*.py", "csrc/**/*.*"
-COMING = pytest.mark.xfail(strict=False, reason="the code is on its way")
-RULES: list[Any] = [
+RULES: list[tuple[Rule, list[str]]] = [
     (layers_of_the_package, [PYTHON]),
-    pytest.param(walls_of_an_op, [PYTHON], marks=COMING),
+    (walls_of_an_op, [PYTHON]),
     (no_private_names, [PYTHON]),
     (no_collectives, [PYTHON, EXAMPLES, BENCH]),
-    (the_public_face_only, [EXAMPLES]),
-    (the_public_face_only, [BENCH]),
+    (the_public_face_only, [EXAMPLES, BENCH]),
     (no_op_in_the_kit, ["tests/kit/*.py"]),
     (layers_of_csrc, [CSRC]),
     (intrinsics_in_simd, [CSRC]),

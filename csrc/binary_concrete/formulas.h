@@ -1,7 +1,7 @@
 // The scalar mathematics of the binary concrete distribution, for host and device. With p = l + L:
 //   zeta = 1 / (1 + e) or e / (1 + e),  e = 2^(-|p| scale),  scale = log2(e) / tau
 //   dlogit = g e / (1 + e)^2 / tau,     dtau = -sum dlogit p / tau
-// NaN passes through e; p = -inf and +inf make it 0.
+// NaN passes through e; p = -inf and +inf make e zero.
 #pragma once
 
 #include "common/numerics.h"
@@ -19,23 +19,23 @@ DVAE_HD inline T relaxed_bit(T p, T scale) {
   return (p > 0 ? T(1) : e) * normal_reciprocal(1 + e);
 }
 
-// dlogit, to which it adds dlogit p log2(e) / tau: dtau up to the factor -ln 2.
+// Returns dlogit, and adds dlogit p log2(e) / tau to *dtau_partial: dtau up to the factor -ln 2.
 template <class T>
-DVAE_HD inline T bit_gradient(T p, T g, T scale, T inverse_tau, T* tau_part) {
+DVAE_HD inline T bit_gradient(T p, T g, T scale, T inverse_tau, T* dtau_partial) {
   const T t = p * scale, e = fast_exp2(-fabs(t)), r = normal_reciprocal(1 + e);
   const T dlogit = g * (e * r * r) * inverse_tau;
-  *tau_part += e == 0 ? T(0) : dlogit * t;  // infinite logits have no gradient
+  *dtau_partial += e == 0 ? T(0) : dlogit * t;  // infinite logits have no gradient
   return dlogit;
 }
 
-// log tau of a tau that may be subnormal; NaN where it is no finite number > 0.
+// log tau, also of a subnormal tau; NaN unless tau is a finite number > 0.
 template <class T>
 DVAE_HD inline T log_of_tau(T tau) {
   if (!(tau > 0 && tau <= kLargest<T>)) return kNaN<T>;
   return kLn2<T> * (tau < kLeastNormal<T> ? fast_log2(tau * T(0x1p60)) - 60 : fast_log2(tau));
 }
 
-// What the log density and its gradients share: y inside (0, 1), its logarithms, t = tau logit(y) - l and e^-|t|.
+// The log density and its gradients share y inside (0, 1), its logarithms, t = tau logit(y) - l and e = e^-|t|.
 template <class T>
 struct BinaryConcretePoint {
   T y, one_minus_y, log_y, log_1y, t, e;
@@ -66,7 +66,7 @@ struct BinaryLogDensityGradient {
     T tanh = (1 - at.e) * normal_reciprocal(1 + at.e);  // of t / 2
     tanh = given == given ? (at.t < 0 ? -tanh : tanh) : given;
     const T slope = (at.y - at.one_minus_y - tau * tanh) * normal_reciprocal(at.y * at.one_minus_y);
-    dy = at.y == given ? g * slope : given == given ? 0 * tau : given;  // a tau that is none is NaN
+    dy = at.y == given ? g * slope : given == given ? 0 * tau : given;  // an invalid tau is NaN here
     dlogit = g * tanh;
     dtau = g * (inverse_tau - tanh * (at.log_y - at.log_1y));
   }

@@ -1,7 +1,8 @@
-// The CUDA kernels of gathering, summing and counting codes; nothing here needs torch, so that the host shim can run it all.
+// The CUDA kernels of gathering, summing and counting codes, and the choice among them; nothing here needs torch, so
+// that the host shim can run it all.
 #pragma once
 
-#include "codebook/blocks.h"
+#include "codebook/levels.h"
 #include "common/numerics.h"
 #include "cuda/launch.cuh"
 #include "cuda/reduce.cuh"
@@ -10,7 +11,7 @@ namespace dvae {
 
 // Rows are copied in words, whatever they hold.
 template <class Word>
-struct GatherCodes {
+struct GatherWords {
   const Word* codebook;
   int64_t codes, stride;  // in words
   const int64_t* indices;
@@ -19,7 +20,7 @@ struct GatherCodes {
 };
 
 template <class Word>
-__global__ void __launch_bounds__(kMaxThreads) gather_codes_kernel(RowPlan plan, GatherCodes<Word> args) {
+__global__ void __launch_bounds__(kMaxThreads) gather_codes_kernel(RowPlan plan, GatherWords<Word> args) {
   const RowPlace place(plan);
   if (!place.chunks) return;
   const int64_t index = args.indices[place.row];
@@ -31,7 +32,7 @@ __global__ void __launch_bounds__(kMaxThreads) gather_codes_kernel(RowPlan plan,
   for (uint32_t i = place.lane; i < place.chunks; i += place.lanes) to[i] = inside ? from[i] : outside;
 }
 
-// Indices as sort keys: num_codes where a row takes no part, so that those come last.
+// Indices as sort keys: num_codes for rows that take no part, so that they come last.
 template <class Key>
 __global__ void __launch_bounds__(kMaxThreads) code_keys_kernel(
     RowPlan plan, const int64_t* indices, Key num_codes, Key* keys) {
@@ -65,7 +66,7 @@ __global__ void __launch_bounds__(kMaxThreads) finite_code_keys_kernel(
   keys[place.row] = inside && doubt == 0 ? static_cast<Key>(index) : num_codes;
 }
 
-// Counts rows by code. Place: the code.
+// Counts rows by code. A thread's place is the code.
 template <class Count>
 __global__ void __launch_bounds__(kMaxThreads) code_counts_kernel(
     RowPlan plan, const int32_t* codes, int64_t rows, Count* counts) {
@@ -85,7 +86,7 @@ __global__ void __launch_bounds__(kMaxThreads) code_counts_kernel(
   counts[place.row] = static_cast<Count>(lower_bound(place.row + 1) - lower_bound(place.row));
 }
 
-// Every thread walks over the rows of one block of sorted rows, for its own columns. Place: the block among all.
+// Every thread walks over the rows of one block of sorted rows, for its own columns. Its place is the block.
 template <class Input, class Output>
 __global__ void __launch_bounds__(kMaxThreads) code_sums_kernel(
     RowPlan plan, SortedRows level, PartialRows partial, Input input, Output sums, Output partial_rows) {
@@ -111,11 +112,12 @@ __global__ void __launch_bounds__(kMaxThreads) code_sums_kernel(
     Acc total[kChunk] = {};
     int32_t code = first_code;
     bool open = reaches_back;
-    // the sum of a run: of a whole one, or the part of one that crosses the front or the back of the block
+    // stores the sum of a whole run, or the partial sum of a run that crosses the front or the back of the block
     const auto finish = [&](bool cut) {
       if (code == none) return;
-      const int64_t part = 2 * place.row;
-      (open ? row_of(partial_rows, part) : cut ? row_of(partial_rows, part + 1) : row_of(sums, code)).store(chunk, total);
+      const auto to = open ? row_of(partial_rows, 2 * place.row)
+                           : cut ? row_of(partial_rows, 2 * place.row + 1) : row_of(sums, code);
+      to.store(chunk, total);
     };
     for (int64_t i = first; i < end; i += kBatch) {
       int32_t codes[kBatch];
@@ -150,7 +152,7 @@ __global__ void __launch_bounds__(kMaxThreads) code_sums_kernel(
     }
     finish(continues);
     if (open && continues && code != none) {
-      // one run through the whole block: its sum stands in front, nothing is left for the back
+      // one run through the whole block: its sum stands in front, and the back gets zeros
       const Acc zero[kChunk] = {};
       row_of(partial_rows, 2 * place.row + 1).store(chunk, zero);
     }
@@ -180,28 +182,48 @@ Word nan_word(Storage type) {
   return word;
 }
 
-// codebook: [codes, columns], `stride` elements from row to row. output: [rows, columns], 16-byte aligned.
-inline void gather_codes(
-    Stream stream, const Buffer& codebook, int64_t codes, int64_t stride, int64_t columns, const int64_t* indices,
-    int64_t rows, void* output) {
-  const int64_t size = size_of(codebook.type);
+inline void gather_codes(Stream stream, const GatherArgs& args) {
+  const int64_t size = size_of(args.codebook.type);
   const auto copy_as = [&](auto word) {
     using Word = decltype(word);
     const auto words = [&](int64_t elements) { return elements * size / static_cast<int64_t>(sizeof(Word)); };
-    const GatherCodes<Word> args{
-        static_cast<const Word*>(codebook.data), codes, words(stride), indices, static_cast<Word*>(output),
-        nan_word<Word>(codebook.type)};
-    launch(plan_rows<float>(rows, 1, words(columns), 1, false, 0, 0), stream, gather_codes_kernel<Word>, args);
+    const GatherWords<Word> rows{
+        static_cast<const Word*>(args.codebook.data), args.num_codes, words(args.codebook_stride), args.indices,
+        static_cast<Word*>(args.output.data), nan_word<Word>(args.codebook.type)};
+    const RowPlan plan = plan_rows<float>(args.rows, 1, words(args.columns), 1, false, 0, 0);
+    launch(plan, stream, gather_codes_kernel<Word>, rows);
   };
-  if (gathers_vectors(codebook, stride, columns)) {
+  if (gathers_vectors(args.codebook, args.codebook_stride, args.columns)) {
     copy_as(Bits128{});
   } else {
     size == 8 ? copy_as(uint64_t{}) : size == 4 ? copy_as(uint32_t{}) : copy_as(uint16_t{});
   }
 }
 
-inline void code_keys(Stream stream, const int64_t* indices, int64_t rows, int32_t num_codes, int32_t* keys) {
-  launch(plan_rows<float>(rows, 1, 1, 1, false, 0, 0), stream, code_keys_kernel<int32_t>, indices, num_codes, keys);
+inline void code_keys(Stream stream, const CodeKeysArgs& args) {
+  if (args.x.data == nullptr) {
+    const RowPlan plan = plan_rows<float>(args.rows, 1, 1, 1, false, 0, 0);
+    return launch(plan, stream, code_keys_kernel<int32_t>, args.indices, args.num_codes, args.keys);
+  }
+  const RowStrides in{args.x_stride, 1, 0};
+  const int chunk = vector_chunk<1>({args.rows, args.columns, 1, {in}}, {args.x});
+  with_tensor_type(chunk, args.x.type, [&](auto type) {
+    using Input = typename decltype(type)::type;
+    using Acc = typename Input::Acc;
+    const RowPlan plan =
+        plan_rows<Acc>(args.rows, 1, args.columns, chunk ? Input::kChunk : 4, false, 0, shared_limit());
+    launch(plan, stream, finite_code_keys_kernel<Input, int32_t>, args.indices, args.num_codes, Input(args.x, in),
+           args.keys);
+  });
+}
+
+inline void code_counts(Stream stream, const CodeCountsArgs& args) {
+  const RowPlan plan = plan_rows<float>(args.num_codes, 1, 1, 1, false, 0, 0);
+  const auto count_as = [&](auto count) {
+    using Count = decltype(count);
+    launch(plan, stream, code_counts_kernel<Count>, args.codes, args.rows, static_cast<Count*>(args.counts.data));
+  };
+  args.counts.type == Storage::float64 ? count_as(double()) : count_as(float());
 }
 
 // Calls call(tensor types of the rows and of their sums); chunk as from vector_chunk.
@@ -220,45 +242,18 @@ void with_sum_types(int chunk, Storage type, const Call& call) {
   }
 }
 
-// x: `rows` rows of `columns`, `stride` elements from row to row.
-inline void finite_code_keys(
-    Stream stream, const Buffer& x, int64_t stride, int64_t columns, const int64_t* indices, int64_t rows,
-    int32_t num_codes, int32_t* keys) {
-  const RowStrides in{stride, 1, 0};
-  const RowLayout<1> layout{rows, columns, 1, {in}};
-  const int chunk = vector_chunk<1>(layout, {x});
-  with_tensor_type(chunk, x.type, [&](auto type) {
-    using Input = typename decltype(type)::type;
-    using Acc = typename Input::Acc;
-    const RowPlan plan = plan_rows<Acc>(rows, 1, columns, chunk ? Input::kChunk : 4, false, 0, shared_limit());
-    launch(plan, stream, finite_code_keys_kernel<Input, int32_t>, indices, num_codes, Input(x, in), keys);
-  });
-}
-
-// counts: [num_codes] in the compute type.
-inline void code_counts(
-    Stream stream, const int32_t* codes, int64_t rows, int32_t num_codes, Storage compute, void* counts) {
-  const RowPlan plan = plan_rows<float>(num_codes, 1, 1, 1, false, 0, 0);
-  if (compute == Storage::float64) {
-    launch(plan, stream, code_counts_kernel<double>, codes, rows, static_cast<double*>(counts));
-  } else {
-    launch(plan, stream, code_counts_kernel<float>, codes, rows, static_cast<float*>(counts));
-  }
-}
-
-// sums: [num_codes, columns] in the compute type, zeros. scratch as for_levels needs it.
-inline void code_sums(Stream stream, const SortedRows& rows, void* sums, PartialRows scratch) {
-  const Storage compute = rows.rows.type == Storage::float64 ? Storage::float64 : Storage::float32;
-  for_levels(rows, compute, scratch, [&](const SortedRows& level, const PartialRows& partial) {
+inline void code_sums(Stream stream, const CodeSumsArgs& all) {
+  for_levels(all, [&](const CodeSumsArgs& args) {
+    const SortedRows& level = args.level;
+    const Storage compute = args.sums.type;
     const RowStrides in{level.stride, 1, 0}, out{level.columns, 1, 0};
-    const RowLayout<1> layout{level.count, level.columns, 1, {in}};
-    const int chunk = vector_chunk<1>(layout, {level.rows});
+    const int chunk = vector_chunk<1>({level.count, level.columns, 1, {in}}, {level.rows});
     with_sum_types(chunk, level.rows.type, [&](auto types) {
       using Input = typename decltype(types)::Narrow;
       using Output = typename decltype(types)::Wide;
       const RowPlan plan = plan_rows<float>(level.blocks(), 1, level.columns, chunk ? chunk : 4, false, 0, 0);
-      launch(plan, stream, code_sums_kernel<Input, Output>, level, partial, Input(level.rows, in),
-             Output({sums, compute}, out), Output({partial.rows, compute}, out));
+      launch(plan, stream, code_sums_kernel<Input, Output>, level, args.partial, Input(level.rows, in),
+             Output(args.sums, out), Output({args.partial.rows, compute}, out));
     });
   });
 }

@@ -1,7 +1,7 @@
-// Checks and views of the codebook ops' tensors, for CPU and CUDA.
+// Checks and memory of the codebook ops, for CPU and CUDA.
 #pragma once
 
-#include "codebook/blocks.h"
+#include "codebook/levels.h"
 #include "torch/tensor.h"
 
 namespace dvae {
@@ -11,16 +11,24 @@ inline void check_indices(const Tensor& indices, const Tensor& like) {
   STD_TORCH_CHECK(indices.scalar_type() == ScalarType::Long, "dvae_kernels: expected int64 indices");
 }
 
-// [..., D] beside the codebook [K, D].
-inline Tensor new_gathered(const Tensor& codebook, const Tensor& indices) {
-  STD_TORCH_CHECK(codebook.dim() == 2, "gather_codes: expected a codebook of two dimensions");
-  check_indices(indices, codebook);
+// The rows [..., D] of the codebook [K, D]; calls run(args) with the kernel's arguments.
+template <class Run>
+Tensor run_gather_codes(const Tensor& given_codebook, const Tensor& given_indices, const Run& run) {
+  STD_TORCH_CHECK(given_codebook.dim() == 2, "gather_codes: expected a codebook of two dimensions");
+  check_indices(given_indices, given_codebook);
+  const Tensor codebook = with_unit_columns(given_codebook), indices = torch::stable::contiguous(given_indices);
+  const int64_t columns = codebook.size(1);
   std::vector<int64_t> shape(indices.sizes().begin(), indices.sizes().end());
-  shape.push_back(codebook.size(1));
-  return torch::stable::new_empty(codebook, shape, codebook.scalar_type());
+  shape.push_back(columns);
+  const Tensor output = torch::stable::new_empty(codebook, shape, codebook.scalar_type());
+  if (output.numel() > 0) {
+    run(GatherArgs{indices.numel(), columns, buffer_of(codebook), codebook.stride(0), codebook.size(0),
+                   index_data(indices), buffer_of(output)});
+  }
+  return output;
 }
 
-// [num_codes, D] beside x [N, D].
+// Zeros for the sums [num_codes, D] of the rows of x [N, D].
 inline Tensor new_sums(const char* op, const Tensor& x, const Tensor& indices, int64_t num_codes) {
   STD_TORCH_CHECK(x.dim() == 2, op, ": expected x of two dimensions");
   check_indices(indices, x);
@@ -28,5 +36,26 @@ inline Tensor new_sums(const char* op, const Tensor& x, const Tensor& indices, i
   STD_TORCH_CHECK(num_codes >= 0 && num_codes < INT32_MAX, op, ": expected num_codes in [0, 2^31 - 1)");
   return torch::stable::new_zeros(x, {num_codes, x.size(1)}, compute_type(x.scalar_type()));
 }
+
+// The rows of x in the order of their codes, int64 and int32, and the memory for their partial sums.
+class CodeSumsTensors {
+ public:
+  CodeSumsTensors(const Tensor& x, const Tensor& order, const Tensor& codes, const Tensor& sums)
+      : x_(x), order_(order), codes_(codes), sums_(sums) {
+    const int64_t scratch = scratch_count(x.size(0));
+    partial_codes_ = new_vector(codes, scratch, ScalarType::Int);
+    partial_ = new_vector(sums, scratch * x.size(1), sums.scalar_type());
+  }
+
+  CodeSumsArgs args() const {
+    const SortedRows sorted{
+        buffer_of(x_), x_.stride(0), x_.size(1), index_data(order_), static_cast<int32_t*>(codes_.data_ptr()),
+        x_.size(0), static_cast<int32_t>(sums_.size(0))};
+    return {sorted, buffer_of(sums_), {partial_.data_ptr(), static_cast<int32_t*>(partial_codes_.data_ptr())}};
+  }
+
+ private:
+  Tensor x_, order_, codes_, sums_, partial_codes_, partial_;
+};
 
 }  // namespace dvae

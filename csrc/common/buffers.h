@@ -34,6 +34,16 @@ struct Buffer {
   Storage type = Storage::float32;
 };
 
+// A number: `value`, or one in the compute type that lies where the kernel can read it.
+struct ScalarArgument {
+  const void* data = nullptr;
+  double value = 0;
+};
+
+// Whether an output is larger than the last-level cache. It is then written past the cache, since it would be evicted
+// before anything of it is read.
+inline bool is_large(int64_t elements, Storage type) { return elements * size_of(type) >= int64_t{32} << 20; }
+
 // Calls run(T()) with the storage type; Scalar is the type that its elements are computed in.
 #ifdef __CUDACC__
 #pragma nv_exec_check_disable

@@ -15,6 +15,22 @@ struct NoiseKey {
   uint32_t offset;
 };
 
+// Where the two words of a key lie, for kernels that can read them there; null without noise.
+struct KeyWords {
+  const int64_t* data = nullptr;
+  int64_t stride = 1;
+
+  DVAE_HD NoiseKey read() const {
+    return data ? NoiseKey{static_cast<uint64_t>(data[0]), static_cast<uint32_t>(data[stride])} : NoiseKey{};
+  }
+};
+
+// The noise of a row op; none without a key. Rows are numbered from row_offset on.
+struct NoiseArgument {
+  KeyWords key;
+  uint32_t row_offset = 0;
+};
+
 // Standard exponential noise E = -log(1 - v), v = (bits + 1/2) / 2^32, with full relative accuracy at both ends.
 template <typename T>
 DVAE_HD inline T exponential_from_bits(uint32_t bits);

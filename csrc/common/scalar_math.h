@@ -111,8 +111,8 @@ template <class F>
 struct Functions;
 template <>
 struct Functions<float> {
-  // whether the way around a loss of accuracy has to be taken
-  DVAE_HD bool needs(bool condition) const { return condition; }
+  // whether the argument needs the slow, accurate path
+  DVAE_HD bool needs_slow_path(bool condition) const { return condition; }
   // of positive normal x, with a relative error of 2e-7: the device's instruction has an absolute one near one
   DVAE_HD float log2(float x) const {
     const uint32_t exponent = (bit_cast<uint32_t>(x) - 0x3f2aaaabu) & 0xff800000u;  // of x over 2/3
@@ -151,7 +151,7 @@ struct Functions<float> {
 };
 template <>
 struct Functions<double> {
-  DVAE_HD bool needs(bool condition) const { return condition; }
+  DVAE_HD bool needs_slow_path(bool condition) const { return condition; }
   DVAE_HD double log2(double x) const { return fast_log2(x); }
   DVAE_HD double log(double x, double rest) const { return rest < 0.5 ? ::log1p(-rest) : ::log(x); }
   DVAE_HD double log2_for_power(double x, double rest, double exponent) const {

@@ -1,7 +1,6 @@
 // The arguments that CUDA row kernels share, and the host's side of a call; nothing here needs torch.
 #pragma once
 
-#include "common/arguments.h"
 #include "common/temperature.h"
 #include "cuda/launch.cuh"
 #include "cuda/noise.cuh"
@@ -19,11 +18,14 @@ struct TauArgument {
   const Acc* pointer;
   Acc value;
 
-  explicit TauArgument(const Tau& tau) : pointer(static_cast<const Acc*>(tau.data)), value(static_cast<Acc>(tau.value)) {}
-
   __device__ Acc get() const { return pointer ? *pointer : value; }
   __device__ Temperature<Acc> temperature() const { return Temperature<Acc>(get()); }
 };
+
+template <class Acc>
+TauArgument<Acc> tau_argument(const ScalarArgument& tau) {
+  return {static_cast<const Acc*>(tau.data), static_cast<Acc>(tau.value)};
+}
 
 // The host's side of a call. Rows and columns are not empty.
 struct RowCall {
@@ -34,7 +36,7 @@ struct RowCall {
 
   template <class Acc>
   TauArgument<Acc> tau_argument() const {
-    return TauArgument<Acc>(Tau{tau, tau_value});
+    return dvae::tau_argument<Acc>(ScalarArgument{tau, tau_value});
   }
 
   // chunk as from vector_chunk; arrays and state_values as for plan_rows

@@ -203,8 +203,8 @@ struct LogisticNoise {
   uint64_t seed;
   uint32_t offset;
 
-  __device__ explicit LogisticNoise(const NoiseArgument& noise)
-      : seed(static_cast<uint64_t>(noise.key[0])), offset(static_cast<uint32_t>(noise.key[noise.key_stride])) {}
+  __device__ explicit LogisticNoise(const KeyWords& key)
+      : seed(static_cast<uint64_t>(key.data[0])), offset(static_cast<uint32_t>(key.data[key.stride])) {}
 
   template <class Acc, int kChunk>
   __device__ void add(const ElementChunk& chunk, Acc (&x)[kChunk]) const {

@@ -1,7 +1,7 @@
 // The noise of a row, drawn where it is used.
 #pragma once
 
-#include "common/arguments.h"
+#include "common/noise.h"
 #include "cuda/plan.cuh"
 
 namespace dvae {
@@ -12,8 +12,8 @@ struct RowNoise {
   uint32_t offset, row;
 
   __device__ RowNoise(const NoiseArgument& noise, int64_t row)
-      : seed(noise.key ? static_cast<uint64_t>(noise.key[0]) : 0),
-        offset(noise.key ? static_cast<uint32_t>(noise.key[noise.key_stride]) : 0),
+      : seed(noise.key.data ? static_cast<uint64_t>(noise.key.data[0]) : 0),
+        offset(noise.key.data ? static_cast<uint32_t>(noise.key.data[noise.key.stride]) : 0),
         row(static_cast<uint32_t>(row) + noise.row_offset) {}
 
   template <class Acc, int kChunk>

@@ -1,9 +1,6 @@
-// CPU backend of Gumbel-softmax: the ops on torch tensors, run in parallel over tiles of rows.
+// CPU backend of Gumbel-softmax: the ops on torch tensors, in parallel over tiles of rows.
 
 #include "simd/intrinsics.h"
-
-#include <cmath>
-#include <tuple>
 
 #include "gumbel_softmax/tensors.h"
 #include "torch/cpu_op.h"
@@ -14,51 +11,32 @@
 namespace dvae {
 namespace {
 
-const auto run_fwd = [](const GumbelSoftmaxArgs& args) { parallel_for_tiles(args, DVAE_DISPATCH(gumbel_softmax_fwd)); };
-
 Tensor argmax(Tensor logits, Tensor key, int64_t dim, int64_t row_offset) {
-  const GumbelSoftmaxTensors tensors(logits, key, dim, row_offset, std::nullopt, true);
-  tensors.run({}, true, run_fwd);
-  return *tensors.index;
+  return run_gumbel_argmax(logits, key, dim, row_offset, over_tiles(DVAE_DISPATCH(gumbel_softmax_fwd)));
 }
 
 std::tuple<Tensor, Tensor> onehot(Tensor logits, Tensor key, int64_t dim, int64_t row_offset, ScalarType dtype) {
-  const GumbelSoftmaxTensors tensors(logits, key, dim, row_offset, dtype, true);
-  tensors.run({}, true, run_fwd);
-  return {*tensors.sample, *tensors.index};
+  return run_gumbel_onehot(logits, key, dim, row_offset, dtype, over_tiles(DVAE_DISPATCH(gumbel_softmax_fwd)));
 }
 
 Tensor fwd(Tensor logits, Tensor key, std::optional<Tensor> tau, double tau_value, int64_t dim, bool hard,
            int64_t row_offset, ScalarType dtype) {
-  const GumbelSoftmaxTensors tensors(logits, key, dim, row_offset, dtype, false);
-  const Tau temperature = host_tau(tau, tau_value);
-  if (!temperature.valid()) return fill(*tensors.sample, NAN);
-  tensors.run(temperature, hard || temperature.zero(), run_fwd);
-  return *tensors.sample;
+  return run_gumbel_softmax_fwd(
+      logits, key, host_scalar(tau, tau_value, logits), dim, hard, row_offset, dtype,
+      over_tiles(DVAE_DISPATCH(gumbel_softmax_fwd)));
 }
 
 Tensor bwd(Tensor grad, Tensor y, std::optional<Tensor> tau, double tau_value, int64_t dim, ScalarType dtype) {
-  const GumbelSoftmaxBackwardTensors tensors(grad, y, dim, dtype);
-  const Tau temperature = host_tau(tau, tau_value);
-  if (!temperature.valid()) return fill(tensors.dlogits, NAN);
-  if (temperature.zero()) return fill(tensors.dlogits, 0);
-  tensors.run(temperature, [](const GumbelSoftmaxBackwardArgs& args) {
-    parallel_for_tiles(args, DVAE_DISPATCH(gumbel_softmax_bwd), kWholeRows);
-  });
-  return tensors.dlogits;
+  return run_gumbel_softmax_bwd(
+      grad, y, host_scalar(tau, tau_value, y), dim, dtype, over_tiles(DVAE_DISPATCH(gumbel_softmax_bwd), kWholeRows));
 }
 
 std::tuple<Tensor, Tensor> recompute_bwd(
     Tensor grad, Tensor logits, std::optional<Tensor> key, std::optional<Tensor> tau, double tau_value, int64_t dim,
     int64_t row_offset, bool tau_grad) {
-  const GumbelSoftmaxRecomputeTensors tensors(grad, logits, key, dim, row_offset, tau_grad);
-  const Tau temperature = host_tau(tau, tau_value);
-  if (!temperature.valid()) return {fill(tensors.dlogits, NAN), fill(tensors.dtau_rows, NAN)};
-  if (temperature.zero()) return {fill(tensors.dlogits, 0), fill(tensors.dtau_rows, 0)};
-  tensors.run(temperature, [](const GumbelSoftmaxRecomputeArgs& args) {
-    parallel_for_tiles(args, DVAE_DISPATCH(gumbel_softmax_recompute_bwd));
-  });
-  return {tensors.dlogits, tensors.dtau_rows};
+  return run_gumbel_softmax_recompute_bwd(
+      grad, logits, key, host_scalar(tau, tau_value, logits), dim, row_offset, tau_grad,
+      over_tiles(DVAE_DISPATCH(gumbel_softmax_recompute_bwd)));
 }
 
 }  // namespace

@@ -12,8 +12,8 @@ class ColumnWeights {
   ColumnWeights(const RowTiles& tiles, const NoiseArgument& noise, double inverse_tau)
       : columns_(tiles.columns),
         row_offset_(noise.row_offset),
-        noise_(noise.key ? ColumnNoise(noise.host_key().key, noise.host_key().offset) : ColumnNoise(0, 0)),
-        noisy_(noise.key != nullptr),
+        noise_(noise.key.read()),
+        noisy_(noise.key.data != nullptr),
         steepness_(static_cast<float>(
             std::min(inverse_tau * kLog2e<double>, double{std::numeric_limits<float>::max()}))),
         weights_(allocate<float>(tiles.columns * F32::lanes)) {}
@@ -92,7 +92,7 @@ class ColumnWeights {
 };
 
 void soft_columns(const GumbelSoftmaxArgs& args, const RowTiles& tiles, int64_t begin, int64_t end) {
-  ColumnWeights weights(tiles, args.noise, args.tau.inverse<float>());
+  ColumnWeights weights(tiles, args.noise, finite_inverse<float>(args.tau.value));
   ColumnTensor logits(args.rows, 0, tiles), sample(args.rows, 1, tiles);
   for (int64_t row = begin * F32::lanes; row < end * F32::lanes; row += F32::lanes) {
     logits.open(row, true);
@@ -135,10 +135,10 @@ void hard_columns(const GumbelSoftmaxArgs& args, const RowTiles& tiles, int64_t 
 
 void recompute_backward_columns(
     const GumbelSoftmaxRecomputeArgs& args, const RowTiles& tiles, int64_t begin, int64_t end) {
-  ColumnWeights weights(tiles, args.noise, args.tau.inverse<float>());
+  ColumnWeights weights(tiles, args.noise, finite_inverse<float>(args.tau.value));
   ColumnTensor grad(args.rows, 0, tiles), logits(args.rows, 1, tiles), dlogits(args.rows, 2, tiles);
   auto* dtau_rows = static_cast<float*>(args.dtau_rows);
-  const F32 inverse_tau(static_cast<float>(args.tau.inverse<float>()));
+  const F32 inverse_tau(static_cast<float>(finite_inverse<float>(args.tau.value)));
   for (int64_t row = begin * F32::lanes; row < end * F32::lanes; row += F32::lanes) {
     grad.open(row, true);
     logits.open(row, true);
@@ -163,7 +163,7 @@ void recompute_backward_columns(
 
 void backward_columns(const GumbelSoftmaxBackwardArgs& args, const RowTiles& tiles, int64_t begin, int64_t end) {
   ColumnTensor grad(args.rows, 0, tiles), sample(args.rows, 1, tiles), dlogits(args.rows, 2, tiles);
-  const F32 inverse_tau(static_cast<float>(args.tau.inverse<float>()));
+  const F32 inverse_tau(static_cast<float>(finite_inverse<float>(args.tau.value)));
   for (int64_t row = begin * F32::lanes; row < end * F32::lanes; row += F32::lanes) {
     grad.open(row, true);
     sample.open(row, true);

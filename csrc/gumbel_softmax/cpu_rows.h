@@ -8,7 +8,7 @@
 template <class F>
 void soft_rows(const GumbelSoftmaxArgs& args, const RowTiles& tiles, int64_t begin, int64_t end) {
   using Scalar = typename F::Scalar;
-  RowWeights<F> weights(tiles, args.noise.optional_host_key(), args.tau.inverse<Scalar>());
+  RowWeights<F> weights(tiles, args.noise.key, finite_inverse<Scalar>(args.tau.value));
   RowTensor<F> logits(args.rows, 0, tiles), sample(args.rows, 1, tiles);
   RowOutput<F, Sample<F>> output(weights, !sample.in_place());
   for_tiles(tiles, begin, end, [&](int64_t row, int64_t outer, int64_t inner, int rows) {
@@ -27,7 +27,7 @@ void soft_rows(const GumbelSoftmaxArgs& args, const RowTiles& tiles, int64_t beg
 
 template <class F>
 void argmax_rows(const GumbelSoftmaxArgs& args, const RowTiles& tiles, int64_t begin, int64_t end) {
-  RowArgmax<F> argmax(tiles, args.noise.host_key());
+  RowArgmax<F> argmax(tiles, args.noise.key.read());
   RowTensor<F> logits(args.rows, 0, tiles);
   for_tiles(tiles, begin, end, [&](int64_t row, int64_t outer, int64_t inner, int rows) {
     logits.open(outer, inner, rows, true);
@@ -41,7 +41,7 @@ template <class F>
 void hard_rows(const GumbelSoftmaxArgs& args, const RowTiles& tiles, int64_t begin, int64_t end) {
   using Scalar = typename F::Scalar;
   const int64_t columns = tiles.columns;
-  RowArgmax<F> argmax(tiles, args.noise.host_key());
+  RowArgmax<F> argmax(tiles, args.noise.key.read());
   RowTensor<F> logits(args.rows, 0, tiles), sample(args.rows, 1, tiles);
   for_tiles(tiles, begin, end, [&](int64_t row, int64_t outer, int64_t inner, int rows) {
     logits.open(outer, inner, rows, true);
@@ -69,8 +69,8 @@ template <class F>
 void recompute_backward_rows(
     const GumbelSoftmaxRecomputeArgs& args, const RowTiles& tiles, int64_t begin, int64_t end) {
   using Scalar = typename F::Scalar;
-  const double inverse = args.tau.inverse<Scalar>();
-  RowWeights<F> weights(tiles, args.noise.optional_host_key(), inverse);
+  const double inverse = finite_inverse<Scalar>(args.tau.value);
+  RowWeights<F> weights(tiles, args.noise.key, inverse);
   RowTensor<F> grad(args.rows, 0, tiles), logits(args.rows, 1, tiles), dlogits(args.rows, 2, tiles);
   auto* dtau_rows = static_cast<Scalar*>(args.dtau_rows);
   const F inverse_tau(static_cast<Scalar>(inverse));
@@ -105,7 +105,7 @@ void backward_rows(const GumbelSoftmaxBackwardArgs& args, const RowTiles& tiles,
   using Scalar = typename F::Scalar;
   const int64_t columns = tiles.columns;
   RowTensor<F> grad(args.rows, 0, tiles), sample(args.rows, 1, tiles), dlogits(args.rows, 2, tiles);
-  const F inverse_tau(static_cast<Scalar>(args.tau.inverse<Scalar>()));
+  const F inverse_tau(static_cast<Scalar>(finite_inverse<Scalar>(args.tau.value)));
   for_tiles(tiles, begin, end, [&](int64_t, int64_t outer, int64_t inner, int rows) {
     grad.open(outer, inner, rows, true);
     sample.open(outer, inner, rows, true);

@@ -1,7 +1,5 @@
 // CUDA backend of Gumbel-softmax: the ops on torch tensors.
 
-#include <tuple>
-
 #include "gumbel_softmax/kernels.cuh"
 #include "gumbel_softmax/tensors.h"
 #include "torch/cuda_op.h"
@@ -10,45 +8,36 @@ namespace dvae {
 namespace {
 
 Tensor argmax(Tensor logits, Tensor key, int64_t dim, int64_t row_offset) {
-  const DeviceCall call(logits);
-  const GumbelSoftmaxTensors tensors(logits, key, dim, row_offset, std::nullopt, true);
-  tensors.run({nullptr, 1}, true, [&](const auto& args) { gumbel_softmax_fwd(call.stream, args); });
-  return *tensors.index;
+  const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
+  return run_gumbel_argmax(logits, key, dim, row_offset, on_stream(logits, gumbel_softmax_fwd));
 }
 
 std::tuple<Tensor, Tensor> onehot(Tensor logits, Tensor key, int64_t dim, int64_t row_offset, ScalarType dtype) {
-  const DeviceCall call(logits);
-  const GumbelSoftmaxTensors tensors(logits, key, dim, row_offset, dtype, true);
-  tensors.run({nullptr, 1}, true, [&](const auto& args) { gumbel_softmax_fwd(call.stream, args); });
-  return {*tensors.sample, *tensors.index};
+  const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
+  return run_gumbel_onehot(logits, key, dim, row_offset, dtype, on_stream(logits, gumbel_softmax_fwd));
 }
 
 Tensor fwd(Tensor logits, Tensor key, std::optional<Tensor> tau, double tau_value, int64_t dim, bool hard,
            int64_t row_offset, ScalarType dtype) {
-  const DeviceCall call(logits);
-  const GumbelSoftmaxTensors tensors(logits, key, dim, row_offset, dtype, false);
-  tensors.run(device_tau(tau, tau_value, logits), hard, [&](const auto& args) {
-    gumbel_softmax_fwd(call.stream, args);
-  });
-  return *tensors.sample;
+  const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
+  return run_gumbel_softmax_fwd(
+      logits, key, device_scalar(tau, tau_value, logits), dim, hard, row_offset, dtype,
+      on_stream(logits, gumbel_softmax_fwd));
 }
 
 Tensor bwd(Tensor grad, Tensor y, std::optional<Tensor> tau, double tau_value, int64_t dim, ScalarType dtype) {
-  const DeviceCall call(y);
-  const GumbelSoftmaxBackwardTensors tensors(grad, y, dim, dtype);
-  tensors.run(device_tau(tau, tau_value, y), [&](const auto& args) { gumbel_softmax_bwd(call.stream, args); });
-  return tensors.dlogits;
+  const torch::stable::accelerator::DeviceGuard guard(y.get_device_index());
+  return run_gumbel_softmax_bwd(
+      grad, y, device_scalar(tau, tau_value, y), dim, dtype, on_stream(y, gumbel_softmax_bwd));
 }
 
 std::tuple<Tensor, Tensor> recompute_bwd(
     Tensor grad, Tensor logits, std::optional<Tensor> key, std::optional<Tensor> tau, double tau_value, int64_t dim,
     int64_t row_offset, bool tau_grad) {
-  const DeviceCall call(logits);
-  const GumbelSoftmaxRecomputeTensors tensors(grad, logits, key, dim, row_offset, tau_grad);
-  tensors.run(device_tau(tau, tau_value, logits), [&](const auto& args) {
-    gumbel_softmax_recompute_bwd(call.stream, args);
-  });
-  return {tensors.dlogits, tensors.dtau_rows};
+  const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
+  return run_gumbel_softmax_recompute_bwd(
+      grad, logits, key, device_scalar(tau, tau_value, logits), dim, row_offset, tau_grad,
+      on_stream(logits, gumbel_softmax_recompute_bwd));
 }
 
 }  // namespace

@@ -124,7 +124,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1) gumbel_softmax_recompute_bwd_k
     grad_row.load(chunk, x[1], 0);
   };
   const auto add_noise = [&](uint32_t chunk, Acc (&x)[2][kChunk]) {
-    if (noise_argument.key != nullptr) noise.add_gumbel(chunk, x[0]);
+    if (noise_argument.key.data != nullptr) noise.add_gumbel(chunk, x[0]);
   };
   read_row<Input, 2>(plan, place, cache, load, [&](uint32_t chunk, Acc (&x)[2][kChunk]) {
     add_noise(chunk, x);
@@ -161,7 +161,7 @@ inline void gumbel_softmax_fwd(Stream stream, const GumbelSoftmaxArgs& args) {
     using Kernel = std::decay_t<decltype(kernel)>;
     launch(
         kernel.plan(args.hard ? 0 : 1), stream, gumbel_softmax_fwd_kernel<typename Kernel::Narrow, typename Kernel::Wide>,
-        kernel.narrow(0), kernel.wide(1), args.noise, TauArgument<typename Kernel::Acc>(args.tau), args.hard,
+        kernel.narrow(0), kernel.wide(1), args.noise, tau_argument<typename Kernel::Acc>(args.tau), args.hard,
         args.indices);
   });
 }
@@ -171,7 +171,7 @@ inline void gumbel_softmax_bwd(Stream stream, const GumbelSoftmaxBackwardArgs& a
     using Kernel = std::decay_t<decltype(kernel)>;
     launch(
         kernel.plan(2), stream, gumbel_softmax_bwd_kernel<typename Kernel::Wide, typename Kernel::Narrow>,
-        kernel.wide(0), kernel.wide(1), kernel.narrow(2), TauArgument<typename Kernel::Acc>(args.tau));
+        kernel.wide(0), kernel.wide(1), kernel.narrow(2), tau_argument<typename Kernel::Acc>(args.tau));
   });
 }
 
@@ -181,7 +181,7 @@ inline void gumbel_softmax_recompute_bwd(Stream stream, const GumbelSoftmaxRecom
     using Acc = typename Kernel::Acc;
     launch(
         kernel.plan(2), stream, gumbel_softmax_recompute_bwd_kernel<typename Kernel::Wide, typename Kernel::Narrow>,
-        kernel.wide(0), kernel.narrow(1), kernel.narrow(2), args.noise, TauArgument<Acc>(args.tau),
+        kernel.wide(0), kernel.narrow(1), kernel.narrow(2), args.noise, tau_argument<Acc>(args.tau),
         static_cast<Acc*>(args.dtau_rows));
   });
 }

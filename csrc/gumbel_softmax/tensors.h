@@ -1,5 +1,9 @@
-// Checks and memory of the ops of Gumbel-softmax, for CPU and CUDA.
+// Checks and memory of the ops of Gumbel-softmax, for CPU and CUDA. Each function calls run(args) with the arguments of the
+// kernel, unless there is nothing to compute, or the host knows a temperature for which all results are alike.
 #pragma once
+
+#include <cmath>
+#include <tuple>
 
 #include "common/indices.h"
 #include "gumbel_softmax/arguments.h"
@@ -7,94 +11,77 @@
 
 namespace dvae {
 
-class GumbelSoftmaxTensors {
- public:
-  std::optional<Tensor> sample, index;
+// The index of each row alone.
+template <class Run>
+Tensor run_gumbel_argmax(const Tensor& logits, const Tensor& key, int64_t dim, int64_t row_offset, const Run& run) {
+  const Tensor indices = new_rows(logits, dim, ScalarType::Long);
+  if (logits.numel() == 0) return fill(indices, kNone);
+  const NoiseArgument noise = noise_argument(key, logits, row_offset);
+  with_coalesced_rows<2>({logits, logits}, dim, 0, [&](Rows<2> rows) {
+    rows.tensors[1].data = nullptr;
+    run(GumbelSoftmaxArgs{rows, noise, {nullptr, 1}, true, index_data(indices)});
+  });
+  return indices;
+}
 
-  // A sample of this dtype, and the index of each row, where they are wanted.
-  GumbelSoftmaxTensors(
-      const Tensor& logits, const Tensor& key, int64_t dim, int64_t row_offset, std::optional<ScalarType> dtype,
-      bool wants_index)
-      : logits_(logits), key_(key), dim_(dim), row_offset_(row_offset) {
-    if (dtype.has_value()) {
-      check_sample_type(logits.scalar_type(), *dtype);
-      sample = empty_like(logits, *dtype);
-    }
-    if (wants_index) index = new_rows(logits, dim, ScalarType::Long);
-    if (wants_index && logits.numel() == 0) torch::stable::fill_(*index, kNone);
-  }
+template <class Run>
+std::tuple<Tensor, Tensor> run_gumbel_onehot(
+    const Tensor& logits, const Tensor& key, int64_t dim, int64_t row_offset, ScalarType dtype, const Run& run) {
+  check_sample_type(logits.scalar_type(), dtype);
+  const Tensor sample = empty_like(logits, dtype), indices = new_rows(logits, dim, ScalarType::Long);
+  if (logits.numel() == 0) return {sample, fill(indices, kNone)};
+  const NoiseArgument noise = noise_argument(key, logits, row_offset);
+  with_coalesced_rows<2>({logits, sample}, dim, 1, [&](const Rows<2>& rows) {
+    run(GumbelSoftmaxArgs{rows, noise, {nullptr, 1}, true, index_data(indices)});
+  });
+  return {sample, indices};
+}
 
-  // Calls run(args), unless there is nothing to compute.
-  template <class Run>
-  void run(const Tau& tau, bool hard, const Run& run) const {
-    if (logits_.numel() == 0) return;
-    const NoiseArgument noise = noise_argument(key_, logits_, row_offset_);
-    int64_t* indices = index.has_value() ? index_data(*index) : nullptr;
-    const int outputs = sample.has_value() ? 1 : 0;
-    with_coalesced_rows<2>({logits_, sample.value_or(logits_)}, dim_, outputs, [&](Rows<2> rows) {
-      if (!sample.has_value()) rows.tensors[1].data = nullptr;
-      run(GumbelSoftmaxArgs{rows, noise, tau, hard, indices});
-    });
-  }
+template <class Run>
+Tensor run_gumbel_softmax_fwd(
+    const Tensor& logits, const Tensor& key, const ScalarArgument& tau, int64_t dim, bool hard, int64_t row_offset,
+    ScalarType dtype, const Run& run) {
+  check_sample_type(logits.scalar_type(), dtype);
+  const Tensor sample = empty_like(logits, dtype);
+  if (known_invalid(tau)) return fill(sample, NAN);
+  if (logits.numel() == 0) return sample;
+  const NoiseArgument noise = noise_argument(key, logits, row_offset);
+  with_coalesced_rows<2>({logits, sample}, dim, 1, [&](const Rows<2>& rows) {
+    run(GumbelSoftmaxArgs{rows, noise, tau, hard || known_zero(tau), nullptr});
+  });
+  return sample;
+}
 
- private:
-  Tensor logits_, key_;
-  int64_t dim_, row_offset_;
-};
+template <class Run>
+Tensor run_gumbel_softmax_bwd(
+    const Tensor& grad, const Tensor& y, const ScalarArgument& tau, int64_t dim, ScalarType dtype, const Run& run) {
+  check_sample_type(dtype, y.scalar_type());
+  STD_TORCH_CHECK(grad.scalar_type() == y.scalar_type(), "gumbel_softmax: expected grad of the sample's dtype");
+  const Tensor dlogits = empty_like(y, dtype);
+  if (known_invalid(tau)) return fill(dlogits, NAN);
+  if (known_zero(tau)) return fill(dlogits, 0);
+  if (y.numel() == 0) return dlogits;
+  with_coalesced_rows<3>({grad, y, dlogits}, dim, 1, [&](const Rows<3>& rows) {
+    run(GumbelSoftmaxBackwardArgs{rows, tau});
+  });
+  return dlogits;
+}
 
-class GumbelSoftmaxBackwardTensors {
- public:
-  Tensor dlogits;
-
-  GumbelSoftmaxBackwardTensors(const Tensor& grad, const Tensor& y, int64_t dim, ScalarType dtype)
-      : dlogits(empty_like(y, dtype)), grad_(grad), y_(y), dim_(dim) {
-    check_sample_type(dtype, y.scalar_type());
-    STD_TORCH_CHECK(grad.scalar_type() == y.scalar_type(), "gumbel_softmax: expected grad of the sample's dtype");
-  }
-
-  template <class Run>
-  void run(const Tau& tau, const Run& run) const {
-    if (y_.numel() == 0) return;
-    with_coalesced_rows<3>({grad_, y_, dlogits}, dim_, 1, [&](const Rows<3>& rows) {
-      run(GumbelSoftmaxBackwardArgs{rows, tau});
-    });
-  }
-
- private:
-  Tensor grad_, y_;
-  int64_t dim_;
-};
-
-class GumbelSoftmaxRecomputeTensors {
- public:
-  Tensor dlogits, dtau_rows;
-
-  GumbelSoftmaxRecomputeTensors(
-      const Tensor& grad, const Tensor& logits, const std::optional<Tensor>& key, int64_t dim, int64_t row_offset,
-      bool tau_grad)
-      : dlogits(empty_like(logits, logits.scalar_type())),
-        dtau_rows(new_tau_rows(logits, dim, tau_grad)),
-        grad_(grad),
-        logits_(logits),
-        key_(key),
-        dim_(dim),
-        row_offset_(row_offset) {
-    check_sample_type(logits.scalar_type(), grad.scalar_type());
-  }
-
-  template <class Run>
-  void run(const Tau& tau, const Run& run) const {
-    if (logits_.numel() == 0) return;
-    const NoiseArgument noise = noise_argument(key_, logits_, row_offset_);
-    with_coalesced_rows<3>({grad_, logits_, dlogits}, dim_, 1, [&](const Rows<3>& rows) {
-      run(GumbelSoftmaxRecomputeArgs{rows, noise, tau, optional_buffer(dtau_rows).data});
-    });
-  }
-
- private:
-  Tensor grad_, logits_;
-  std::optional<Tensor> key_;
-  int64_t dim_, row_offset_;
-};
+// Without a key there is no noise.
+template <class Run>
+std::tuple<Tensor, Tensor> run_gumbel_softmax_recompute_bwd(
+    const Tensor& grad, const Tensor& logits, const std::optional<Tensor>& key, const ScalarArgument& tau, int64_t dim,
+    int64_t row_offset, bool tau_grad, const Run& run) {
+  check_sample_type(logits.scalar_type(), grad.scalar_type());
+  const Tensor dlogits = empty_like(logits, logits.scalar_type()), dtau_rows = new_tau_rows(logits, dim, tau_grad);
+  if (known_invalid(tau)) return {fill(dlogits, NAN), fill(dtau_rows, NAN)};
+  if (known_zero(tau)) return {fill(dlogits, 0), fill(dtau_rows, 0)};
+  if (logits.numel() == 0) return {dlogits, dtau_rows};
+  const NoiseArgument noise = noise_argument(key, logits, row_offset);
+  with_coalesced_rows<3>({grad, logits, dlogits}, dim, 1, [&](const Rows<3>& rows) {
+    run(GumbelSoftmaxRecomputeArgs{rows, noise, tau, optional_buffer(dtau_rows).data});
+  });
+  return {dlogits, dtau_rows};
+}
 
 }  // namespace dvae

@@ -227,7 +227,7 @@ class NearestSearch {
       bounds.half_error += unit_ + 0x1p-22 * bounds.half;
       arithmetic = {0, 0};
       bounded = scale_;
-      start_factor_ = packed_.scale / scale_;
+      start_factor_ = std::min(packed_.scale / scale_, kLargest<float>);  // finite: times a start of zero it is zero
     }
     // twice the error in the unit of the scores: a constant, and parts in proportion to the row's norm and error
     const double factor = 2 * (1 + 0x1p-20) / (integers ? unit_ : 1);

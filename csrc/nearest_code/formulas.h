@@ -29,7 +29,7 @@ struct NamedMetric {
   const char* name;
   Metric metric;
 };
-inline constexpr NamedMetric kMetrics[] = {{"l2", {false, true}}, {"cosine", {true, false}}};
+inline constexpr NamedMetric kMetrics[] = {{"l2", {false, true}}, {"cosine", {true, false}}, {"dot", {false, false}}};
 
 // Null for a name that no metric has.
 inline const Metric* find_metric(std::string_view name) {

@@ -111,7 +111,7 @@ inline F64 fast_exp(F64 x) { return std::exp(x.v); }
 inline F64 one_minus_exp(F64 x) { return -std::expm1(-x.v); }
 inline F64 square_root(F64 x) { return std::sqrt(x.v); }
 struct Logarithm64 {
-  bool needs(BoolMask m) const { return m.v; }
+  bool needs_slow_path(BoolMask m) const { return m.v; }
   F64 log2(F64 x) const { return std::log2(x.v); }
   F64 log1p(F64 x) const { return std::log1p(x.v); }
   F64 log(F64 x, F64 rest) const { return 0.5 > rest.v ? std::log1p(-rest.v) : std::log(x.v); }
@@ -127,8 +127,8 @@ template <class F>
 struct Functions {
   Logarithm logarithm;
 
-  // whether a lane has to take the way around a loss of accuracy
-  bool needs(Mask m) const { return m.any(); }
+  // whether any lane needs the slow, accurate path
+  bool needs_slow_path(Mask m) const { return m.any(); }
   F32 log2(F32 x) const { return logarithm.log2(x); }
   // log(1 + x) for x in (-1, 0] with its relative accuracy: what 1 + x rounds off is applied to the logarithm
   F32 log1p(F32 x) const {
@@ -159,8 +159,8 @@ struct Functions {
 template <>
 struct Functions<F64> : Logarithm64 {};
 
-// For arguments that are known to need no way around.
-struct ModerateFunctions : Functions<F32> {
-  bool needs(Mask) const { return false; }
+// For arguments known not to need the slow path.
+struct FastFunctions : Functions<F32> {
+  bool needs_slow_path(Mask) const { return false; }
   F32 log2_for_power(F32 x, F32, F32) const { return log2(x); }
 };

@@ -1,11 +1,11 @@
 // The smoothing kernels, written once over the SIMD layer. Included once per target by foreach_target.h.
 //
 // Each loop is compiled for every kind, so storage types are left to BlockReader and BlockWriter. A sample and its
-// gradient to the logits have a quick loop for what is common: the key's noise, and one beta for which no formula needs
-// a way around a loss of accuracy. Everything else shares one loop.
+// gradient to the logits have a fast loop for the common case: noise from the key, and one beta for which no formula
+// needs the slow path. All other cases share one loop.
 
 #ifndef DVAE_TARGET  // for an editor
-#include "smoothing/cpu.h"
+#include "smoothing/arguments.h"
 #include "simd/editor.h"
 #endif
 
@@ -18,7 +18,7 @@ class KindOfElements {
   using Scalar = typename F::Scalar;
 
   KindOfElements(const Functions<F>& f, const SmoothingBeta& beta)
-      : one_(f, nearest_beta(F(static_cast<Scalar>(beta.value)))), given_(beta.elements) {}
+      : one_(f, nearest_beta(F(static_cast<Scalar>(beta.one.value)))), given_(beta.elements) {}
 
   bool several() const { return given_.data != nullptr; }
 
@@ -27,19 +27,19 @@ class KindOfElements {
     const Scalar* given = static_cast<const Scalar*>(given_.data) + first;
     for_vectors<F>(0, elements, [&](int64_t j, auto count) {
       const F beta = load_elements<F>(given + j, count);
-      const auto none = (F(0) > beta) | (beta == F(0)) | (beta > F(kLargest<Scalar>));
-      select(none, F(kNaN<Scalar>), nearest_beta(beta)).store(betas_ + j);
+      const auto invalid = (F(0) > beta) | (beta == F(0)) | (beta > F(kLargest<Scalar>));
+      select(invalid, F(kNaN<Scalar>), nearest_beta(beta)).store(betas_ + j);
     });
     F(1).store(betas_ + elements);
   }
   Kind at(const Functions<F>& f, int64_t j) const { return several() ? Kind(f, F::load(betas_ + j)) : one_; }
-  // Added to a logit, makes NaN of all that belongs to a beta that is none.
+  // 0, or NaN where beta is invalid: added to the logit, it carries NaN to every output.
   F zero(int64_t j) const { return several() ? F::load(betas_ + j) - F::load(betas_ + j) : F(0); }
 
  private:
   Kind one_;
   Buffer given_;
-  alignas(64) Scalar betas_[kElementBlock + 2 * F::lanes];  // behind the last stand some that whole vectors may read
+  alignas(64) Scalar betas_[kElementBlock + 2 * F::lanes];  // whole vectors may read past the last beta
 };
 
 // A block's noise, from the key or a tensor.
@@ -48,7 +48,8 @@ class NoiseOfElements {
  public:
   using Scalar = typename F::Scalar;
 
-  NoiseOfElements(const ElementBlocks& blocks, NoiseKey key, const Buffer& given) : bits_(blocks, key), given_(given) {}
+  NoiseOfElements(const ElementBlocks& blocks, KeyWords key, const Buffer& given)
+      : bits_(blocks, key.read()), given_(given) {}
 
   void open(int64_t block, int64_t first, int elements, int lacking) {
     if (given_.data == nullptr) {
@@ -82,24 +83,24 @@ class NoiseOfElements {
   alignas(64) Scalar rest_[kElementBlock + 2 * F::lanes];
 };
 
-// The kind with functions that look for no way around.
+// The kind with functions that never take the slow path.
 template <class Kind>
-struct ModerateKind;
+struct FastKind;
 template <template <class, class> class Kind, class F, class Math>
-struct ModerateKind<Kind<F, Math>> {
-  using type = Kind<F, ModerateFunctions>;
+struct FastKind<Kind<F, Math>> {
+  using type = Kind<F, FastFunctions>;
 };
 
 template <class Kind>
-bool is_moderate(const SmoothingBeta& beta) {
-  return beta.elements.data == nullptr && beta.value >= 1 && beta.value <= Kind::highest_moderate;
+bool is_fast(const SmoothingBeta& beta) {
+  return beta.elements.data == nullptr && beta.one.value >= 1 && beta.one.value <= Kind::largest_fast_exponent;
 }
 
 template <class Kind>
-void smooth_quickly(const SmoothingArgs& args, int64_t begin, int64_t end) {
-  const ModerateFunctions f;
-  const Kind kind(f, F32(static_cast<float>(args.beta.value)));
-  BlockNoise noise(args.blocks, args.key);
+void smooth_fast(const SmoothingArgs& args, int64_t begin, int64_t end) {
+  const FastFunctions f;
+  const Kind kind(f, F32(static_cast<float>(args.beta.one.value)));
+  BlockNoise noise(args.blocks, args.key.read());
   BlockReader<F32> logits(args.logits);
   BlockWriter<F32> zeta(args.zeta);
   for_blocks(args.blocks, begin, end, [&](int64_t block, int64_t first, int elements, int lacking) {
@@ -113,10 +114,10 @@ void smooth_quickly(const SmoothingArgs& args, int64_t begin, int64_t end) {
 }
 
 template <class Kind>
-void smooth_backward_quickly(const SmoothingBackwardArgs& args, int64_t begin, int64_t end) {
-  const ModerateFunctions f;
-  const Kind kind(f, F32(static_cast<float>(args.beta.value)));
-  BlockNoise noise(args.blocks, args.key);
+void smooth_bwd_fast(const SmoothingBackwardArgs& args, int64_t begin, int64_t end) {
+  const FastFunctions f;
+  const Kind kind(f, F32(static_cast<float>(args.beta.one.value)));
+  BlockNoise noise(args.blocks, args.key.read());
   BlockReader<F32> grad(args.grad), logits(args.logits);
   BlockWriter<F32> dlogits(args.dlogits);
   for_blocks(args.blocks, begin, end, [&](int64_t block, int64_t first, int elements, int lacking) {
@@ -148,11 +149,11 @@ void smooth(const SmoothingArgs& args, int64_t begin, int64_t end) {
   });
 }
 
-// Elements that are added in one row, before their sum is: a block has 512 for each lane of the baseline.
+// Elements that are summed in one run; the runs' sums are then summed. A block has 512 for each lane of the baseline.
 constexpr int64_t kRun = 256;
 
 template <class F, class Kind, bool all>
-void smooth_backward(const SmoothingBackwardArgs& args, int64_t begin, int64_t end) {
+void smooth_bwd(const SmoothingBackwardArgs& args, int64_t begin, int64_t end) {
   using Scalar = typename F::Scalar;
   const Functions<F> f;
   KindOfElements<F, Kind> kinds(f, args.beta);
@@ -182,14 +183,14 @@ void smooth_backward(const SmoothingBackwardArgs& args, int64_t begin, int64_t e
   });
 }
 
-// NaN where either is, else 0.
+// NaN where either argument is, else 0.
 template <class F>
 F nan_of(F a, F b) {
   return select(either_nan(a, b), F(kNaN<typename F::Scalar>), F(0));
 }
 
 template <class F, class Kind>
-void smoothed_log_prob(const SmoothingLogProbArgs& args, int64_t begin, int64_t end) {
+void log_density_fwd(const SmoothingLogProbArgs& args, int64_t begin, int64_t end) {
   const Functions<F> f;
   KindOfElements<F, Kind> kinds(f, args.beta);
   BlockReader<F> zeta(args.zeta), logits(args.logits);
@@ -205,7 +206,7 @@ void smoothed_log_prob(const SmoothingLogProbArgs& args, int64_t begin, int64_t 
 }
 
 template <class F, class Kind>
-void smoothed_log_prob_backward(const SmoothingLogProbBackwardArgs& args, int64_t begin, int64_t end) {
+void log_density_bwd(const SmoothingLogProbBackwardArgs& args, int64_t begin, int64_t end) {
   using Scalar = typename F::Scalar;
   const Functions<F> f;
   KindOfElements<F, Kind> kinds(f, args.beta);
@@ -246,43 +247,45 @@ void with_kind_and_vector(const Args& args, const Call& call) {
   with_kind<F32>(args.kind, [&](auto* kind) { call(F32(), kind); });
 }
 
-void smoothing(const SmoothingArgs& args, int64_t begin, int64_t end) {
+// The entries.
+
+void smoothing_fwd(const SmoothingArgs& args, int64_t begin, int64_t end) {
   with_kind_and_vector(args, [&](auto f, auto* kind) {
     using F = decltype(f);
     using Kind = std::remove_pointer_t<decltype(kind)>;
     if constexpr (F::lanes > 1) {
-      if (args.noise.data == nullptr && is_moderate<Kind>(args.beta)) {
-        return smooth_quickly<typename ModerateKind<Kind>::type>(args, begin, end);
+      if (args.noise.data == nullptr && is_fast<Kind>(args.beta)) {
+        return smooth_fast<typename FastKind<Kind>::type>(args, begin, end);
       }
     }
     smooth<F, Kind>(args, begin, end);
   });
 }
 
-void smoothing_backward(const SmoothingBackwardArgs& args, int64_t begin, int64_t end) {
+void smoothing_bwd(const SmoothingBackwardArgs& args, int64_t begin, int64_t end) {
   with_kind_and_vector(args, [&](auto f, auto* kind) {
     using F = decltype(f);
     using Kind = std::remove_pointer_t<decltype(kind)>;
     if (args.dbeta.data != nullptr || args.dnoise.data != nullptr) {
-      return smooth_backward<F, Kind, true>(args, begin, end);
+      return smooth_bwd<F, Kind, true>(args, begin, end);
     }
     if constexpr (F::lanes > 1) {
-      if (args.noise.data == nullptr && is_moderate<Kind>(args.beta)) {
-        return smooth_backward_quickly<typename ModerateKind<Kind>::type>(args, begin, end);
+      if (args.noise.data == nullptr && is_fast<Kind>(args.beta)) {
+        return smooth_bwd_fast<typename FastKind<Kind>::type>(args, begin, end);
       }
     }
-    smooth_backward<F, Kind, false>(args, begin, end);
+    smooth_bwd<F, Kind, false>(args, begin, end);
   });
 }
 
-void smoothing_log_prob(const SmoothingLogProbArgs& args, int64_t begin, int64_t end) {
+void smoothing_log_prob_fwd(const SmoothingLogProbArgs& args, int64_t begin, int64_t end) {
   with_kind_and_vector(args, [&](auto f, auto* kind) {
-    smoothed_log_prob<decltype(f), std::remove_pointer_t<decltype(kind)>>(args, begin, end);
+    log_density_fwd<decltype(f), std::remove_pointer_t<decltype(kind)>>(args, begin, end);
   });
 }
 
-void smoothing_log_prob_backward(const SmoothingLogProbBackwardArgs& args, int64_t begin, int64_t end) {
+void smoothing_log_prob_bwd(const SmoothingLogProbBackwardArgs& args, int64_t begin, int64_t end) {
   with_kind_and_vector(args, [&](auto f, auto* kind) {
-    smoothed_log_prob_backward<decltype(f), std::remove_pointer_t<decltype(kind)>>(args, begin, end);
+    log_density_bwd<decltype(f), std::remove_pointer_t<decltype(kind)>>(args, begin, end);
   });
 }

@@ -1,15 +1,16 @@
-// The smoothing transformations: one struct for each kind, written once for scalars (CUDA) and SIMD vectors (CPU) in the
-// words of common/scalar_math.h and simd/math.h. F is the scalar or vector, Math what it takes its functions from.
-// Without include guard: kernels.cuh includes it in namespace dvae, cpu_kernels.h once per target. README.md of the op
-// derives the formulas.
+// The smoothing transformations: one struct per kind, written once for scalars (CUDA) and SIMD vectors (CPU) in the
+// words of common/scalar_math.h and simd/math.h. F is the scalar or vector; Math holds its functions. The file has no
+// include guard: kernels.cuh includes it in namespace dvae, cpu_kernels.h once per target. The op's README.md derives
+// the formulas.
 //
-// A kind belongs to a family and gives it what differs:
+// A kind belongs to a family, and gives it the functions that differ:
 //   SpikeFamily    zeta = 0 up to the threshold eps = q, a rise from 0 to 1 behind it; its density given a one
 //   SplitFamily    zeta = q x below the threshold, 1 - p x above it; the density of zeta
 //   MixtureFamily  zeta drawn from q r(zeta | 0) + p r(zeta | 1); the densities of both components
-// It has a name, a constructor from beta, in which whatever depends on beta alone is made, and a place in SmoothingKinds.
-// For betas from 1 to highest_moderate float keeps the contract without what Math::needs() asks about and powers of
-// numbers near one take; from 3 on those are more accurate, but cost half as much again.
+// It has a name, a constructor, which computes all that depends on beta alone, and a place in SmoothingKinds.
+// For 1 <= beta <= largest_fast_exponent the fast path meets the float32 error budget: it skips the branches guarded by
+// Math::needs_slow_path() and takes powers through plain log2. From 3 on the log1p path is more accurate, at 1.5 times
+// the cost.
 
 // A transformed bit and its derivatives.
 template <class F>
@@ -23,16 +24,16 @@ struct LogDensity {
   F log, dzeta, dlogit, dbeta;
 };
 
-// Slopes are taken no closer to where they are infinite.
+// A slope that is infinite at a point is evaluated no closer to it than this.
 template <class F>
 constexpr Lane<F> kNearest = Lane<F>(0x1p-24);
-// Least normal number and largest below one: where densities are taken in place of 0 and 1.
+// The least normal number and the largest below one, at which densities are evaluated in place of 0 and 1.
 template <class F>
 constexpr Lane<F> kLeast = kLeastNormal<Lane<F>>;
 template <class F>
 constexpr Lane<F> kTop = 1 - kEpsilon<Lane<F>> / 2;
 
-// Beta as kinds take it: its square and inverse exist. NaN passes.
+// Beta within bounds for which its square and inverse are normal numbers. NaN passes.
 template <class F>
 DVAE_INLINE F nearest_beta(F beta) {
   return min(F(Lane<F>(0x1p50)), max(F(Lane<F>(0x1p-50)), beta));
@@ -41,17 +42,17 @@ template <class F>
 DVAE_INLINE F minus(F x) {
   return F(0) - x;
 }
-// of x >= 0, finite
+// The logarithm of x >= 0, kept finite.
 template <class F, class Math>
 DVAE_INLINE F logarithm(const Math& f, F x) {
   return f.log2(max(F(kLeast<F>), x)) * F(kLn2<Lane<F>>);
 }
-// of x in [0, 1], finite, from rest = 1 - x where that is the smaller number
+// The logarithm of x in [0, 1], kept finite, from rest = 1 - x where that is the smaller number.
 template <class F, class Math>
 DVAE_INLINE F logarithm(const Math& f, F x, F rest) {
   return f.log(max(F(kLeast<F>), x), rest);
 }
-// x^exponent for x in [0, 1] and rest = 1 - x
+// x^exponent for x in [0, 1] and rest = 1 - x.
 template <class F, class Math>
 DVAE_INLINE F power_of(const Math& f, F x, F rest, F exponent) {
   const F log = min(F(0), f.log2_for_power(max(F(kLeast<F>), x), rest, exponent));
@@ -78,7 +79,7 @@ struct BitOdds {
 template <class F>
 struct NoisyBit : BitOdds<F> {
   F eps, rest;
-  F u;     // (eps - q) / p, positive above the threshold; the one cancellation is between numbers that are given
+  F u;     // (eps - q) / p, positive above the threshold; only given numbers cancel
   F ubar;  // rest / p: 1 - u above the threshold
 
   DVAE_INLINE NoisyBit(F logit, F eps, F rest) : BitOdds<F>(logit), eps(eps), rest(rest) {
@@ -103,7 +104,7 @@ struct LogOdds : BitOdds<F> {
   }
 };
 
-// e^-beta and what goes with it.
+// e^-beta, and functions of beta that keep their relative accuracy.
 template <class F>
 struct Decay {
   F beta, e, one_minus_e;
@@ -115,17 +116,17 @@ struct Decay {
   template <class Math>
   DVAE_INLINE F log_height(const Math& f) const { return logarithm(f, beta) - logarithm(f, one_minus_e); }
 
-  // its derivative 1/beta - 1/expm1(beta)
+  // the derivative of log_height, 1/beta - 1/expm1(beta)
   DVAE_INLINE F log_height_slope() const {
     return select(small(), near_zero(beta), quotient(F(1), beta) - quotient(e, one_minus_e));
   }
 
-  // beta-derivative of the distribution function F(x) = rise / (1 - e) of rate beta on [0, 1] times (1 - e),
-  // rise = 1 - decay, decay = e^(-beta x)
+  // (1 - e) times the beta-derivative of F(x) = rise / (1 - e), the distribution function of rate beta on [0, 1], where
+  // rise = 1 - decay and decay = e^(-beta x)
   template <class Math>
   DVAE_INLINE F distribution_slope(const Math& f, F x, F rise, F decay) const {
     F slope = fma(x, decay, minus(rise * quotient(e, one_minus_e)));
-    if (f.needs(small())) slope = select(small(), rise * (near_zero(beta) - x * near_zero(beta * x)), slope);
+    if (f.needs_slow_path(small())) slope = select(small(), rise * (near_zero(beta) - x * near_zero(beta * x)), slope);
     return slope;
   }
 
@@ -133,7 +134,7 @@ struct Decay {
   DVAE_INLINE auto small() const { return F(Lane<F>(0.25)) > beta; }
 
  private:
-  // 1/x - 1/expm1(x) there
+  // 1/x - 1/expm1(x) for small x
   DVAE_INLINE static F near_zero(F x) {
     constexpr double odd[4] = {1. / 1209600, -1. / 30240, 1. / 720, -1. / 12};
     F series(Lane<F>(-1. / 47900160));
@@ -141,8 +142,6 @@ struct Decay {
     return fma(series, x, F(Lane<F>(0.5)));
   }
 };
-
-// --- the spike family
 
 // zeta above the threshold, as a function of u in (0, 1].
 template <class F>
@@ -159,7 +158,7 @@ struct LogSlice {
 template <class F, class Math, class Kind>
 struct SpikeFamily {
   static constexpr bool noise_has_gradient = true;
-  static constexpr double highest_moderate = 0x1p50;
+  static constexpr double largest_fast_exponent = 0x1p50;
 
   DVAE_INLINE Smoothed<F> transform(const Math& f, const NoisyBit<F>& bit) const {
     const Rise<F> rise = static_cast<const Kind*>(this)->rise(f, bit.u, bit.ubar);
@@ -195,15 +194,15 @@ struct SpikeExponential : SpikeFamily<F, Math, SpikeExponential<F, Math>> {
   DVAE_INLINE Rise<F> rise(const Math& f, F u, F ubar) const {
     const F d = min(F(1), max(F(kLeast<F>), fma(ubar, decay.e, u)));
     F log = logarithm(f, d);
-    const auto small = F(1) > beta;  // a rounded d would lose 1 / beta
-    if (f.needs(small)) log = select(small, f.log1p(minus(ubar * decay.one_minus_e)), log);
+    const auto small = F(1) > beta;  // the rounding of d would be magnified by 1 / beta
+    if (f.needs_slow_path(small)) log = select(small, f.log1p(minus(ubar * decay.one_minus_e)), log);
     const F zeta = max(F(0), fma(log, inverse, F(1))), r = reciprocal(d), du = decay.one_minus_e * inverse * r;
     F dbeta = (u * r - zeta) * inverse;
-    if (f.needs(decay.small())) dbeta = select(decay.small(), integral(u, ubar), dbeta);
+    if (f.needs_slow_path(decay.small())) dbeta = select(decay.small(), integral(u, ubar), dbeta);
     return {zeta, du, du * ubar, dbeta};
   }
 
-  // dzeta/dbeta where beta is small: the integral over s in [0, 1] of s times the variance of a bit with the odds
+  // dzeta/dbeta for small beta: the integral over s in [0, 1] of s times the variance of a bit with the odds
   // u e^(beta s) / ubar, by Gauss's rule for the weight s.
   DVAE_INLINE F integral(F u, F ubar) const {
     constexpr double nodes[5] = {0.09853508579882643, 0.30453572664636390, 0.56202518975261390, 0.80198658212639180,
@@ -228,7 +227,7 @@ struct SpikeExponential : SpikeFamily<F, Math, SpikeExponential<F, Math>> {
 template <class F, class Math = Functions<F>>
 struct SpikePower : SpikeFamily<F, Math, SpikePower<F, Math>> {
   static constexpr const char* name = "spike_power";
-  static constexpr double highest_moderate = 24;
+  static constexpr double largest_fast_exponent = 24;
   F beta, inverse;
 
   DVAE_INLINE SpikePower(const Math&, F beta) : beta(beta), inverse(quotient(F(1), beta)) {}
@@ -282,29 +281,27 @@ struct SpikeRational : SpikeFamily<F, Math, SpikeRational<F, Math>> {
   }
 };
 
-// --- the split family
-
-// x in zeta = q x below the threshold and zeta = 1 - p x above it, as a function of the distance `end` from the side's
-// end, and `gap` = 1 - end from the threshold, both over the side's mass.
+// x in zeta = q x below the threshold and zeta = 1 - p x above it, as a function of the distance `far` from the side's
+// end and `near` = 1 - far from the threshold, both in units of the side's width q or p.
 template <class F>
 struct Fold {
-  F x, dmass, dbeta, dend;  // dmass: dzeta/dp
+  F x, dp, dbeta, dfar;  // dp: dzeta/dp
 };
 
 template <class F, class Math, class Kind>
 struct SplitFamily {
   static constexpr bool noise_has_gradient = true;
-  static constexpr double highest_moderate = 0x1p50;
+  static constexpr double largest_fast_exponent = 0x1p50;
 
   DVAE_INLINE Smoothed<F> transform(const Math& f, const NoisyBit<F>& bit) const {
     const auto above = bit.u > F(0);
-    const F mass = select(above, bit.p, bit.q);
-    const F end = min(F(1), select(above, bit.rest * bit.inverse_p, bit.eps * bit.inverse_q));
-    const F gap = min(F(1), select(above, bit.u, minus(bit.u * bit.p) * bit.inverse_q));
-    const Fold<F> fold = static_cast<const Kind*>(this)->fold(f, end, gap);
-    const F x = mass * fold.x, dbeta = mass * fold.dbeta;
-    return {select(above, F(1) - x, x), bit.p * bit.q * fold.dmass, select(above, minus(dbeta), dbeta),
-            fold.dend + bit.zero()};
+    const F width = select(above, bit.p, bit.q);
+    const F far = min(F(1), select(above, bit.rest * bit.inverse_p, bit.eps * bit.inverse_q));
+    const F near = min(F(1), select(above, bit.u, minus(bit.u * bit.p) * bit.inverse_q));
+    const Fold<F> fold = static_cast<const Kind*>(this)->fold(f, far, near);
+    const F x = width * fold.x, dbeta = width * fold.dbeta;
+    return {select(above, F(1) - x, x), bit.p * bit.q * fold.dp, select(above, minus(dbeta), dbeta),
+            fold.dfar + bit.zero()};
   }
 
   DVAE_INLINE LogDensity<F> log_density(const Math& f, F zeta, F logit) const {
@@ -314,38 +311,38 @@ struct SplitFamily {
     const auto below = F(0) > margin;
     const auto outside = (F(0) > zeta) | (zeta > F(1));
     const F inverse = select(below, bit.inverse_q, bit.inverse_p);
-    const F end = min(F(1), select(below, inside, rest) * inverse), gap = min(F(1), absolute(margin) * inverse);
-    // end and gap, and so what they give, change with the logit as p q / mass and with zeta as 1 / mass
+    const F far = min(F(1), select(below, inside, rest) * inverse), near = min(F(1), absolute(margin) * inverse);
+    // far and near change with the logit as p q / width, with zeta as 1 / width, and the density with them
     const F other = select(below, bit.p, bit.q);
-    const LogSlice<F> slice = static_cast<const Kind*>(this)->slice(f, end, gap);
-    const F dzeta = quotient(slice.dzeta, end) * inverse, dlogit = slice.dzeta * other;
+    const LogSlice<F> slice = static_cast<const Kind*>(this)->slice(f, far, near);
+    const F dzeta = quotient(slice.dzeta, far) * inverse, dlogit = slice.dzeta * other;
     return {select(outside, F(kMinusInfinity<Lane<F>>), slice.log),
             select(inside == zeta, select(below, dzeta, minus(dzeta)), F(0)),
             select(outside, F(0), select(below, dlogit, minus(dlogit))), select(outside, F(0), slice.dbeta)};
   }
 };
 
-// x = end^beta; the density is end_of_zeta^(1/beta - 1) / beta
+// x = far^beta; the density is far_of_zeta^(1/beta - 1) / beta
 template <class F, class Math = Functions<F>>
 struct Power : SplitFamily<F, Math, Power<F, Math>> {
   static constexpr const char* name = "power";
-  static constexpr double highest_moderate = 24;
+  static constexpr double largest_fast_exponent = 24;
   F beta, inverse;
 
   DVAE_INLINE Power(const Math&, F beta) : beta(beta), inverse(quotient(F(1), beta)) {}
 
-  DVAE_INLINE Fold<F> fold(const Math& f, F end, F gap) const {
-    const F t = power_of(f, end, gap, beta);
-    return {t, (beta - F(1)) * t, t * logarithm(f, end, gap), beta * t * reciprocal(max(F(kNearest<F>), end))};
+  DVAE_INLINE Fold<F> fold(const Math& f, F far, F near) const {
+    const F t = power_of(f, far, near, beta);
+    return {t, (beta - F(1)) * t, t * logarithm(f, far, near), beta * t * reciprocal(max(F(kNearest<F>), far))};
   }
-  // dzeta: by log(end), which is finite
-  DVAE_INLINE LogSlice<F> slice(const Math& f, F end, F gap) const {
-    const F log = logarithm(f, end, gap), exponent = inverse - F(1);
+  // dzeta is the derivative to log(far), which is finite
+  DVAE_INLINE LogSlice<F> slice(const Math& f, F far, F near) const {
+    const F log = logarithm(f, far, near), exponent = inverse - F(1);
     return {fma(exponent, log, minus(logarithm(f, beta))), exponent, minus(fma(log, inverse, F(1)) * inverse)};
   }
 };
 
-// x = 1 - gap^(1/beta); the density is beta gap_of_zeta^(beta - 1)
+// x = 1 - near^(1/beta); the density is beta near_of_zeta^(beta - 1)
 template <class F, class Math = Functions<F>>
 struct Root : SplitFamily<F, Math, Root<F, Math>> {
   static constexpr const char* name = "root";
@@ -353,20 +350,18 @@ struct Root : SplitFamily<F, Math, Root<F, Math>> {
 
   DVAE_INLINE Root(const Math&, F beta) : beta(beta), inverse(quotient(F(1), beta)) {}
 
-  DVAE_INLINE Fold<F> fold(const Math& f, F end, F gap) const {
-    const F t = power_of(f, gap, end, inverse), log = logarithm(f, gap, end);
-    const F nearest = max(F(kNearest<F>), gap), slope = power_of(f, nearest, end, inverse);
-    const F dend = slope * inverse * reciprocal(nearest);
-    return {F(1) - t, fma(dend, end, slope - F(1)), t * log * (inverse * inverse), dend};
+  DVAE_INLINE Fold<F> fold(const Math& f, F far, F near) const {
+    const F t = power_of(f, near, far, inverse), log = logarithm(f, near, far);
+    const F nearest = max(F(kNearest<F>), near), slope = power_of(f, nearest, far, inverse);
+    const F dfar = slope * inverse * reciprocal(nearest);
+    return {F(1) - t, fma(dfar, far, slope - F(1)), t * log * (inverse * inverse), dfar};
   }
-  DVAE_INLINE LogSlice<F> slice(const Math& f, F end, F gap) const {
-    const F nearest = max(F(kNearest<F>), gap), log = logarithm(f, nearest, end);
-    const F dgap = select(gap == nearest, quotient(beta - F(1), nearest), F(0));
-    return {fma(beta - F(1), log, logarithm(f, beta)), minus(dgap * end), inverse + log};
+  DVAE_INLINE LogSlice<F> slice(const Math& f, F far, F near) const {
+    const F nearest = max(F(kNearest<F>), near), log = logarithm(f, nearest, far);
+    const F dnear = select(near == nearest, quotient(beta - F(1), nearest), F(0));
+    return {fma(beta - F(1), log, logarithm(f, beta)), minus(dnear * far), inverse + log};
   }
 };
-
-// --- the mixture family
 
 // log r(zeta | 0) and log r(zeta | 1) and their derivatives.
 template <class F>
@@ -377,7 +372,7 @@ struct LogComponents {
 template <class F, class Math, class Kind>
 struct MixtureFamily {
   static constexpr bool noise_has_gradient = true;
-  static constexpr double highest_moderate = 0x1p50;
+  static constexpr double largest_fast_exponent = 0x1p50;
 
   DVAE_INLINE LogDensity<F> log_density(const Math& f, F zeta, F logit) const {
     constexpr bool unit = Kind::unit_interval;
@@ -396,7 +391,7 @@ struct MixtureFamily {
   }
 };
 
-// The greater and the smaller of sqrt(b^2 + c) +- b for c >= 0, without cancellation, and their mean S.
+// The greater and the smaller of sqrt(b^2 + c) +- b for c >= 0, without cancellation, and their mean s.
 template <class F>
 struct QuadraticRoots {
   F s, greater, smaller;
@@ -406,17 +401,17 @@ struct QuadraticRoots {
     greater = s + absolute(b);
     smaller = c * reciprocal(max(F(kLeast<F>), greater));
   }
-  // for slopes, which are infinite where s = 0
+  // s as a divisor of slopes, which are infinite at s = 0
   DVAE_INLINE F nearest_s() const { return max(F(kNearest<F>), s); }
 };
 
-// eps - q = p - (1 - eps), and eps - p = q - (1 - eps).
+// d = eps - q = p - rest, and d1 = eps - p = q - rest.
 template <class F>
 struct Margins {
-  F of_zero, of_one;
+  F d, d1;
 
   DVAE_INLINE explicit Margins(const NoisyBit<F>& bit)
-      : of_zero(bit.u * bit.p), of_one(fma(minus(reciprocal(bit.odds)), bit.rest, bit.eps) * bit.q) {}
+      : d(bit.u * bit.p), d1(fma(minus(reciprocal(bit.odds)), bit.rest, bit.eps) * bit.q) {}
 };
 
 // DVAE++: r(zeta | 0) = beta e^(-beta zeta) / (1 - e^-beta), r(zeta | 1) its mirror image.
@@ -433,22 +428,22 @@ struct ExponentialMixture : MixtureFamily<F, Math, ExponentialMixture<F, Math>> 
   DVAE_INLINE Smoothed<F> transform(const Math& f, const NoisyBit<F>& bit) const {
     const F e = decay.e, one_minus_e = decay.one_minus_e, p = bit.p, q = bit.q;
     const Margins<F> margin(bit);
-    const F b = fma(minus(e), margin.of_one, margin.of_zero);
+    const F b = fma(minus(e), margin.d1, margin.d);
     const QuadraticRoots<F> root(b, F(4) * p * q * e);
     const auto upper = b > F(0);
     const F s_plus_b = select(upper, root.greater, root.smaller), s_minus_b = select(upper, root.smaller, root.greater);
-    // 1 - m and 1 - n, by the quadratic equations that they solve
+    // 1 - m and 1 - n from the quadratic equations that they solve
     const F one_minus_m = F(2) * one_minus_e * bit.eps * reciprocal(max(F(kLeast<F>), fma(F(2), q, s_plus_b)));
     const F one_minus_n = F(2) * one_minus_e * bit.rest * reciprocal(max(F(kLeast<F>), fma(F(2), p, s_minus_b)));
-    const F near = min(F(1), root.greater * F(Lane<F>(0.5)) * select(upper, bit.inverse_p, bit.inverse_q));
-    F log = logarithm(f, near);  // of n in the upper half, else of m
+    const F own = min(F(1), root.greater * F(Lane<F>(0.5)) * select(upper, bit.inverse_p, bit.inverse_q));
+    F log = logarithm(f, own);  // of n in the upper half, else of m
     const auto small = F(1) > beta;
-    if (f.needs(small)) log = select(small, f.log1p(minus(select(upper, one_minus_n, one_minus_m))), log);
+    if (f.needs_slow_path(small)) log = select(small, f.log1p(minus(select(upper, one_minus_n, one_minus_m))), log);
     const F distance = min(F(1), max(F(0), minus(log * inverse)));
     const F zeta = select(upper, F(1) - distance, distance) + bit.zero();
 
     const F slope = inverse * reciprocal(root.nearest_s());
-    const F far = quotient(e, max(F(kLeast<F>), near)), m = select(upper, far, near), n = select(upper, near, far);
+    const F other = quotient(e, max(F(kLeast<F>), own)), m = select(upper, other, own), n = select(upper, own, other);
     const F from_zero = q * decay.distribution_slope(f, zeta, one_minus_m, m);
     const F from_one = p * decay.distribution_slope(f, F(1) - zeta, one_minus_n, n);
     return {zeta, p * q * one_minus_m * one_minus_n * slope, (from_one - from_zero) * slope,
@@ -470,14 +465,14 @@ struct LogisticMixture : MixtureFamily<F, Math, LogisticMixture<F, Math>> {
 
   DVAE_INLINE LogisticMixture(const Math&, F beta) : beta(beta), inverse(quotient(F(1), beta)), decay(beta) {}
 
-  // x = e^(-beta zeta) solves eps x^2 + b x = (1 - eps) e. Up to the middle zeta is taken from x, behind it 1 - zeta
-  // from its mirror image; the ends of the noise are kept off the infinite ones of the line.
+  // x = e^(-beta zeta) solves eps x^2 + b x = (1 - eps) e. Zeta comes from x in the lower half, and 1 - zeta from the
+  // mirror image in the upper one. Noise of 0 or 1 is moved inside, since zeta would be infinite.
   DVAE_INLINE Smoothed<F> transform(const Math& f, const NoisyBit<F>& bit) const {
     const F e = decay.e, p = bit.p, q = bit.q;
     const F nearest_end(Lane<F>(0x1p-64));
     const F eps = max(nearest_end, bit.eps), rest = max(nearest_end, bit.rest);
     const Margins<F> margin(bit);
-    const F b = fma(e, margin.of_one, margin.of_zero);
+    const F b = fma(e, margin.d1, margin.d);
     const QuadraticRoots<F> root(b, F(4) * eps * rest * e);
     const auto upper = b > F(0);
     const F half_inverse = F(Lane<F>(0.5)) * reciprocal(select(upper, rest, eps));
@@ -511,7 +506,7 @@ template <class F, class Math = Functions<F>>
 struct PowerMixture : MixtureFamily<F, Math, PowerMixture<F, Math>> {
   static constexpr const char* name = "power_mixture";
   static constexpr bool unit_interval = true, noise_has_gradient = false;
-  static constexpr double highest_moderate = 24;
+  static constexpr double largest_fast_exponent = 24;
   F beta, inverse;
 
   DVAE_INLINE PowerMixture(const Math&, F beta) : beta(beta), inverse(quotient(F(1), beta)) {}
@@ -519,21 +514,21 @@ struct PowerMixture : MixtureFamily<F, Math, PowerMixture<F, Math>> {
   DVAE_INLINE Smoothed<F> transform(const Math& f, const NoisyBit<F>& bit) const {
     const auto above = bit.u > F(0);
     const F own = select(above, bit.p, bit.q), other = select(above, bit.q, bit.p);
-    const F end = min(F(1), select(above, bit.rest * bit.inverse_p, bit.eps * bit.inverse_q));
-    const F gap = min(F(1), select(above, bit.u, minus(bit.u * bit.p) * bit.inverse_q));
-    const F t = power_of(f, end, gap, beta);
+    const F far = min(F(1), select(above, bit.rest * bit.inverse_p, bit.eps * bit.inverse_q));
+    const F near = min(F(1), select(above, bit.u, minus(bit.u * bit.p) * bit.inverse_q));
+    const F t = power_of(f, far, near, beta);
     const F zeta = select(above, F(1) - t, t) + bit.zero();
 
-    const F log = logarithm(f, end, gap), rest = one_minus_exp(minus(beta * log));
+    const F log = logarithm(f, far, near), rest = one_minus_exp(minus(beta * log));
     const F log_rest = logarithm(f, rest, t), back = power_of(f, rest, t, inverse);
-    const F density = fma(own * end, rest, other * back * t);  // times t (1 - t) / beta
+    const F density = fma(own * far, rest, other * back * t);  // times t (1 - t) / beta
     const F r = select(density == F(0), F(0), quotient(t * rest, max(F(kLeast<F>), density)));
-    const F dbeta = (own * end * log - other * back * log_rest * inverse) * r;
-    return {zeta, bit.p * bit.q * beta * (end - (F(1) - back)) * r, select(above, minus(dbeta), dbeta), F(0)};
+    const F dbeta = (own * far * log - other * back * log_rest * inverse) * r;
+    return {zeta, bit.p * bit.q * beta * (far - (F(1) - back)) * r, select(above, minus(dbeta), dbeta), F(0)};
   }
-  DVAE_INLINE LogSlice<F> component(const Math& f, F end) const {
-    const F log = logarithm(f, end), exponent = inverse - F(1);
-    return {fma(exponent, log, minus(logarithm(f, beta))), quotient(exponent, end),
+  DVAE_INLINE LogSlice<F> component(const Math& f, F far) const {
+    const F log = logarithm(f, far), exponent = inverse - F(1);
+    return {fma(exponent, log, minus(logarithm(f, beta))), quotient(exponent, far),
             minus(fma(log, inverse, F(1)) * inverse)};
   }
   DVAE_INLINE LogComponents<F> components(const Math& f, F zeta) const {
@@ -541,8 +536,6 @@ struct PowerMixture : MixtureFamily<F, Math, PowerMixture<F, Math>> {
     return {zero, {one.log, minus(one.dzeta), one.dbeta}};
   }
 };
-
-// --- all kinds
 
 template <template <class, class> class... Kinds>
 struct KindList {};
@@ -561,13 +554,10 @@ bool with_kind(std::string_view name, const Run& run) {
 }
 
 template <class F>
-bool is_smoothing_kind(std::string_view name) {
-  return with_kind<F>(name, [](auto*) {});
-}
-// of a kind that there is
-template <class F>
-bool noise_has_gradient(std::string_view name) {
-  bool result = false;
-  with_kind<F>(name, [&](auto* kind) { result = std::remove_pointer_t<decltype(kind)>::noise_has_gradient; });
+SmoothingKind find_kind(std::string_view name) {
+  SmoothingKind result{name};
+  result.exists = with_kind<F>(name, [&](auto* kind) {
+    result.noise_has_gradient = std::remove_pointer_t<decltype(kind)>::noise_has_gradient;
+  });
   return result;
 }

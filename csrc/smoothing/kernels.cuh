@@ -1,27 +1,33 @@
 // The CUDA kernels of the smoothing transformations and their densities, and the choice among them; nothing here needs
-// torch, so that the host shim can run it all. Every tensor is read or written once. A kernel is made for each kind
-// and compute type; storage types, the source of the noise, that of beta and the gradients wanted are branches that
-// all threads take alike.
+// torch, so that the host shim can run it all. Every tensor is read or written once. Each kind and compute type has a
+// kernel of its own; storage types, the sources of the noise and of beta and the gradients wanted are branches that all
+// threads take alike.
 #pragma once
 
 #include <string_view>
 
-#include "cuda/elements.cuh"
 #include "common/scalar_math.h"
+#include "cuda/elements.cuh"
+#include "smoothing/arguments.h"
 
 namespace dvae {
 
 #include "smoothing/formulas.h"
 
-// One number in device memory or, where `data` is null, here; or one for every element.
+// One number in device memory or, if `data` is null, here; or one per element.
 template <class Acc>
 struct BetaArgument {
   const Acc* data;
   Acc value;
   bool each;
+
+  explicit BetaArgument(const SmoothingBeta& beta)
+      : data(static_cast<const Acc*>(beta.elements.data ? beta.elements.data : beta.one.data)),
+        value(static_cast<Acc>(beta.one.value)),
+        each(beta.elements.data != nullptr) {}
 };
 
-// The kind with its beta, made once where that is one number.
+// The kind with its beta: constructed once if beta is one number.
 template <class Kind, class Acc>
 class KindArgument {
  public:
@@ -30,14 +36,14 @@ class KindArgument {
         one_(valid(beta.data != nullptr && !beta.each ? *beta.data : beta.value)),
         shared_(Functions<Acc>(), one_) {}
 
-  // Where there is one beta for each element, they come one at a time.
+  // One beta per element is loaded one at a time.
   template <int kChunk>
   __device__ void load(const ElementChunk& chunk, Acc (&betas)[kChunk]) const {
     if constexpr (kChunk == 1) {
       if (each_ != nullptr) load_words(each_, chunk, betas);
     }
   }
-  // The element's own, where it was loaded; NaN where it is no sharpness.
+  // The element's own beta if it was loaded, else the one; NaN if it is invalid.
   template <int kChunk>
   __device__ Acc beta(Acc loaded) const {
     return kChunk == 1 && each_ != nullptr ? valid(loaded) : one_;
@@ -57,7 +63,7 @@ class KindArgument {
   Kind shared_;
 };
 
-// x, or NaN where an argument is.
+// x, or NaN if one of the others is.
 template <class Acc>
 __device__ Acc nan_of(Acc a, Acc b, Acc c, Acc x) {
   return select((a == a) & (b == b) & (c == c), x, kNaN<Acc>);
@@ -66,17 +72,19 @@ __device__ Acc nan_of(Acc a, Acc b, Acc c, Acc x) {
 // Uniform noise from a key, or given.
 template <class Acc>
 struct UniformArgument {
-  NoiseArgument key;
+  KeyWords key;
   const Acc* given;
+
+  UniformArgument(const KeyWords& key, const Buffer& noise) : key(key), given(static_cast<const Acc*>(noise.data)) {}
 };
 
 template <class Acc>
 class Uniform {
  public:
   __device__ explicit Uniform(const UniformArgument<Acc>& argument) : given_(argument.given) {
-    if (argument.key.key == nullptr) return;
-    seed_ = static_cast<uint64_t>(argument.key.key[0]);
-    offset_ = static_cast<uint32_t>(argument.key.key[argument.key.key_stride]);
+    const NoiseKey key = argument.key.read();
+    seed_ = key.key;
+    offset_ = key.offset;
   }
 
   // eps and its distance from 1; NaN where eps is outside [0, 1].
@@ -158,7 +166,7 @@ __global__ void __launch_bounds__(kElementThreads, kElementMinBlocks<typename Te
   using Acc = typename Tensor::Acc;
   const Uniform<Acc> noise(noise_argument);
   const KindArgument<Kind, Acc> kind(beta_argument);
-  Acc part = 0;
+  Acc partial = 0;
   in_chunks(plan, beta_argument, [&](auto width) {
     constexpr int kChunk = decltype(width)::value;
     struct Inputs {
@@ -181,21 +189,21 @@ __global__ void __launch_bounds__(kElementThreads, kElementMinBlocks<typename Te
         in.logit[i] = g * smoothed.dlogit;
         eps[i] = g * smoothed.deps;
         betas[i] = g * smoothed.dbeta;
-        part += betas[i];
+        partial += betas[i];
       }
       dlogits.store(chunk, in.logit);
       if (dnoise != nullptr) store_words(dnoise, chunk, eps);
       if (kChunk == 1 && dbeta != nullptr && beta_argument.each) store_words(dbeta, chunk, betas);
     });
   });
-  if (dbeta != nullptr && !beta_argument.each) write_block_sum(part, dbeta);
+  if (dbeta != nullptr && !beta_argument.each) write_block_sum(partial, dbeta);
 }
 
 template <class Kind, class Tensor>
 __global__ void __launch_bounds__(kElementThreads, kElementMinBlocks<typename Tensor::Acc>)
     smoothing_log_prob_fwd_kernel(
-    ElementPlan plan, Tensor zeta, Tensor logits, typename Tensor::Acc* log_prob,
-    BetaArgument<typename Tensor::Acc> beta_argument) {
+        ElementPlan plan, Tensor zeta, Tensor logits, typename Tensor::Acc* log_prob,
+        BetaArgument<typename Tensor::Acc> beta_argument) {
   using Acc = typename Tensor::Acc;
   const KindArgument<Kind, Acc> kind(beta_argument);
   in_chunks(plan, beta_argument, [&](auto width) {
@@ -224,11 +232,11 @@ __global__ void __launch_bounds__(kElementThreads, kElementMinBlocks<typename Te
 template <class Kind, class Tensor>
 __global__ void __launch_bounds__(kElementThreads, kElementMinBlocks<typename Tensor::Acc>)
     smoothing_log_prob_bwd_kernel(
-    ElementPlan plan, const typename Tensor::Acc* grad, Tensor zeta, Tensor logits, Tensor dzeta, Tensor dlogits,
-    typename Tensor::Acc* dbeta, BetaArgument<typename Tensor::Acc> beta_argument) {
+        ElementPlan plan, const typename Tensor::Acc* grad, Tensor zeta, Tensor logits, Tensor dzeta, Tensor dlogits,
+        typename Tensor::Acc* dbeta, BetaArgument<typename Tensor::Acc> beta_argument) {
   using Acc = typename Tensor::Acc;
   const KindArgument<Kind, Acc> kind(beta_argument);
-  Acc part = 0;
+  Acc partial = 0;
   in_chunks(plan, beta_argument, [&](auto width) {
     constexpr int kChunk = decltype(width)::value;
     struct Inputs {
@@ -250,105 +258,73 @@ __global__ void __launch_bounds__(kElementThreads, kElementMinBlocks<typename Te
         in.zeta[i] = g * density.dzeta;
         in.logit[i] = g * density.dlogit;
         betas[i] = g * density.dbeta;
-        part += betas[i];
+        partial += betas[i];
       }
       dzeta.store(chunk, in.zeta);
       dlogits.store(chunk, in.logit);
       if (kChunk == 1 && dbeta != nullptr && beta_argument.each) store_words(dbeta, chunk, betas);
     });
   });
-  if (dbeta != nullptr && !beta_argument.each) write_block_sum(part, dbeta);
+  if (dbeta != nullptr && !beta_argument.each) write_block_sum(partial, dbeta);
 }
 
-// The host's side of a call. `noise`, `beta`, `dbeta` and `dnoise` hold values of the compute type, or are null.
-struct SmoothingCall {
-  std::string_view kind;
-  NoiseArgument key{};
-  const void* noise = nullptr;
-  const void* beta = nullptr;
-  double beta_value = 0;
-  bool beta_each = false;
-  void* dbeta = nullptr;
-  void* dnoise = nullptr;
-  Stream stream{};
+// Calls call(a null pointer to the kind, TypeOf the tensors in its compute type).
+template <class Call>
+void with_smoothing_types(std::string_view kind, Storage storage, const Call& call) {
+  const auto with = [&](auto scalar) {
+    using Acc = decltype(scalar);
+    with_kind<Acc>(kind, [&](auto* of_kind) { call(of_kind, TypeOf<StoredElements<Acc>>()); });
+  };
+  storage == Storage::float64 ? with(double()) : with(float());
+}
 
-  template <class Acc>
-  UniformArgument<Acc> noise_argument() const {
-    return {key, static_cast<const Acc*>(noise)};
-  }
-  template <class Acc>
-  BetaArgument<Acc> beta_argument() const {
-    return {static_cast<const Acc*>(beta), static_cast<Acc>(beta_value), beta_each};
-  }
-
-  // Calls run(Kind's type, StoredElements of its compute type); false where there is no such kind.
-  template <class Run>
-  bool dispatch(Storage storage, const Run& run) const {
-    return storage == Storage::float64 ? dispatch_as<double>(run) : dispatch_as<float>(run);
-  }
-
-  template <int N>
-  ElementPlan plan(const ElementBlocks& blocks, const Buffer (&tensors)[N]) const {
-    ElementPlan plan = plan_elements(blocks, tensors);
-    const void* const others[] = {noise, beta_each ? beta : nullptr, beta_each ? dbeta : nullptr, dnoise};
-    for (const void* other : others) plan.vector = plan.vector && reinterpret_cast<uintptr_t>(other) % 16 == 0;
-    return plan;
-  }
-
- private:
-  template <class Acc, class Run>
-  bool dispatch_as(const Run& run) const {
-    return with_kind<Acc>(kind, [&](auto* of_kind) {
-      run(TypeOf<std::remove_pointer_t<decltype(of_kind)>>(), TypeOf<StoredElements<Acc>>());
-    });
-  }
-};
-
-// tensors: logits, zeta
-inline bool smoothing_fwd(const SmoothingCall& call, const ElementBlocks& blocks, const Buffer (&tensors)[2]) {
-  return call.dispatch(tensors[0].type, [&](auto kind, auto type) {
+inline void smoothing_fwd(Stream stream, const SmoothingArgs& args) {
+  with_smoothing_types(args.kind, args.logits.type, [&](auto* kind, auto type) {
+    using Kind = std::remove_pointer_t<decltype(kind)>;
     using Tensor = typename decltype(type)::type;
     using Acc = typename Tensor::Acc;
     launch_elements(
-        call.plan(blocks, tensors), call.stream, smoothing_fwd_kernel<typename decltype(kind)::type, Tensor>,
-        Tensor(tensors[0]), Tensor(tensors[1]), call.noise_argument<Acc>(), call.beta_argument<Acc>());
+        plan_elements(args.blocks, {args.logits, args.zeta, args.noise}), stream, smoothing_fwd_kernel<Kind, Tensor>,
+        Tensor(args.logits), Tensor(args.zeta), UniformArgument<Acc>(args.key, args.noise),
+        BetaArgument<Acc>(args.beta));
   });
 }
 
-// tensors: grad, logits, dlogits
-inline bool smoothing_bwd(const SmoothingCall& call, const ElementBlocks& blocks, const Buffer (&tensors)[3]) {
-  return call.dispatch(tensors[1].type, [&](auto kind, auto type) {
+inline void smoothing_bwd(Stream stream, const SmoothingBackwardArgs& args) {
+  with_smoothing_types(args.kind, args.logits.type, [&](auto* kind, auto type) {
+    using Kind = std::remove_pointer_t<decltype(kind)>;
     using Tensor = typename decltype(type)::type;
     using Acc = typename Tensor::Acc;
     launch_elements(
-        call.plan(blocks, tensors), call.stream, smoothing_bwd_kernel<typename decltype(kind)::type, Tensor>,
-        Tensor(tensors[0]), Tensor(tensors[1]), Tensor(tensors[2]), static_cast<Acc*>(call.dbeta),
-        static_cast<Acc*>(call.dnoise), call.noise_argument<Acc>(), call.beta_argument<Acc>());
+        plan_elements(args.blocks, {args.grad, args.logits, args.dlogits, args.noise, args.dnoise}), stream,
+        smoothing_bwd_kernel<Kind, Tensor>, Tensor(args.grad), Tensor(args.logits), Tensor(args.dlogits),
+        static_cast<Acc*>(args.dbeta.data), static_cast<Acc*>(args.dnoise.data),
+        UniformArgument<Acc>(args.key, args.noise), BetaArgument<Acc>(args.beta));
   });
 }
 
-// tensors: zeta, logits, log density in the compute type
-inline bool smoothing_log_prob_fwd(
-    const SmoothingCall& call, const ElementBlocks& blocks, const Buffer (&tensors)[3]) {
-  return call.dispatch(tensors[1].type, [&](auto kind, auto type) {
+inline void smoothing_log_prob_fwd(Stream stream, const SmoothingLogProbArgs& args) {
+  with_smoothing_types(args.kind, args.logits.type, [&](auto* kind, auto type) {
+    using Kind = std::remove_pointer_t<decltype(kind)>;
     using Tensor = typename decltype(type)::type;
     using Acc = typename Tensor::Acc;
     launch_elements(
-        call.plan(blocks, tensors), call.stream, smoothing_log_prob_fwd_kernel<typename decltype(kind)::type, Tensor>,
-        Tensor(tensors[0]), Tensor(tensors[1]), static_cast<Acc*>(tensors[2].data), call.beta_argument<Acc>());
+        plan_elements(args.blocks, {args.zeta, args.logits, args.log_prob}), stream,
+        smoothing_log_prob_fwd_kernel<Kind, Tensor>, Tensor(args.zeta), Tensor(args.logits),
+        static_cast<Acc*>(args.log_prob.data), BetaArgument<Acc>(args.beta));
   });
 }
 
-// tensors: grad in the compute type, zeta, logits, dzeta, dlogits
-inline bool smoothing_log_prob_bwd(
-    const SmoothingCall& call, const ElementBlocks& blocks, const Buffer (&tensors)[5]) {
-  return call.dispatch(tensors[2].type, [&](auto kind, auto type) {
+inline void smoothing_log_prob_bwd(Stream stream, const SmoothingLogProbBackwardArgs& args) {
+  with_smoothing_types(args.kind, args.logits.type, [&](auto* kind, auto type) {
+    using Kind = std::remove_pointer_t<decltype(kind)>;
     using Tensor = typename decltype(type)::type;
     using Acc = typename Tensor::Acc;
     launch_elements(
-        call.plan(blocks, tensors), call.stream, smoothing_log_prob_bwd_kernel<typename decltype(kind)::type, Tensor>,
-        static_cast<const Acc*>(tensors[0].data), Tensor(tensors[1]), Tensor(tensors[2]), Tensor(tensors[3]),
-        Tensor(tensors[4]), static_cast<Acc*>(call.dbeta), call.beta_argument<Acc>());
+        plan_elements(args.blocks, {args.grad, args.zeta, args.logits, args.dzeta, args.dlogits}), stream,
+        smoothing_log_prob_bwd_kernel<Kind, Tensor>, static_cast<const Acc*>(args.grad.data), Tensor(args.zeta),
+        Tensor(args.logits), Tensor(args.dzeta), Tensor(args.dlogits), static_cast<Acc*>(args.dbeta.data),
+        BetaArgument<Acc>(args.beta));
   });
 }
 

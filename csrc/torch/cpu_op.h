@@ -5,7 +5,7 @@
 #include <limits>
 #include <optional>
 
-#include "common/arguments.h"
+#include "common/noise.h"
 #include "common/rows.h"
 #include "simd/targets.h"
 #include "torch/parallel.h"
@@ -35,15 +35,16 @@ struct HostTemperature {
   }
 };
 
-inline NoiseKey noise_key(const Tensor& key, const Tensor& like) { return noise_argument(key, like).host_key(); }
+// A number, or the value of a tensor of one.
+inline ScalarArgument host_scalar(const std::optional<Tensor>& tensor, double value, const Tensor& like) {
+  if (tensor.has_value()) check_same_device(*tensor, like);
+  return {nullptr, HostTemperature(tensor, value).value};
+}
+
+inline NoiseKey noise_key(const Tensor& key, const Tensor& like) { return key_words(key, like).read(); }
 
 inline std::optional<NoiseKey> optional_noise_key(const std::optional<Tensor>& key, const Tensor& like) {
   return key.has_value() ? std::optional(noise_key(*key, like)) : std::nullopt;
-}
-
-// tau with its value, which on the CPU is at hand.
-inline Tau host_tau(const std::optional<Tensor>& tau, double tau_value) {
-  return {nullptr, HostTemperature(tau, tau_value).value};
 }
 
 // Whether a kernel can split a row.
@@ -67,36 +68,25 @@ RowTiles tiles_of(const RowLayout<N>& layout, bool doubles, RowSplit split, bool
   return tiles;
 }
 
-// Outputs beyond the last-level cache are written past it: nothing there would be read before it is evicted.
-inline bool is_large(int64_t bytes) { return bytes >= int64_t{32} << 20; }
-
-template <int N>
-RowTiles tiles_of(const Rows<N>& rows, RowSplit split) {
-  const Buffer& last = rows.tensors[N - 1];
-  const int64_t elements = rows.layout.rows() * rows.layout.columns;
-  return tiles_of(
-      rows.layout, rows.tensors[0].type == Storage::float64, split, is_large(elements * size_of(last.type)));
-}
-
-// kernel(args, tiles, begin, end) over all tiles of the rows. Results must not depend on how the tiles are shared out.
-// With fewer tiles than threads, and rows long enough to split, the tiles run in sequence and the kernel parallelises
-// inside each row.
+// The function that runs kernel(args, tiles, begin, end) over all tiles of args.rows. Results must not depend on how the
+// tiles are shared out. With fewer tiles than threads, and rows long enough to split, the tiles run in sequence and the
+// kernel parallelises inside each row.
 template <class Args>
-void parallel_for_tiles(
-    const Args& args, void (*kernel)(const Args&, const RowTiles&, int64_t, int64_t), RowSplit split = kSplitRows) {
-  const RowTiles tiles = tiles_of(args.rows, split);
-  if (tiles.count() < torch::stable::get_num_threads() && tiles.ranges > tiles.count()) {
-    return kernel(args, tiles, 0, tiles.count());
-  }
-  parallel_for(tiles.count(), tiles.columns * tiles.tile_rows, [&](int64_t begin, int64_t end) {
-    kernel(args, tiles, begin, end);
-  });
+auto over_tiles(void (*kernel)(const Args&, const RowTiles&, int64_t, int64_t), RowSplit split = kSplitRows) {
+  return [kernel, split](const Args& args) {
+    const auto& [layout, tensors] = args.rows;
+    const bool doubles = tensors[0].type == Storage::float64;
+    const RowTiles tiles =
+        tiles_of(layout, doubles, split, is_large(layout.rows() * layout.columns, tensors.back().type));
+    if (tiles.count() < torch::stable::get_num_threads() && tiles.ranges > tiles.count()) {
+      return kernel(args, tiles, 0, tiles.count());
+    }
+    parallel_for(tiles.count(), tiles.columns * tiles.tile_rows, [&](int64_t begin, int64_t end) {
+      kernel(args, tiles, begin, end);
+    });
+  };
 }
 
-inline Tensor fill(Tensor tensor, double value) { return torch::stable::fill_(tensor, value); }
-
-inline bool is_large(const Tensor& tensor) {
-  return is_large(tensor.numel() * static_cast<int64_t>(tensor.element_size()));
-}
+inline bool is_large(const Tensor& tensor) { return is_large(tensor.numel(), buffer_of(tensor).type); }
 
 }  // namespace dvae

@@ -11,41 +11,39 @@
 
 namespace dvae {
 
-// The device of `like`, and its current stream, for the time of a call.
-struct DeviceCall {
-  torch::stable::accelerator::DeviceGuard guard;
-  Stream stream;
+// The current stream of `like`'s device.
+inline Stream current_stream(const Tensor& like) {
+  const auto device = like.get_device_index();
+  check_cuda(cudaSetDevice(device));  // as torch's guard did in its own copy of the CUDA runtime
+  void* stream = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  return static_cast<Stream>(stream);
+}
 
-  explicit DeviceCall(const Tensor& like) : guard(like.get_device_index()) {
-    const auto device = like.get_device_index();
-    check_cuda(cudaSetDevice(device));  // as torch's guard did in its own copy of the CUDA runtime
-    void* current = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &current));
-    stream = static_cast<Stream>(current);
-  }
-};
+// The function that runs a launcher on the current stream.
+template <class Args>
+auto on_stream(const Tensor& like, void (*launcher)(Stream, const Args&)) {
+  return [like, launcher](const Args& args) { launcher(current_stream(like), args); };
+}
 
-// tau as kernels read it: where it lies, or its value.
-inline Tau device_tau(const std::optional<Tensor>& tau, double tau_value, const Tensor& like) {
-  if (!tau.has_value()) return {nullptr, tau_value};
+// A number, or a tensor of one that is read where it lies.
+inline ScalarArgument device_scalar(const std::optional<Tensor>& tensor, double value, const Tensor& like) {
+  if (!tensor.has_value()) return {nullptr, value};
   STD_TORCH_CHECK(
-      tau->scalar_type() == compute_type(like.scalar_type()) && tau->numel() == 1,
-      "dvae_kernels: expected tau to be one value in the compute type");
-  check_same_device(*tau, like);
-  return {tau->const_data_ptr(), tau_value};
+      tensor->scalar_type() == compute_type(like.scalar_type()) && tensor->numel() == 1,
+      "dvae_kernels: expected a temperature to be one value in the compute type");
+  check_same_device(*tensor, like);
+  return {tensor->const_data_ptr(), value};
 }
 
 // The call's arguments as kernels take them, on the current stream of `like`'s device.
 inline RowCall make_call(
     const Tensor& like, const std::optional<Tensor>& tau, double tau_value, const Tensor* key = nullptr,
     int64_t row_offset = 0) {
-  RowCall call;
-  if (key != nullptr) call.noise = noise_argument(*key, like, row_offset);
-  const Tau argument = device_tau(tau, tau_value, like);
-  call.tau = argument.data;
-  call.tau_value = argument.value;
-  call.stream = DeviceCall(like).stream;
-  return call;
+  const KeyWords words = key_words(key ? std::optional(*key) : std::nullopt, like);
+  const ScalarArgument scalar = device_scalar(tau, tau_value, like);
+  const NoiseArgument noise{words, static_cast<uint32_t>(row_offset)};
+  return {noise, scalar.data, scalar.value, current_stream(like)};
 }
 
 }  // namespace dvae

@@ -37,6 +37,14 @@ inline void parallel_for_ranges(int64_t count, int64_t grain, const RangeBody& b
   torch::stable::parallel_for(0, count, grain, body);
 }
 
+// kernel(args, begin, end) over all rows.
+template <class Args>
+void parallel_for_rows(
+    void (*kernel)(const Args&, int64_t, int64_t), const Args& args, int64_t thread_elements = kThreadElements) {
+  const auto body = [&](int64_t begin, int64_t end) { kernel(args, begin, end); };
+  parallel_for(args.rows, args.columns, body, thread_elements);
+}
+
 // kernel(args, begin, end) over all tiles. Results must not depend on how the tiles are shared out. With fewer tiles than
 // threads, and rows long enough to split, the tiles run in sequence and the kernel parallelises inside each row.
 template <class Tiles, class Args>
@@ -49,10 +57,12 @@ void parallel_for_tiles(const Tiles& tiles, void (*kernel)(const Args&, int64_t,
   });
 }
 
-// kernel(args, begin, end) over all blocks of elements.
+// The function that runs kernel(args, begin, end) over all blocks of elements.
 template <class Args>
-void parallel_for_blocks(void (*kernel)(const Args&, int64_t, int64_t), const Args& args) {
-  parallel_for(args.blocks.blocks(), kElementBlock, [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
+auto over_blocks(void (*kernel)(const Args&, int64_t, int64_t)) {
+  return [kernel](const Args& args) {
+    parallel_for(args.blocks.blocks(), kElementBlock, [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
+  };
 }
 
 }  // namespace dvae

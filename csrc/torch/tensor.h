@@ -8,14 +8,15 @@
 #include <torch/headeronly/util/Exception.h>
 
 #include <array>
+#include <limits>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "common/arguments.h"
 #include "common/buffers.h"
 #include "common/elements.h"
+#include "common/noise.h"
 #include "common/rows.h"
 
 namespace dvae {
@@ -96,17 +97,25 @@ inline void check_same_device(const Tensor& a, const Tensor& b) {
 }
 
 // The key of the noise is read where it lies: two int64 words beside `like`.
-inline void check_key(const Tensor& key, const Tensor& like) {
+inline KeyWords key_words(const std::optional<Tensor>& key, const Tensor& like) {
+  if (!key.has_value()) return {};
   STD_TORCH_CHECK(
-      key.scalar_type() == ScalarType::Long && key.dim() == 1 && key.size(0) == 2,
+      key->scalar_type() == ScalarType::Long && key->dim() == 1 && key->size(0) == 2,
       "dvae_kernels: expected a key of two int64 words");
-  check_same_device(key, like);
+  check_same_device(*key, like);
+  return {static_cast<const int64_t*>(key->const_data_ptr()), key->stride(0)};
 }
 
-inline NoiseArgument noise_argument(const std::optional<Tensor>& key, const Tensor& like, int64_t row_offset = 0) {
-  if (!key.has_value()) return {};
-  check_key(*key, like);
-  return {static_cast<const int64_t*>(key->const_data_ptr()), key->stride(0), static_cast<uint32_t>(row_offset)};
+inline Tensor fill(Tensor tensor, double value) { return torch::stable::fill_(tensor, value); }
+
+// Whether the host knows a temperature to be zero, or to be no temperature; kernels look at one in device memory.
+inline bool known_zero(const ScalarArgument& tau) { return tau.data == nullptr && tau.value == 0; }
+inline bool known_invalid(const ScalarArgument& tau) {
+  return tau.data == nullptr && !(tau.value >= 0 && tau.value < std::numeric_limits<double>::infinity());
+}
+
+inline NoiseArgument noise_argument(const std::optional<Tensor>& key, const Tensor& like, int64_t row_offset) {
+  return {key_words(key, like), static_cast<uint32_t>(row_offset)};
 }
 
 // A one-dimensional tensor beside `like`.
@@ -178,6 +187,42 @@ void with_coalesced_tensors(const std::array<Tensor, N>& given, int64_t dim, con
   }
 }
 
+// Calls run(buffers) with contiguous tensors of one shape, the last `outputs` of which are written. Other tensors are
+// copied, and results are copied back to them.
+template <int N, int outputs = 1, class Run>
+void with_contiguous(const std::array<Tensor, N>& given, const Run& run) {
+  std::array<Tensor, N> tensors = given;
+  for (int t = 0; t < N; ++t) {
+    check_same_device(given[t], given[0]);
+    STD_TORCH_CHECK(given[t].sizes() == given[0].sizes(), "dvae_kernels: expected tensors of one shape");
+    if (t < N - outputs) {
+      tensors[t] = torch::stable::contiguous(given[t]);
+    } else if (!given[t].is_contiguous()) {
+      tensors[t] = torch::stable::new_empty(given[t], given[t].sizes());
+    }
+  }
+  std::array<Buffer, N> buffers;
+  for (int t = 0; t < N; ++t) buffers[t] = buffer_of(tensors[t]);
+  run(buffers);
+  for (int t = N - outputs; t < N; ++t) {
+    Tensor output = given[t];
+    if (!output.is_contiguous()) torch::stable::copy_(output, tensors[t]);
+  }
+}
+
+// A matrix with columns next to each other; copied only where they are not.
+inline Tensor with_unit_columns(const Tensor& matrix) {
+  return matrix.size(1) <= 1 || matrix.stride(1) == 1 ? matrix : torch::stable::contiguous(matrix);
+}
+
+// A contiguous result in the strides that torch.empty_like(like) has.
+inline Tensor laid_out_like(const Tensor& like, Tensor result) {
+  if (like.is_contiguous()) return result;
+  Tensor laid_out = empty_like(like, result.scalar_type());
+  torch::stable::copy_(laid_out, result);
+  return laid_out;
+}
+
 // Calls run(rows) with the rows of the tensors, the last `outputs` of which are written. Tensors whose rows do not coalesce
 // (three or more groups of dimensions) are copied, and the results copied back.
 template <int N, class Run>
@@ -197,40 +242,6 @@ void with_coalesced_rows(const std::array<Tensor, N>& given, int64_t dim, int ou
     Tensor output = given[t];
     if (!output.is_contiguous()) torch::stable::copy_(output, tensors[t]);  // else contiguous() aliased it
   }
-}
-
-// Calls run(tensors) with contiguous tensors of one shape, the last `outputs` of which are written. What is not
-// contiguous is copied, and such results are copied back.
-template <int N, int outputs = 1, class Run>
-void with_contiguous(const std::array<Tensor, N>& given, const Run& run) {
-  std::array<Tensor, N> tensors = given;
-  for (int t = 0; t < N; ++t) {
-    check_same_device(given[t], given[0]);
-    STD_TORCH_CHECK(given[t].sizes() == given[0].sizes(), "dvae_kernels: expected tensors of one shape");
-    if (t < N - outputs) {
-      tensors[t] = torch::stable::contiguous(given[t]);
-    } else if (!given[t].is_contiguous()) {
-      tensors[t] = torch::stable::new_empty(given[t], given[t].sizes());
-    }
-  }
-  run(tensors);
-  for (int t = N - outputs; t < N; ++t) {
-    Tensor output = given[t];
-    if (!output.is_contiguous()) torch::stable::copy_(output, tensors[t]);
-  }
-}
-
-// A matrix with columns next to each other; copied only where they are not.
-inline Tensor with_unit_columns(const Tensor& matrix) {
-  return matrix.size(1) <= 1 || matrix.stride(1) == 1 ? matrix : torch::stable::contiguous(matrix);
-}
-
-// A contiguous result in the strides that torch.empty_like(like) has.
-inline Tensor laid_out_like(const Tensor& like, Tensor result) {
-  if (like.is_contiguous()) return result;
-  Tensor laid_out = empty_like(like, result.scalar_type());
-  torch::stable::copy_(laid_out, result);
-  return laid_out;
 }
 
 // One number per block of `like`'s elements, or none.

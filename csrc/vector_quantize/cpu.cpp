@@ -14,12 +14,6 @@
 namespace dvae {
 namespace {
 
-// kernel(args, begin, end) over all rows.
-template <class Args>
-void parallel_for_rows(void (*kernel)(const Args&, int64_t, int64_t), const Args& args) {
-  parallel_for(args.rows, args.columns, [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
-}
-
 std::tuple<Tensor, Tensor, Tensor> fwd(Tensor x, Tensor codebook, Tensor indices, bool keep_codes) {
   QuantizeTensors tensors(x, codebook, indices, keep_codes);
   if (x.numel() > 0) parallel_for_rows(DVAE_DISPATCH(quantize), tensors.args());

@@ -27,14 +27,14 @@ struct ShimCall {
   dvae::RowCall row_call() const {
     dvae::shim::shared_limit = static_cast<size_t>(shared_limit);
     dvae::RowCall call;
-    call.noise = {key, 1, row_offset};
+    call.noise = noise();
     call.tau = tau;
     call.tau_value = tau_value;
     return call;
   }
 
-  dvae::NoiseArgument noise() const { return {key, 1, row_offset}; }
-  dvae::Tau temperature() const { return {tau, tau_value}; }
+  dvae::NoiseArgument noise() const { return {{key, 1}, row_offset}; }
+  dvae::ScalarArgument scalar() const { return {tau, tau_value}; }
 
   // Calls run(rows) with the first N tensors, or returns false as with_layout() does.
   template <int N, class Run>
@@ -74,13 +74,8 @@ struct ElementShimCall {
   double tau_value;
   void* block_sums;
 
-  dvae::RowCall call() const {
-    dvae::RowCall call;
-    call.noise = {key, 1, 0};
-    call.tau = tau;
-    call.tau_value = tau_value;
-    return call;
-  }
+  dvae::KeyWords key_words() const { return {key, 1}; }
+  dvae::ScalarArgument scalar() const { return {tau, tau_value}; }
   dvae::ElementBlocks blocks() const { return {count, index_offset}; }
   dvae::Buffer tensor(int t) const { return {data[t], static_cast<dvae::Storage>(storage[t])}; }
 };

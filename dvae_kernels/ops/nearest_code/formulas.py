@@ -15,4 +15,5 @@ class Metric(NamedTuple):
 METRICS = {
     "l2": Metric(normalised=False, distance=True),
     "cosine": Metric(normalised=True, distance=False),
+    "dot": Metric(normalised=False, distance=False),
 }

@@ -29,7 +29,8 @@ def nearest_code(
 
     The index is argmax over k of s(k), added up in float64 in the order of the columns:
 
-        l2: s(k) = x . c_k - |c_k|^2 / 2, the largest where |x - c_k| is smallest; cosine: s(k) = x . c_k / |c_k|
+        l2: s(k) = x . c_k - |c_k|^2 / 2, the largest where |x - c_k| is smallest; cosine: s(k) = x . c_k / |c_k|;
+        dot: s(k) = x . c_k
 
     so that every backend on every device returns the same index. Ties go to the lowest index.
 

@@ -7,23 +7,25 @@ using namespace dvae;
 extern "C" {
 
 int shim_fwd(const ElementShimCall* c, bool hard) {
-  binary_concrete_fwd(c->call(), c->blocks(), {c->tensor(0), c->tensor(1)}, hard);
+  binary_concrete_fwd({}, {c->tensor(0), c->tensor(1), c->blocks(), c->key_words(), c->scalar(), hard});
   return 1;
 }
 
 int shim_bwd(const ElementShimCall* c) {
-  binary_concrete_bwd(c->call(), c->blocks(), {c->tensor(0), c->tensor(1), c->tensor(2)}, c->block_sums);
+  binary_concrete_bwd(
+      {}, {c->tensor(0), c->tensor(1), c->tensor(2), c->blocks(), c->key_words(), c->scalar(), {c->block_sums}});
   return 1;
 }
 
 int shim_log_prob_fwd(const ElementShimCall* c) {
-  binary_concrete_log_prob_fwd(c->call(), c->blocks(), {c->tensor(0), c->tensor(1), c->tensor(2)});
+  binary_concrete_log_prob_fwd({}, {c->tensor(0), c->tensor(1), c->tensor(2), c->blocks(), c->scalar()});
   return 1;
 }
 
 int shim_log_prob_bwd(const ElementShimCall* c) {
   binary_concrete_log_prob_bwd(
-      c->call(), c->blocks(), {c->tensor(0), c->tensor(1), c->tensor(2), c->tensor(3), c->tensor(4)}, c->block_sums);
+      {}, {c->tensor(0), c->tensor(1), c->tensor(2), c->tensor(3), c->tensor(4), c->blocks(), c->scalar(),
+           {c->block_sums}});
   return 1;
 }
 

@@ -35,8 +35,7 @@ class Shim:
         self.library = library
         library.shim_gather_codes.argtypes = (POINTER, ctypes.c_int, *[INT64] * 3, POINTER, INT64, POINTER)
         library.shim_gathers_vectors.argtypes = (POINTER, ctypes.c_int, INT64, INT64)
-        library.shim_code_keys.argtypes = (POINTER, INT64, ctypes.c_int32, POINTER)
-        library.shim_finite_code_keys.argtypes = (
+        library.shim_code_keys.argtypes = (
             POINTER, ctypes.c_int, INT64, INT64, POINTER, INT64, ctypes.c_int32, POINTER,
         )  # fmt: skip
         library.shim_code_counts.argtypes = (POINTER, INT64, ctypes.c_int32, ctypes.c_int, POINTER)
@@ -66,7 +65,7 @@ class Shim:
             return torch.zeros(num_codes, x.shape[1], dtype=compute_dtype(x.dtype))
         indices = indices.contiguous()
         keys, memory = fenced(len(x), dtype=torch.int32)
-        self.library.shim_code_keys(indices.data_ptr(), len(x), num_codes, keys.data_ptr())
+        self.library.shim_code_keys(None, 0, 0, 0, indices.data_ptr(), len(x), num_codes, keys.data_ptr())
         assert_unbroken(memory)
         return self.sums_of_sorted(with_unit_columns(x), keys, num_codes)[0]
 
@@ -76,7 +75,7 @@ class Shim:
             return reference.code_statistics(x, indices, num_codes)
         x, indices = with_unit_columns(x), indices.contiguous()
         keys, memory = fenced(rows, dtype=torch.int32)
-        self.library.shim_finite_code_keys(
+        self.library.shim_code_keys(
             x.data_ptr(), STORAGE[x.dtype], x.stride(0), columns, indices.data_ptr(), rows, num_codes, keys.data_ptr()
         )
         assert_unbroken(memory)

@@ -8,30 +8,30 @@ extern "C" {
 
 int shim_fwd(const ShimCall* c, bool hard) {
   return c->with_rows<2>([&](const Rows<2>& rows) {
-    gumbel_softmax_fwd({}, {rows, c->noise(), c->temperature(), hard, nullptr});
+    gumbel_softmax_fwd({}, {rows, c->noise(), c->scalar(), hard, nullptr});
   });
 }
 
 int shim_argmax(const ShimCall* c) {
   return c->with_rows<2>([&](Rows<2> rows) {
     rows.tensors[1].data = nullptr;
-    gumbel_softmax_fwd({}, {rows, c->noise(), c->temperature(), true, static_cast<int64_t*>(c->row_parts)});
+    gumbel_softmax_fwd({}, {rows, c->noise(), c->scalar(), true, static_cast<int64_t*>(c->row_parts)});
   });
 }
 
 int shim_onehot(const ShimCall* c) {
   return c->with_rows<2>([&](const Rows<2>& rows) {
-    gumbel_softmax_fwd({}, {rows, c->noise(), c->temperature(), true, static_cast<int64_t*>(c->row_parts)});
+    gumbel_softmax_fwd({}, {rows, c->noise(), c->scalar(), true, static_cast<int64_t*>(c->row_parts)});
   });
 }
 
 int shim_bwd(const ShimCall* c) {
-  return c->with_rows<3>([&](const Rows<3>& rows) { gumbel_softmax_bwd({}, {rows, c->temperature()}); });
+  return c->with_rows<3>([&](const Rows<3>& rows) { gumbel_softmax_bwd({}, {rows, c->scalar()}); });
 }
 
 int shim_recompute_bwd(const ShimCall* c) {
   return c->with_rows<3>([&](const Rows<3>& rows) {
-    gumbel_softmax_recompute_bwd({}, {rows, c->noise(), c->temperature(), c->row_parts});
+    gumbel_softmax_recompute_bwd({}, {rows, c->noise(), c->scalar(), c->row_parts});
   });
 }
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dvae_kernels import nearest_code, nearest_code_scores
-from dvae_kernels.ops.nearest_code import reference
+from dvae_kernels.ops.nearest_code import METRICS, reference
 from kit.opinfo import ErrorInputs, OpInfo, RawCall, RawError
 
 Draw = Callable[..., Tensor]  # of standard normals
@@ -68,6 +68,11 @@ def _scaled_rows(draw: Draw, n: int, k: int, d: int) -> tuple[Tensor, Tensor]:
     return draw(n, d) * 10 ** torch.linspace(-20, 15, n)[:, None], draw(k, d)
 
 
+def _unequal(draw: Draw, n: int, k: int, d: int) -> tuple[Tensor, Tensor]:
+    """Tiny rows beside huge codes: their scales' quotient is beyond float32."""
+    return 1e-20 * draw(n, d), 1e33 * draw(k, d)
+
+
 def _extreme(draw: Draw, n: int, k: int, d: int) -> tuple[Tensor, Tensor]:
     """The ends of float32's range, whose products leave it, among ordinary numbers and zeros."""
     values = torch.tensor([3.4e38, -3.4e38, 1.2e-38, 1e-45, -1e-45, 0.0, 1.0, -2.5])
@@ -87,6 +92,7 @@ DATA: dict[str, Data] = {
     "offset": _offset,
     "scaled": _scaled,
     "scaled rows": _scaled_rows,
+    "unequal": _unequal,
     "extreme": _extreme,
 }
 
@@ -114,6 +120,8 @@ def scores(x: Tensor, codes: Tensor, metric: str) -> Tensor:
             result = dot - square / 2
         elif metric == "cosine":
             result = dot * np.where(square == 0, 0, 1 / np.sqrt(square))
+        else:
+            result = dot
     return torch.from_numpy(np.where(np.isfinite(result) & np.isfinite(square), result, -np.inf))
 
 
@@ -181,7 +189,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         TypeError,
         "expected x and codebook both float64 or neither, got float64 and float32",
     ),
-    "metric": ({"metric": "l1"}, ValueError, "unknown metric 'l1', expected one of l2, cosine"),
+    "metric": ({"metric": "l1"}, ValueError, f"unknown metric 'l1', expected one of {', '.join(METRICS)}"),
     "metric type": ({"metric": None}, TypeError, "expected metric to be a str, got NoneType"),
     "precision": (
         {"precision": "fp16"},

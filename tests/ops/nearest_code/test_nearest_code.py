@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from torch._subclasses import FakeTensorMode
 from dvae_kernels import _backend, nearest_code, nearest_code_scores
 from dvae_kernels.ops.nearest_code import METRICS, reference
 from dvae_kernels.ops.nearest_code.schemas import NEAREST_CODE
+from kit.dtypes import HALVES, UNRELIABLE
 from kit.layouts import LAYOUTS, lay_out, storage_bytes
 from kit.targets import CAPABILITIES, TARGETS, Target, params, ready
 from ops.nearest_code.cases import DATA, data, definition, expected, scores
@@ -23,9 +25,8 @@ from ops.nearest_code.cases import DATA, data, definition, expected, scores
 SHAPES = [(67, 777, 1), (131, 1030, 3), (131, 1030, 8), (41, 777, 16), (35, 517, 48), (41, 777, 64), (35, 260, 256),
           (13, 131, 2048)]  # fmt: skip
 SEARCHES = [(shape, metric) for shape in SHAPES for metric in METRICS]
-FEW = [((18, 131, 3), "l2"), ((9, 70, 18), "cosine")]  # for the interpreter
-MIXED = ((torch.bfloat16, torch.bfloat16), (torch.float16, torch.float16), (torch.bfloat16, torch.float32),
-         (torch.float32, torch.float16))  # fmt: skip
+FEW = list(zip(itertools.cycle([(18, 131, 3), (9, 70, 18)]), METRICS))  # for the interpreter
+MIXED = [*((half, half) for half in HALVES), (torch.bfloat16, torch.float32), (torch.float32, torch.float16)]
 
 
 @pytest.fixture(params=params((Target("cpp", "cpu", "avx512_vnni"), *TARGETS)))
@@ -76,12 +77,12 @@ def test_no_index_is_wrong(target: Target, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["gaussian", "duplicated", "near tie", "offset", "lattice"])
 def test_no_index_is_wrong_in_half_precision(target: Target, kind: str) -> None:
     """x and codes as they are: the definition takes their float64 values."""
-    for dtypes in MIXED:
-        if target.interpreted and torch.bfloat16 in dtypes:
-            continue  # unreliable in the interpreter
+    for dtypes, metric in itertools.product(MIXED, METRICS):
+        if target.interpreted and any(dtype in UNRELIABLE for dtype in dtypes):
+            continue
         shapes = [(9, 70, 16)] if target.interpreted else [(35, 260, 3), (35, 260, 16), (35, 260, 64), (20, 131, 256)]
         for shape in shapes:
-            args, metric = (kind, *shape, *dtypes), "cosine" if kind == "gaussian" else "l2"
+            args = (kind, *shape, *dtypes)
             check(target, *data(*args), metric, f"{shape}, {dtypes}", expected(*args, metric=metric))
 
 
@@ -156,6 +157,7 @@ def test_what_overflows_in_float64(target: Target) -> None:
 GUARDED = """
 import ctypes, mmap, sys, torch
 from dvae_kernels import _extension, nearest_code_scores
+from dvae_kernels.ops.nearest_code import METRICS
 
 def guarded(shape):
     "Ones that end where a page without access begins."
@@ -172,7 +174,7 @@ if wanted != sys.argv[1]:
     sys.exit(f"this CPU has {best} at most")
 for columns in (3, 4096):
     for num_codes in (1, 31, 70):
-        for metric in ("l2", "cosine"):
+        for metric in METRICS:
             x = torch.full((9, columns), 1e155, dtype=torch.float64)
             x[::2] = 3
             indices, scores, _ = nearest_code_scores(

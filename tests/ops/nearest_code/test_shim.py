@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from dvae_kernels.ops.nearest_code import METRICS, reference
-from kit.shim import H100_SHARED, STORAGE, assert_unbroken, compile_shim, fenced
+from kit.dtypes import HALVES, STORAGE
+from kit.shim import H100_SHARED, assert_unbroken, compile_shim, fenced
 from ops.nearest_code.cases import DATA, data
 
 POINTER = ctypes.c_void_p
@@ -86,7 +87,7 @@ def test_gaussian(shim: Shim, shape: tuple[int, int, int, int], metric: str) -> 
     assert torch.equal(assert_nearest(shim, strided, codebook, metric, shared_limit=64 << 10), rescored)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, *HALVES], ids=str)
 def test_types(shim: Shim, dtype: torch.dtype) -> None:
     x, codebook = normal(1, 40, 12).to(dtype), normal(1, 150, 12, seed=1)
     assert_nearest(shim, x, codebook.to(dtype))

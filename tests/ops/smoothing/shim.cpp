@@ -1,5 +1,4 @@
-// The CUDA kernels of the smoothing transformations as a CPU library for ctypes. The functions return 1, or 0 for an
-// unknown kind. A call's tau is beta.
+// The CUDA kernels of the smoothing transformations as a CPU library for ctypes. A call's tau is beta.
 #include "smoothing/kernels.cuh"
 #include "shim_call.h"
 
@@ -7,18 +6,13 @@ using namespace dvae;
 
 namespace {
 
-SmoothingCall smoothing_call(
-    const ElementShimCall* c, const char* kind, const void* noise, bool beta_each, void* dbeta, void* dnoise) {
-  SmoothingCall call;
-  call.kind = kind;
-  call.key = c->call().noise;
-  call.noise = noise;
-  call.beta = c->tau;
-  call.beta_value = c->tau_value;
-  call.beta_each = beta_each;
-  call.dbeta = dbeta;
-  call.dnoise = dnoise;
-  return call;
+// The buffer of further values in the compute type.
+Buffer compute(const ElementShimCall* c, const void* data) {
+  return {const_cast<void*>(data), c->tensor(0).type == Storage::float64 ? Storage::float64 : Storage::float32};
+}
+
+SmoothingBeta beta(const ElementShimCall* c, bool each) {
+  return each ? SmoothingBeta{{}, compute(c, c->tau)} : SmoothingBeta{c->scalar(), {}};
 }
 
 }  // namespace
@@ -26,33 +20,34 @@ SmoothingCall smoothing_call(
 extern "C" {
 
 int shim_fwd(const ElementShimCall* c, const char* kind, const void* noise, bool beta_each) {
-  return smoothing_fwd(
-      smoothing_call(c, kind, noise, beta_each, nullptr, nullptr), c->blocks(), {c->tensor(0), c->tensor(1)});
+  smoothing_fwd(
+      {}, {kind, c->tensor(0), c->tensor(1), c->blocks(), c->key_words(), compute(c, noise), beta(c, beta_each)});
+  return 1;
 }
 
 int shim_bwd(
     const ElementShimCall* c, const char* kind, const void* noise, bool beta_each, void* dbeta, void* dnoise) {
-  return smoothing_bwd(
-      smoothing_call(c, kind, noise, beta_each, dbeta, dnoise), c->blocks(),
-      {c->tensor(0), c->tensor(1), c->tensor(2)});
+  smoothing_bwd(
+      {}, {kind, c->tensor(0), c->tensor(1), c->tensor(2), c->blocks(), c->key_words(), compute(c, noise),
+           beta(c, beta_each), compute(c, dbeta), compute(c, dnoise)});
+  return 1;
 }
 
 int shim_log_prob_fwd(const ElementShimCall* c, const char* kind, bool beta_each) {
-  return smoothing_log_prob_fwd(
-      smoothing_call(c, kind, nullptr, beta_each, nullptr, nullptr), c->blocks(),
-      {c->tensor(0), c->tensor(1), c->tensor(2)});
+  smoothing_log_prob_fwd(
+      {}, {kind, c->tensor(0), c->tensor(1), c->tensor(2), c->blocks(), beta(c, beta_each)});
+  return 1;
 }
 
 int shim_log_prob_bwd(const ElementShimCall* c, const char* kind, bool beta_each, void* dbeta) {
-  return smoothing_log_prob_bwd(
-      smoothing_call(c, kind, nullptr, beta_each, dbeta, nullptr), c->blocks(),
-      {c->tensor(0), c->tensor(1), c->tensor(2), c->tensor(3), c->tensor(4)});
+  smoothing_log_prob_bwd(
+      {}, {kind, c->tensor(0), c->tensor(1), c->tensor(2), c->tensor(3), c->tensor(4), c->blocks(),
+           beta(c, beta_each), compute(c, dbeta)});
+  return 1;
 }
 
 // Whether a forward call uses 16-byte accesses.
-int shim_vector(const ElementShimCall* c, const void* noise, bool beta_each) {
-  return smoothing_call(c, "", noise, beta_each, nullptr, nullptr)
-      .plan(c->blocks(), {c->tensor(0), c->tensor(1)})
-      .vector;
+int shim_vector(const ElementShimCall* c, const void* noise) {
+  return plan_elements(c->blocks(), {c->tensor(0), c->tensor(1), compute(c, noise)}).vector;
 }
 }

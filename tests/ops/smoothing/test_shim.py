@@ -90,7 +90,7 @@ class Shim(ElementShim):
         call = ElementCall(x.numel(), index_offset)
         for i in range(2):
             call.data[i], call.storage[i] = x.data_ptr(), STORAGE[x.dtype]
-        return bool(self.library.shim_vector(ctypes.byref(call), address(noise), False))
+        return bool(self.library.shim_vector(ctypes.byref(call), address(noise)))
 
 
 def _each(beta: Tensor | None) -> bool:
@@ -228,8 +228,3 @@ def test_special_values_of_the_log_density(shim: Shim, kind: str, beta: float) -
         results.append((result.detach(), *torch.autograd.grad(result.sum(), leaves)))
     for ours, expected in zip(*reversed(results)):
         torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5, equal_nan=True)
-
-
-def test_an_unknown_kind_is_refused(shim: Shim) -> None:
-    call, name = ElementCall(0, 0), ctypes.c_char_p(b"sharp")
-    assert not shim.library.shim_log_prob_fwd(ctypes.byref(call), name, False)

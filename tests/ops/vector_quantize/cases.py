@@ -10,6 +10,7 @@ from torch import Tensor
 from dvae_kernels import vector_quantize
 from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels._validate import dtype_name
+from dvae_kernels.ops.nearest_code import METRICS
 from dvae_kernels.ops.vector_quantize import reference
 from kit.layouts import META, repeated
 from kit.opinfo import Case, ErrorInputs, Inputs, Op, OpInfo, RawCall, RawError
@@ -141,7 +142,7 @@ OPINFO = OpInfo(
                     "unknown gradient 'straight', expected one of straight_through, rotation",
                 ),
                 "gradient type": ({"gradient": 1}, TypeError, "expected gradient to be a str, got int"),
-                "metric": ({"metric": "l1"}, ValueError, "unknown metric 'l1', expected one of l2, cosine"),
+                "metric": ({"metric": "l1"}, ValueError, f"unknown metric 'l1', expected one of {', '.join(METRICS)}"),
                 "reduction": (
                     {"reduction": "max"}, ValueError, "unknown reduction 'max', expected one of mean, sum, none",
                 ),

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels.ops.vector_quantize import reference
-from kit.shim import STORAGE, assert_unbroken, compile_shim, fenced
+from kit.dtypes import STORAGE
+from kit.shim import assert_unbroken, compile_shim, fenced
 
 POINTER, INT64, DOUBLE = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 FP32, FP64, FP16, BF16 = torch.float32, torch.float64, torch.float16, torch.bfloat16

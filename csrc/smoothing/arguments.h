@@ -1,4 +1,5 @@
-// Arguments of the CPU kernels, the same for every target. Tensors are contiguous; one that is not there has no data.
+// The arguments of the smoothing kernels, on every device; nothing here needs torch. Tensors are contiguous; a tensor
+// that is not there has no data.
 #pragma once
 
 #include <string_view>
@@ -9,17 +10,22 @@
 
 namespace dvae {
 
-// beta: a number, or one for each element.
+// A kind by its name, as find_kind looks it up.
+struct SmoothingKind {
+  std::string_view name;
+  bool exists = false, noise_has_gradient = false;
+};
+
 struct SmoothingBeta {
-  double value;
-  Buffer elements;
+  ScalarArgument one;
+  Buffer elements;  // one beta per element, in place of `one`
 };
 
 struct SmoothingArgs {
   std::string_view kind;
   Buffer logits, zeta;
   ElementBlocks blocks;
-  NoiseKey key;
+  KeyWords key;
   Buffer noise;  // in place of the key's
   SmoothingBeta beta;
 };
@@ -28,10 +34,10 @@ struct SmoothingBackwardArgs {
   std::string_view kind;
   Buffer grad, logits, dlogits;
   ElementBlocks blocks;
-  NoiseKey key;
+  KeyWords key;
   Buffer noise;
   SmoothingBeta beta;
-  Buffer dbeta, dnoise;  // dbeta: of each element, or one sum of each block
+  Buffer dbeta, dnoise;  // dbeta: one per element if beta is, else one sum per block
 };
 
 struct SmoothingLogProbArgs {

@@ -1,4 +1,4 @@
-// Arguments of the CPU kernels, the same for every target. Tensors are contiguous.
+// The arguments of the binary concrete kernels, on every device; nothing here needs torch. Tensors are contiguous.
 #pragma once
 
 #include "common/buffers.h"
@@ -10,34 +10,30 @@ namespace dvae {
 struct BinaryConcreteArgs {
   Buffer logits, sample;
   ElementBlocks blocks;
-  NoiseKey noise;
-  double inverse_tau;
+  KeyWords key;
+  ScalarArgument tau;
   bool hard;
-  bool stream;  // the sample is too large to stay in cache
 };
 
 struct BinaryConcreteBackwardArgs {
   Buffer grad, logits, dlogits;
   ElementBlocks blocks;
-  NoiseKey noise;
-  double inverse_tau;
-  bool stream;
-  void* dtau_parts;  // null where the gradient to tau is not needed
+  KeyWords key;
+  ScalarArgument tau;
+  Buffer dtau_partials;  // one sum per block in the compute type; no data if the gradient to tau is not needed
 };
 
 struct BinaryConcreteLogProbArgs {
   Buffer y, logits, log_prob;
   ElementBlocks blocks;
-  double tau;
-  bool stream;
+  ScalarArgument tau;
 };
 
 struct BinaryConcreteLogProbBackwardArgs {
   Buffer grad, y, logits, dy, dlogits;
   ElementBlocks blocks;
-  double tau;
-  bool stream;
-  void* dtau_parts;
+  ScalarArgument tau;
+  Buffer dtau_partials;
 };
 
 }  // namespace dvae
