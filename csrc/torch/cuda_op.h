@@ -42,7 +42,7 @@ inline RowCall make_call(
     int64_t row_offset = 0) {
   const KeyWords words = key_words(key ? std::optional(*key) : std::nullopt, like);
   const ScalarArgument scalar = device_scalar(tau, tau_value, like);
-  const NoiseArgument noise{words.data, words.stride, static_cast<uint32_t>(row_offset)};
+  const NoiseArgument noise{words, static_cast<uint32_t>(row_offset)};
   return {noise, scalar.data, scalar.value, current_stream(like)};
 }
 

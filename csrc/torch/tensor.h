@@ -114,6 +114,10 @@ inline bool known_invalid(const ScalarArgument& tau) {
   return tau.data == nullptr && !(tau.value >= 0 && tau.value < std::numeric_limits<double>::infinity());
 }
 
+inline NoiseArgument noise_argument(const std::optional<Tensor>& key, const Tensor& like, int64_t row_offset) {
+  return {key_words(key, like), static_cast<uint32_t>(row_offset)};
+}
+
 // A one-dimensional tensor beside `like`.
 inline Tensor new_vector(const Tensor& like, int64_t size, ScalarType dtype) {
   return torch::stable::new_empty(like, {size}, dtype);
@@ -168,7 +172,7 @@ inline Tensor new_tau_rows(const Tensor& like, int64_t dim, bool needed) {
 // Calls run(layout, tensors) with tensors whose rows coalesce; the last `outputs` of them are written. Where the given
 // ones do not coalesce (three or more groups of dimensions), works on contiguous copies and copies the results back.
 template <int N, int outputs = 1, class Run>
-void with_coalesced_rows(const std::array<Tensor, N>& given, int64_t dim, const Run& run) {
+void with_coalesced_tensors(const std::array<Tensor, N>& given, int64_t dim, const Run& run) {
   RowLayout<N> layout;
   std::array<Tensor, N> tensors = given;
   std::array<const Tensor*, N> pointers;
@@ -217,6 +221,27 @@ inline Tensor laid_out_like(const Tensor& like, Tensor result) {
   Tensor laid_out = empty_like(like, result.scalar_type());
   torch::stable::copy_(laid_out, result);
   return laid_out;
+}
+
+// Calls run(rows) with the rows of the tensors, the last `outputs` of which are written. Tensors whose rows do not coalesce
+// (three or more groups of dimensions) are copied, and the results copied back.
+template <int N, class Run>
+void with_coalesced_rows(const std::array<Tensor, N>& given, int64_t dim, int outputs, const Run& run) {
+  Rows<N> rows;
+  std::array<Tensor, N> tensors = given;
+  std::array<const Tensor*, N> pointers;
+  for (int t = 0; t < N; ++t) pointers[t] = &tensors[t];
+  const bool coalesce = coalesce_rows<N>(pointers, dim, &rows.layout);
+  if (!coalesce) {
+    for (Tensor& tensor : tensors) tensor = torch::stable::contiguous(tensor);
+    coalesce_rows<N>(pointers, dim, &rows.layout);
+  }
+  for (int t = 0; t < N; ++t) rows.tensors[t] = buffer_of(tensors[t]);
+  run(rows);
+  for (int t = N - outputs; t < N && !coalesce; ++t) {
+    Tensor output = given[t];
+    if (!output.is_contiguous()) torch::stable::copy_(output, tensors[t]);  // else contiguous() aliased it
+  }
 }
 
 // One number per block of `like`'s elements, or none.
