@@ -1,6 +1,6 @@
 // The CUDA kernels of the categorical divergence as a CPU library for ctypes. row_parts of the forward call is the
 // result.
-#include "categorical/kernels.cuh"
+#include "categorical_kl/kernels.cuh"
 #include "shim_call.h"
 
 using namespace dvae;

@@ -1,5 +1,5 @@
 // The CUDA kernels of the concrete density as a CPU library for ctypes. row_parts: the gradients to tau.
-#include "categorical/kernels.cuh"
+#include "categorical_kl/kernels.cuh"
 #include "shim_call.h"
 
 using namespace dvae;

@@ -2,7 +2,7 @@
 #include <vector>
 
 #include "shim_call.h"
-#include "straight_through/kernels.cuh"
+#include "hard_estimators/kernels.cuh"
 
 using namespace dvae;
 

@@ -3,7 +3,7 @@
 // fit is read again.
 #pragma once
 
-#include "categorical/formulas.h"
+#include "categorical_kl/formulas.h"
 #include "cuda/arguments.cuh"
 
 namespace dvae {

@@ -5,7 +5,7 @@
 
 #include "cuda/arguments.cuh"
 #include "common/online.h"
-#include "straight_through/formulas.h"
+#include "hard_estimators/formulas.h"
 
 namespace dvae {
 

@@ -1,6 +1,6 @@
 // CPU backend of the straight-through estimators: the ops on torch tensors, run in parallel over tiles of rows.
 
-#include "straight_through/cpu.h"
+#include "hard_estimators/cpu.h"
 
 #include "simd/intrinsics.h"
 
@@ -9,7 +9,7 @@
 #include "torch/cpu_op.h"
 #include "torch/parallel.h"
 
-#define DVAE_OP straight_through
+#define DVAE_OP hard_estimators
 #include "simd/foreach_target.h"
 
 namespace dvae {

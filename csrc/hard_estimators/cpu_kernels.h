@@ -2,7 +2,7 @@
 // foreach_target.h. Rows are worked on one after the other, in chunks.
 
 #ifndef DVAE_TARGET  // for an editor
-#include "straight_through/cpu.h"
+#include "hard_estimators/cpu.h"
 #include "simd/editor.h"
 #endif
 

@@ -1,7 +1,7 @@
 // The same kernels for narrow or strided rows, F32::lanes of them side by side.
 
 #ifndef DVAE_TARGET  // for an editor
-#include "categorical/cpu.h"
+#include "categorical_kl/cpu.h"
 #include "simd/editor.h"
 #endif
 

@@ -1,6 +1,6 @@
 // CPU backend of the categorical divergence and the concrete density: the ops on torch tensors.
 
-#include "categorical/cpu.h"
+#include "categorical_kl/cpu.h"
 
 #include "simd/intrinsics.h"
 
@@ -10,7 +10,7 @@
 #include "torch/cpu_op.h"
 #include "torch/parallel.h"
 
-#define DVAE_OP categorical
+#define DVAE_OP categorical_kl
 #include "simd/foreach_target.h"
 
 namespace dvae {

@@ -1,7 +1,7 @@
 // CUDA backend of ReinMax and Gumbel-Rao: the ops on torch tensors.
 
 #include "torch/cuda_op.h"
-#include "straight_through/kernels.cuh"
+#include "hard_estimators/kernels.cuh"
 
 namespace dvae {
 namespace {

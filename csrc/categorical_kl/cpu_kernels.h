@@ -3,7 +3,7 @@
 // brought to a common scale, a second sweep uses them.
 
 #ifndef DVAE_TARGET  // for an editor
-#include "categorical/cpu.h"
+#include "categorical_kl/cpu.h"
 #include "simd/editor.h"
 #endif
 
@@ -485,7 +485,7 @@ void log_prob_backward_tiles(const LogProbBackwardArgs& args, int64_t begin, int
   if (args.stream) fence_streams();
 }
 
-#include "categorical/cpu_columns.h"
+#include "categorical_kl/cpu_columns.h"
 
 void categorical_kl_kernel(const KlArgs& args, int64_t begin, int64_t end) {
   const bool prior = args.prior.data != nullptr;

@@ -2,7 +2,7 @@
 
 #include <tuple>
 
-#include "categorical/kernels.cuh"
+#include "categorical_kl/kernels.cuh"
 #include "torch/cuda_op.h"
 
 namespace dvae {
