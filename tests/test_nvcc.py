@@ -25,11 +25,6 @@ from kit.nvcc import (
 pytestmark = [pytest.mark.aot, pytest.mark.slow]
 
 FOLDERS = sorted(source.parent.name for source in (ROOT / "csrc").glob("*/cuda.cu"))
-# folders of csrc that are not yet named as their ops
-FORMER = {
-    "categorical": ("categorical_kl", "gumbel_softmax_log_prob"),
-    "straight_through": ("hard_estimators",),
-}
 RESERVED_SHARED = 1024  # the driver's own; ours is dynamic
 
 
@@ -46,8 +41,8 @@ def architecture(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def gates(folder: str) -> dict[str, Gates]:
     """By the name of the kernel template, without its _kernel."""
-    tables = [importlib.import_module(f"ops.{op}.gates").KERNELS for op in FORMER.get(folder, (folder,))]
-    return {name: gate for table in tables for name, gate in table.items()}
+    kernels: dict[str, Gates] = importlib.import_module(f"ops.{folder}.gates").KERNELS
+    return kernels
 
 
 @pytest.fixture

@@ -31,6 +31,25 @@ struct Best {
   }
 };
 
+// A row's largest value, which counts as 0 in a row of only -inf.
+template <class T>
+DVAE_HD inline T or_zero(T top) {
+  return top == kMinusInfinity<T> ? T(0) : top;
+}
+template <class T>
+DVAE_HD inline T natural_exp(T x) {
+  return fast_exp2(x * kLog2e<T>);
+}
+template <class T>
+DVAE_HD inline T natural_log(T x) {
+  return fast_log2(x) * kLn2<T>;
+}
+// 1 / total, and 0 in a row of only -inf.
+template <class T>
+DVAE_HD inline T inverse_or_zero(T total) {
+  return total == 0 ? T(0) : fast_reciprocal(total);
+}
+
 // exp2((x - top) * scale), where a top of -inf (nothing met yet but masked entries) counts as 0.
 template <class T>
 DVAE_HD inline T exponent(T x, T top, T scale) {
@@ -69,8 +88,7 @@ struct Online {
     if (kWeighted) dot = unfused_product(dot, mine) + unfused_product(other.dot, theirs);
   }
 
-  // 1 / total, and 0 in a row of only -inf.
-  DVAE_HD T inverse_total() const { return total == 0 ? T(0) : fast_reciprocal(total); }
+  DVAE_HD T inverse_total() const { return inverse_or_zero(total); }
 };
 
 // <y, g> of a stored sample, over its sum: rounded to half precision it does not sum to one.

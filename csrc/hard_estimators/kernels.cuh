@@ -3,37 +3,14 @@
 // Gumbel-Rao's noise is drawn twice.
 #pragma once
 
-#include "cuda/arguments.cuh"
 #include "common/online.h"
+#include "cuda/arguments.cuh"
+#include "hard_estimators/arguments.h"
 #include "hard_estimators/formulas.h"
 
 namespace dvae {
 
 constexpr int kEstimatorStates = 6;  // values of the reductions, a (warp, row)
-
-// Loads the thread's chunks of two tensors in batches, and calls consume(chunk, first, second).
-template <class Logits, class LogitsRow, class GradRow, class Consume>
-__device__ void for_logits_and_grad(
-    const RowPlace& place, const LogitsRow& logits, const GradRow& grad, const Consume& consume) {
-  using Acc = typename Logits::Acc;
-  constexpr int kChunk = Logits::kChunk, kBatch = Logits::kBatch;
-  for (uint32_t first = place.lane; first < place.chunks; first += kBatch * place.lanes) {
-    Acc x[kBatch][kChunk], g[kBatch][kChunk];
-#pragma unroll
-    for (int b = 0; b < kBatch; ++b) {
-      const uint32_t chunk = first + b * place.lanes;
-      if (chunk >= place.chunks) break;
-      logits.load(chunk, x[b], kMinusInfinity<Acc>);
-      grad.load(chunk, g[b], 0);
-    }
-#pragma unroll
-    for (int b = 0; b < kBatch; ++b) {
-      const uint32_t chunk = first + b * place.lanes;
-      if (chunk >= place.chunks) break;
-      consume(chunk, x[b], g[b]);
-    }
-  }
-}
 
 // softmax(logits) and softmax(logits / tau) with their means of the gradient, in one pass.
 template <class T>
@@ -78,11 +55,6 @@ struct TwoOnline {
   }
 };
 
-template <class T>
-DVAE_HD inline T inverse_or_zero(T total) {
-  return total == 0 ? T(0) : fast_reciprocal(total);
-}
-
 template <class Gradient, class Input>
 __global__ void __launch_bounds__(kRowThreads<typename Input::Acc>, 1) reinmax_bwd_kernel(
     RowPlan plan, Gradient grad, Input logits, Input dlogits, const int64_t* indices,
@@ -102,14 +74,13 @@ __global__ void __launch_bounds__(kRowThreads<typename Input::Acc>, 1) reinmax_b
   const auto index = static_cast<uint32_t>(place.chunks ? indices[place.row] : kNone);
   Acc chosen_grad = 0;
   TwoOnline<Acc> online;
-  for_logits_and_grad<Input>(
-      place, input, grad_row, [&](uint32_t chunk, const Acc (&x)[kChunk], const Acc (&g)[kChunk]) {
-        online.add(x, g, tau.scale);
-        if (chunk < plan.cached / kChunk) {
-          cache[0].put(chunk, x);
-          cache[1].put(chunk, g);
-        }
-      });
+  const auto load = [&](uint32_t chunk, Acc (&x)[2][kChunk]) {
+    input.load(chunk, x[0], kMinusInfinity<Acc>);
+    grad_row.load(chunk, x[1], 0);
+  };
+  read_row<Input, 2>(plan, place, cache, load, [&](uint32_t, const Acc (&x)[2][kChunk]) {
+    online.add(x[0], x[1], tau.scale);
+  });
   online = reduce_row(
       plan, place, online, RowShared{memory, plan}.template states<Acc>(2, 0),
       [&](auto& a, const auto& b) { a.merge(b, tau.scale); });
@@ -118,11 +89,7 @@ __global__ void __launch_bounds__(kRowThreads<typename Input::Acc>, 1) reinmax_b
   const Acc mean = online.dot * norm, mixed_mean = (online.warm_dot * warm_norm + chosen_grad) * Acc(0.5);
   const Acc invalid = tau.scale * 0;  // NaN where tau is not a temperature, in rows of only -inf too
   write_row(
-      plan, place, output, cache,
-      [&](uint32_t chunk, Acc (&x)[2][kChunk]) {
-        input.load(chunk, x[0], kMinusInfinity<Acc>);
-        grad_row.load(chunk, x[1], 0);
-      },
+      plan, place, output, cache, load,
       [&](const Acc (&x)[2], uint32_t column) {
         const Acc pi = fast_exp2(exponent(x[0], online.top, kLog2e<Acc>)) * norm;
         const Acc warm = fast_exp2(exponent(x[0], online.top, tau.scale)) * warm_norm;
@@ -191,12 +158,15 @@ __global__ void __launch_bounds__(kRowThreads<typename Input::Acc>, 1) gumbel_ra
   const RowShared shared{memory, plan};
 
   GumbelRaoRow<Acc> row(place, indices, tau.inverse, draws);
-  for_logits_and_grad<Input>(
-      place, input, grad_row, [&](uint32_t chunk, const Acc (&x)[kChunk], const Acc (&g)[kChunk]) {
-        row.online.add(x, x, kLog2e<Acc>);
-        cached_x.put(chunk, x);
-        cached_g.put(chunk, g);
-      });
+  const auto load = [&](uint32_t chunk, Acc (&x)[2][kChunk]) {
+    input.load(chunk, x[0], kMinusInfinity<Acc>);
+    grad_row.load(chunk, x[1], 0);
+  };
+  read_row<Input, 2>(place, load, [&](uint32_t chunk, const Acc (&x)[2][kChunk]) {
+    row.online.add(x[0], x[0], kLog2e<Acc>);
+    cached_x.put(chunk, x[0]);
+    cached_g.put(chunk, x[1]);
+  });
   row.online = reduce_row(
       plan, place, row.online, shared.template states<Acc>(4, 0),
       [](auto& a, const auto& b) { a.merge(b, kLog2e<Acc>); });
@@ -258,6 +228,10 @@ __global__ void __launch_bounds__(kRowThreads<typename Input::Acc>, 1) gumbel_ra
   if (tau.zero) return fill_row(place, output, [](uint32_t) { return Acc(0); });
   const RowShared shared{memory, plan};
   Acc* const draw_sums = all_sums + place.row * draws * 2;
+  const auto load = [&](uint32_t chunk, Acc (&x)[2][kChunk]) {
+    input.load(chunk, x[0], kMinusInfinity<Acc>);
+    grad_row.load(chunk, x[1], 0);
+  };
 
   GumbelRaoRow<Acc> row(place, indices, tau.inverse, draws);
 #pragma unroll 1
@@ -273,13 +247,12 @@ __global__ void __launch_bounds__(kRowThreads<typename Input::Acc>, 1) gumbel_ra
   for (int draw = 1; draw <= draws; ++draw) {
     const Acc inverse_chosen_noise = row.inverse_chosen_noise(noise, draw);
     Mean<Acc> sums;
-    for_logits_and_grad<Input>(
-        place, input, grad_row, [&](uint32_t chunk, const Acc (&x)[kChunk], const Acc (&g)[kChunk]) {
-          Acc w[kChunk];
-          row.weigh(noise, draw, inverse_chosen_noise, chunk, x, w);
+    read_row<Input, 2>(place, load, [&](uint32_t chunk, const Acc (&x)[2][kChunk]) {
+      Acc w[kChunk];
+      row.weigh(noise, draw, inverse_chosen_noise, chunk, x[0], w);
 #pragma unroll
-          for (int i = 0; i < kChunk; ++i) sums.add(w[i], g[i]);
-        });
+      for (int i = 0; i < kChunk; ++i) sums.add(w[i], x[1][i]);
+    });
     sums = reduce_row(
         plan, place, sums, shared.template states<Acc>(0, draw & 1), [](auto& a, const auto& b) { a.merge(b); });
     if (place.lane == 0 && place.chunks) {
@@ -307,47 +280,34 @@ __global__ void __launch_bounds__(kRowThreads<typename Input::Acc>, 1) gumbel_ra
   }
 }
 
-// tensors: grad, logits, dlogits
-inline void reinmax_bwd(
-    const RowCall& call, const RowLayout<3>& any_layout, const Buffer (&tensors)[3], const int64_t* index) {
-  const RowLayout<3> layout = simplified(any_layout);
-  const auto& strides = layout.strides;
-  const int chunk = vector_chunk(layout, tensors);
-  with_tensor_types(chunk, tensors[1].type, tensors[0].type, [&](auto types) {
-    using Logits = typename decltype(types)::Narrow;
-    using Sample = typename decltype(types)::Wide;
-    using Acc = typename Logits::Acc;
+inline void reinmax_bwd(Stream stream, const ReinmaxArgs& args) {
+  with_row_kernel(args.rows, 1, 0, [&](const auto& kernel) {
+    using Kernel = std::decay_t<decltype(kernel)>;
     launch(
-        call.plan<Acc>(layout, chunk, 2, kEstimatorStates), call.stream, reinmax_bwd_kernel<Sample, Logits>,
-        Sample(tensors[0], strides[0]), Logits(tensors[1], strides[1]), Logits(tensors[2], strides[2]), index,
-        call.tau_argument<Acc>());
+        kernel.plan(2, kEstimatorStates), stream, reinmax_bwd_kernel<typename Kernel::Wide, typename Kernel::Narrow>,
+        kernel.wide(0), kernel.narrow(1), kernel.narrow(2), args.indices,
+        tau_argument<typename Kernel::Acc>(args.tau));
   });
 }
 
-// tensors: grad, logits, dlogits; new_sums(count) gives memory for `count` values of the compute type
+// new_sums(count) gives memory for `count` values of the compute type.
 template <class NewSums>
-void gumbel_rao_bwd(
-    const RowCall& call, const RowLayout<3>& any_layout, const Buffer (&tensors)[3], const int64_t* index, int draws,
-    const NewSums& new_sums) {
-  const RowLayout<3> layout = simplified(any_layout);
-  const auto& strides = layout.strides;
-  const int chunk = vector_chunk(layout, tensors);
-  with_tensor_types(chunk, tensors[1].type, tensors[0].type, [&](auto types) {
-    using Logits = typename decltype(types)::Narrow;
-    using Sample = typename decltype(types)::Wide;
-    using Acc = typename Logits::Acc;
-    const Sample grad(tensors[0], strides[0]);
-    const Logits logits(tensors[1], strides[1]), dlogits(tensors[2], strides[2]);
-    const RowPlan plan = call.plan<Acc>(layout, chunk, 4, kEstimatorStates);
+void gumbel_rao_bwd(Stream stream, const GumbelRaoArgs& args, const NewSums& new_sums) {
+  with_row_kernel(args.rows, 1, 0, [&](const auto& kernel) {
+    using Kernel = std::decay_t<decltype(kernel)>;
+    using Narrow = typename Kernel::Narrow;
+    using Wide = typename Kernel::Wide;
+    using Acc = typename Kernel::Acc;
+    const RowPlan plan = kernel.plan(4, kEstimatorStates);
     if (plan.cached >= plan.columns) {
       launch(
-          plan, call.stream, gumbel_rao_bwd_kernel<Sample, Logits>, grad, logits, dlogits, index, call.noise,
-          call.tau_argument<Acc>(), draws);
+          plan, stream, gumbel_rao_bwd_kernel<Wide, Narrow>, kernel.wide(0), kernel.narrow(1), kernel.narrow(2),
+          args.indices, args.noise, tau_argument<Acc>(args.tau), args.draws);
     } else {
       launch(
-          call.plan<Acc>(layout, chunk, 0, kEstimatorStates), call.stream, gumbel_rao_wide_bwd_kernel<Sample, Logits>,
-          grad, logits, dlogits, index, call.noise, call.tau_argument<Acc>(), draws,
-          static_cast<Acc*>(new_sums(layout.rows() * draws * 2)));
+          kernel.plan(0, kEstimatorStates), stream, gumbel_rao_wide_bwd_kernel<Wide, Narrow>, kernel.wide(0),
+          kernel.narrow(1), kernel.narrow(2), args.indices, args.noise, tau_argument<Acc>(args.tau), args.draws,
+          static_cast<Acc*>(new_sums(kernel.layout.rows() * args.draws * 2)));
     }
   });
 }

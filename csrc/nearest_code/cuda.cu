@@ -33,7 +33,7 @@ void search(
   args.indices = static_cast<int64_t*>(outputs.indices.mutable_data_ptr());
   args.scores = with_score ? static_cast<Acc*>(outputs.scores.mutable_data_ptr()) : nullptr;
   args.rescored = static_cast<unsigned long long*>(outputs.rescored.mutable_data_ptr());
-  nearest_code(make_call(x, std::nullopt, 0).stream, args);
+  nearest_code(current_stream(x), args);
 }
 
 std::tuple<Tensor, Tensor, Tensor> nearest(

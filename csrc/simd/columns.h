@@ -74,3 +74,15 @@ class ColumnTensor {
   bool in_place_ = false;
   int64_t offsets_[F32::lanes];
 };
+
+// Writes the values of the tile's rows, which begin at number `row`.
+inline void put_rows(F32 values, int rows, float* to, int64_t row) {
+  float lanes[F32::lanes];
+  values.store(lanes);
+  std::copy(lanes, lanes + rows, to + row);
+}
+inline F32 get_rows(const float* from, int64_t row, int rows) {
+  float lanes[F32::lanes] = {};
+  std::copy(from + row, from + row + rows, lanes);
+  return F32::load(lanes);
+}

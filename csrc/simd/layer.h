@@ -18,4 +18,5 @@
 #include "simd/columns.h"
 #include "simd/elements.h"
 #include "simd/softmax.h"
+#include "simd/chunked_softmax.h"
 #include "simd/argmax.h"

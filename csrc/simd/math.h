@@ -34,6 +34,11 @@ inline F32 one_minus_exp(F32 x) {
 }
 
 template <class F>
+F natural_exp(F x) {
+  return exp2(x * F(kLog2e<typename F::Scalar>));
+}
+
+template <class F>
 F quotient(F a, F b) {
   return a / b;
 }

@@ -53,6 +53,18 @@ F load_lanes(const typename F::Scalar* p, int count) {
   return F::load(lanes);
 }
 
+// The first `count` columns at p, `fill` in the other lanes.
+template <class F>
+F load_or(const typename F::Scalar* p, AllLanes<F>, typename F::Scalar) {
+  return F::load(p);
+}
+template <class F>
+F load_or(const typename F::Scalar* p, int count, typename F::Scalar fill) {
+  typename F::Scalar lanes[F::lanes];
+  std::fill(lanes, lanes + F::lanes, fill);
+  std::memcpy(lanes, p, count * sizeof(fill));
+  return F::load(lanes);
+}
 // Calls visit(column, count) for the vectors of [begin, end).
 template <class F, class Visit>
 void for_vectors(int64_t begin, int64_t end, const Visit& visit) {

@@ -36,14 +36,4 @@ inline ScalarArgument device_scalar(const std::optional<Tensor>& tensor, double 
   return {tensor->const_data_ptr(), value};
 }
 
-// The call's arguments as kernels take them, on the current stream of `like`'s device.
-inline RowCall make_call(
-    const Tensor& like, const std::optional<Tensor>& tau, double tau_value, const Tensor* key = nullptr,
-    int64_t row_offset = 0) {
-  const KeyWords words = key_words(key ? std::optional(*key) : std::nullopt, like);
-  const ScalarArgument scalar = device_scalar(tau, tau_value, like);
-  const NoiseArgument noise{words, static_cast<uint32_t>(row_offset)};
-  return {noise, scalar.data, scalar.value, current_stream(like)};
-}
-
 }  // namespace dvae

@@ -45,18 +45,6 @@ void parallel_for_rows(
   parallel_for(args.rows, args.columns, body, thread_elements);
 }
 
-// kernel(args, begin, end) over all tiles. Results must not depend on how the tiles are shared out. With fewer tiles than
-// threads, and rows long enough to split, the tiles run in sequence and the kernel parallelises inside each row.
-template <class Tiles, class Args>
-void parallel_for_tiles(const Tiles& tiles, void (*kernel)(const Args&, int64_t, int64_t), const Args& args) {
-  if (tiles.count() < torch::stable::get_num_threads() && tiles.ranges > tiles.count()) {
-    return kernel(args, 0, tiles.count());
-  }
-  parallel_for(tiles.count(), tiles.columns * tiles.tile_rows, [&](int64_t begin, int64_t end) {
-    kernel(args, begin, end);
-  });
-}
-
 // The function that runs kernel(args, begin, end) over all blocks of elements.
 template <class Args>
 auto over_blocks(void (*kernel)(const Args&, int64_t, int64_t)) {

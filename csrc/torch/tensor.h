@@ -169,24 +169,6 @@ inline Tensor new_tau_rows(const Tensor& like, int64_t dim, bool needed) {
   return new_vector(like, rows, compute_type(like.scalar_type()));
 }
 
-// Calls run(layout, tensors) with tensors whose rows coalesce; the last `outputs` of them are written. Where the given
-// ones do not coalesce (three or more groups of dimensions), works on contiguous copies and copies the results back.
-template <int N, int outputs = 1, class Run>
-void with_coalesced_tensors(const std::array<Tensor, N>& given, int64_t dim, const Run& run) {
-  RowLayout<N> layout;
-  std::array<Tensor, N> tensors = given;
-  std::array<const Tensor*, N> pointers;
-  for (int t = 0; t < N; ++t) pointers[t] = &tensors[t];
-  if (coalesce_rows<N>(pointers, dim, &layout)) return run(layout, tensors);
-  for (Tensor& tensor : tensors) tensor = torch::stable::contiguous(tensor);
-  coalesce_rows<N>(pointers, dim, &layout);
-  run(layout, tensors);
-  for (int t = N - outputs; t < N; ++t) {
-    Tensor output = given[t];
-    if (!output.is_contiguous()) torch::stable::copy_(output, tensors[t]);  // else contiguous() aliased it
-  }
-}
-
 // Calls run(buffers) with contiguous tensors of one shape, the last `outputs` of which are written. Other tensors are
 // copied, and results are copied back to them.
 template <int N, int outputs = 1, class Run>

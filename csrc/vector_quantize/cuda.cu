@@ -12,7 +12,7 @@ namespace {
 std::tuple<Tensor, Tensor, Tensor> fwd(Tensor x, Tensor codebook, Tensor indices, bool keep_codes) {
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
   QuantizeTensors tensors(x, codebook, indices, keep_codes);
-  if (x.numel() > 0) quantize(make_call(x, std::nullopt, 0).stream, tensors.args());
+  if (x.numel() > 0) quantize(current_stream(x), tensors.args());
   return {tensors.quantized, tensors.codes, tensors.errors};
 }
 
@@ -23,7 +23,7 @@ std::tuple<Tensor, Tensor> bwd(
   QuantizeBackwardTensors tensors(grad, grad_losses, x, codes, indices, codes_grad);
   if (x.numel() > 0) {
     quantize_backward(
-        make_call(x, std::nullopt, 0).stream, tensors.args(commitment_weight, codebook_weight, rotation));
+        current_stream(x), tensors.args(commitment_weight, codebook_weight, rotation));
   }
   return {tensors.dx, tensors.dcodes};
 }

@@ -24,15 +24,6 @@ struct ShimCall {
   void* row_parts;
   int64_t shared_limit;
 
-  dvae::RowCall row_call() const {
-    dvae::shim::shared_limit = static_cast<size_t>(shared_limit);
-    dvae::RowCall call;
-    call.noise = noise();
-    call.tau = tau;
-    call.tau_value = tau_value;
-    return call;
-  }
-
   dvae::NoiseArgument noise() const { return {{key, 1}, row_offset}; }
   dvae::ScalarArgument scalar() const { return {tau, tau_value}; }
 

@@ -8,13 +8,10 @@ using namespace dvae;
 extern "C" {
 
 int shim_kl_fwd(const ShimCall* c, bool prior) {
-  return c->with_layout<2>(
-      [&](const auto& layout, const auto& t) { categorical_kl_fwd(c->row_call(), layout, t, prior, c->row_parts); });
+  return c->with_rows<2>([&](const Rows<2>& rows) { categorical_kl_fwd({}, {rows, prior, c->row_parts}); });
 }
 
 int shim_kl_bwd(const ShimCall* c, bool prior, bool prior_grad, const void* grads) {
-  return c->with_layout<4>([&](const auto& layout, const auto& t) {
-    categorical_kl_bwd(c->row_call(), layout, t, prior, prior_grad, grads);
-  });
+  return c->with_rows<4>([&](const Rows<4>& rows) { categorical_kl_bwd({}, {rows, prior, prior_grad, grads}); });
 }
 }

@@ -10,8 +10,8 @@ extern "C" {
 
 // row_parts: the indices
 int shim_reinmax_bwd(const ShimCall* c) {
-  return c->with_layout<3>([&](const auto& layout, const auto& t) {
-    reinmax_bwd(c->row_call(), layout, t, static_cast<const int64_t*>(c->row_parts));
+  return c->with_rows<3>([&](const Rows<3>& rows) {
+    reinmax_bwd({}, {rows, c->scalar(), static_cast<const int64_t*>(c->row_parts)});
   });
 }
 
@@ -24,9 +24,10 @@ int shim_gumbel_rao_bwd(const ShimCall* c, int draws) {
     sums.assign(count, kNaN<double>);
     return static_cast<void*>(sums.data());
   };
-  const bool collapses = c->with_layout<3>([&](const auto& layout, const auto& t) {
-    gumbel_rao_bwd(c->row_call(), layout, t, static_cast<const int64_t*>(c->row_parts), draws, new_sums);
+  const bool coalesces = c->with_rows<3>([&](const Rows<3>& rows) {
+    const auto* indices = static_cast<const int64_t*>(c->row_parts);
+    gumbel_rao_bwd({}, {rows, c->noise(), c->scalar(), indices, draws}, new_sums);
   });
-  return collapses ? path : 0;
+  return coalesces ? path : 0;
 }
 }
