@@ -248,8 +248,7 @@ __device__ void read_row(const RowPlace& place, const Load& load, const Use& use
 #pragma unroll
     for (int b = 0; b < kBatch; ++b) {
       const uint32_t chunk = first + b * place.lanes;
-      if (chunk >= place.chunks) break;
-      load(chunk, x[b]);
+      if (chunk < place.chunks) load(chunk, x[b]);
     }
 #pragma unroll
     for (int b = 0; b < kBatch; ++b) {
