@@ -45,18 +45,31 @@ def small(backend: str, device: str) -> None:
         for dtype in (torch.float32, torch.float64, half):
             for shape in EVERY_DTYPE + (FLOAT32 if dtype == torch.float32 else []):
                 logits = torch.randn(shape, dtype=dtype, device=device)
-                tolerance = 1e-3 if dtype != half else 2e-2
+                tolerance = 1e-4 if dtype != half else 2e-2
                 for name, args in info.raw_calls(logits, noise_key(0, device)):
                     ours = getattr(getattr(torch.ops.dvae_kernels, name), backend)(*args)
                     theirs = getattr(info.reference, name)(*args)
                     if shared := info.shared_outputs.get(name):
                         ours, theirs = ours[:shared], theirs[:shared]
-                    torch.testing.assert_close(
-                        ours, theirs, rtol=tolerance, atol=tolerance, equal_nan=True,
-                        msg=lambda text, name=name, shape=shape, dtype=dtype: f"{name} {shape} {dtype}: {text}",
-                    )  # fmt: skip
+                    call = f"{name} {shape} {dtype}"
+                    for result, expected in zip(tensors_of(ours), tensors_of(theirs), strict=True):
+                        assert_close(result, expected, tolerance, call)
                     calls += 1
     print(f"{calls} calls agree with the reference")
+
+
+def tensors_of(output: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (output,) if isinstance(output, Tensor) else output
+
+
+def assert_close(result: Tensor, expected: Tensor, tolerance: float, call: str) -> None:
+    """Within `tolerance` of the largest value: a gradient of small elements is a difference of large ones."""
+    finite = expected[expected.isfinite()].abs()
+    largest = max(1.0, finite.max().item()) if finite.numel() else 1.0
+    torch.testing.assert_close(
+        result, expected, rtol=tolerance, atol=tolerance * largest, equal_nan=True,
+        msg=lambda text: f"{call}: {text}",
+    )  # fmt: skip
 
 
 def graph(backend: str, device: str) -> None:
