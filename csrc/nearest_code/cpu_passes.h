@@ -101,7 +101,8 @@ struct IntegerPass {
   static I32 finish(I32 sum, const TileTerms&, int) { return sum; }
 
   // shift: added to each integer after rounding
-  static Packed pack(const float* values, int64_t columns, float inverse_scale, int shift, int32_t* words, int64_t step) {
+  static Packed pack(
+      const float* values, int64_t columns, float inverse_scale, int shift, int32_t* words, int64_t step) {
     constexpr int per_vector = F32::lanes / values_per_word;
     F32 square(0.0f), error(0.0f);
     I32 sum(0);
