@@ -20,7 +20,11 @@ def needs_function(*tensors: Tensor | None) -> bool:
     """
     if transformed() or torch.compiler.is_compiling() or forward_ad._current_level >= 0:
         return True
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    if torch.is_grad_enabled():
+        for tensor in tensors:
+            if tensor is not None and tensor.requires_grad:
+                return True
+    return False
 
 
 def apply_or_forward(

@@ -18,10 +18,9 @@ def define_op(
     schema: str,
     *,
     reference: Callable[..., Any],
-    allocate: Callable[..., Any] | None = None,
-    fake: Callable[..., Any] | None = None,
+    allocate: Callable[..., Any],
     triton: str | None = None,
-    composed: str | Callable[..., Any] | None = None,
+    composed: str | None = None,
 ) -> dict[str, Callable[..., Any]]:
     """Define `dvae_kernels::<name>.{cpp,triton,cuda}` and return what to call by backend.
 
@@ -35,9 +34,7 @@ def define_op(
     arguments, whose loops and shapes torch.compile does not see.
     """
     name, signature = schema.split("(", 1)
-    if fake is None:
-        assert allocate is not None
-        fake = _allocating(signature, allocate)
+    fake = _fake(signature, allocate)
     implementations: dict[str, Callable[..., Any]] = {"reference": reference}
     for backend in ("cpp", "triton", "cuda"):
         _LIBRARY.define(f"{name}.{backend}({signature}", tags=(torch.Tag.pt2_compliant_tag,))
@@ -48,7 +45,7 @@ def define_op(
         implementations[backend] = overload
     kernels: dict[str, Callable[..., Any]] = {"triton": _Lazy(triton)} if triton else {}
     if composed:
-        function = _Lazy(composed) if isinstance(composed, str) else composed
+        function = _Lazy(composed)
         kernels = {backend: partial(function, backend) for backend in ("cpp", "triton", "cuda")}
     for backend, kernel in kernels.items():
         for key in ("CPU", "CUDA"):  # Triton on CPU: under the interpreter
@@ -56,7 +53,7 @@ def define_op(
     return implementations
 
 
-def _allocating(signature: str, allocate: Callable[..., Any]) -> Callable[..., Any]:
+def _fake(signature: str, allocate: Callable[..., Any]) -> Callable[..., Any]:
     """A function of an op's arguments that passes `allocate` those it names."""
     names = re.findall(r"(\w+)[,)]", signature.split("->")[0])
     wanted = list(inspect.signature(allocate).parameters)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dvae_kernels._autograd import transformed
 from dvae_kernels._bounds import at_most
-from dvae_kernels._dtypes import compute_dtype
+from dvae_kernels._dtypes import LARGEST, LEAST_NORMAL, compute_dtype
 
 
 class Scalar(NamedTuple):
@@ -32,7 +32,7 @@ def split_temperature(tau: float | Tensor, dtype: torch.dtype, *, least: float =
     compute = compute_dtype(dtype)
     if isinstance(tau, Tensor):
         return Scalar(tau.to(compute).reshape(()), 0.0)
-    return Scalar(None, max(min(float(tau), torch.finfo(compute).max), least))
+    return Scalar(None, _within(float(tau), least, LARGEST[compute]))
 
 
 def split_sharpness(beta: float | Tensor, logits: Tensor) -> Scalar:
@@ -42,8 +42,11 @@ def split_sharpness(beta: float | Tensor, logits: Tensor) -> Scalar:
     if isinstance(beta, Tensor):
         beta = beta.to(compute)
         return Scalar(beta.reshape(()) if beta.numel() == 1 else beta.expand(logits.shape), 0.0)
-    limits = torch.finfo(compute)
-    return Scalar(None, max(min(float(beta), limits.max), limits.tiny))
+    return Scalar(None, _within(float(beta), LEAST_NORMAL[compute], LARGEST[compute]))
+
+
+def _within(value: float, least: float, most: float) -> float:
+    return least if value < least else most if value > most else value
 
 
 def scalar_tensor(tensor: Tensor | None, value: float, like: Tensor) -> Tensor:

@@ -42,20 +42,22 @@ class CodeSumsTensors {
  public:
   CodeSumsTensors(const Tensor& x, const Tensor& order, const Tensor& codes, const Tensor& sums)
       : x_(x), order_(order), codes_(codes), sums_(sums) {
-    const int64_t scratch = scratch_count(x.size(0));
-    partial_codes_ = new_vector(codes, scratch, ScalarType::Int);
-    partial_ = new_vector(sums, scratch * x.size(1), sums.scalar_type());
+    // partial rows, and behind them their codes
+    scratch_ = new_vector(sums, scratch_count(x.size(0)) * (x.size(1) + 1), sums.scalar_type());
   }
 
   CodeSumsArgs args() const {
     const SortedRows sorted{
         buffer_of(x_), x_.stride(0), x_.size(1), index_data(order_), static_cast<int32_t*>(codes_.data_ptr()),
         x_.size(0), static_cast<int32_t>(sums_.size(0))};
-    return {sorted, buffer_of(sums_), {partial_.data_ptr(), static_cast<int32_t*>(partial_codes_.data_ptr())}};
+    const Buffer sums = buffer_of(sums_);
+    auto* const partial = static_cast<char*>(scratch_.data_ptr());
+    const int64_t bytes = scratch_count(x_.size(0)) * x_.size(1) * size_of(sums.type);
+    return {sorted, sums, {partial, reinterpret_cast<int32_t*>(partial + bytes)}};
   }
 
  private:
-  Tensor x_, order_, codes_, sums_, partial_codes_, partial_;
+  Tensor x_, order_, codes_, sums_, scratch_;
 };
 
 }  // namespace dvae

@@ -26,7 +26,7 @@ struct LogDensity {
 
 // A slope that is infinite at a point is evaluated no closer to it than this.
 template <class F>
-constexpr Lane<F> kNearest = Lane<F>(0x1p-24);
+constexpr Lane<F> kClamp = Lane<F>(0x1p-24);
 // The least normal number and the largest below one, at which densities are evaluated in place of 0 and 1.
 template <class F>
 constexpr Lane<F> kLeast = kLeastNormal<Lane<F>>;
@@ -104,28 +104,28 @@ struct LogOdds : BitOdds<F> {
   }
 };
 
-// e^-beta, and functions of beta that keep their relative accuracy.
+// e^-beta, complement = 1 - e^-beta, and functions of beta that keep their relative accuracy.
 template <class F>
 struct Decay {
-  F beta, e, one_minus_e;
+  F beta, value, complement;
 
   DVAE_INLINE explicit Decay(F beta)
-      : beta(beta), e(exp2(beta * F(-kLog2e<Lane<F>>))), one_minus_e(one_minus_exp(beta)) {}
+      : beta(beta), value(exp2(beta * F(-kLog2e<Lane<F>>))), complement(one_minus_exp(beta)) {}
 
-  // log(beta / (1 - e)), the logarithm of the largest density
+  // log(beta / complement), the logarithm of the largest density
   template <class Math>
-  DVAE_INLINE F log_height(const Math& f) const { return logarithm(f, beta) - logarithm(f, one_minus_e); }
+  DVAE_INLINE F log_height(const Math& f) const { return logarithm(f, beta) - logarithm(f, complement); }
 
   // the derivative of log_height, 1/beta - 1/expm1(beta)
   DVAE_INLINE F log_height_slope() const {
-    return select(small(), near_zero(beta), quotient(F(1), beta) - quotient(e, one_minus_e));
+    return select(small(), near_zero(beta), quotient(F(1), beta) - quotient(value, complement));
   }
 
-  // (1 - e) times the beta-derivative of F(x) = rise / (1 - e), the distribution function of rate beta on [0, 1], where
-  // rise = 1 - decay and decay = e^(-beta x)
+  // complement times the beta-derivative of F(x) = rise / complement, the distribution function of rate beta on [0, 1],
+  // where rise = 1 - decay and decay = e^(-beta x)
   template <class Math>
   DVAE_INLINE F distribution_slope(const Math& f, F x, F rise, F decay) const {
-    F slope = fma(x, decay, minus(rise * quotient(e, one_minus_e)));
+    F slope = fma(x, decay, minus(rise * quotient(value, complement)));
     if (f.needs_slow_path(small())) slope = select(small(), rise * (near_zero(beta) - x * near_zero(beta * x)), slope);
     return slope;
   }
@@ -186,18 +186,18 @@ struct SpikeFamily {
 template <class F, class Math = Functions<F>>
 struct SpikeExponential : SpikeFamily<F, Math, SpikeExponential<F, Math>> {
   static constexpr const char* name = "spike_exponential";
-  F beta, inverse;
+  F beta, inverse_beta;
   Decay<F> decay;
 
-  DVAE_INLINE SpikeExponential(const Math&, F beta) : beta(beta), inverse(quotient(F(1), beta)), decay(beta) {}
+  DVAE_INLINE SpikeExponential(const Math&, F beta) : beta(beta), inverse_beta(quotient(F(1), beta)), decay(beta) {}
 
   DVAE_INLINE Rise<F> rise(const Math& f, F u, F ubar) const {
-    const F d = min(F(1), max(F(kLeast<F>), fma(ubar, decay.e, u)));
+    const F d = min(F(1), max(F(kLeast<F>), fma(ubar, decay.value, u)));
     F log = logarithm(f, d);
     const auto small = F(1) > beta;  // the rounding of d would be magnified by 1 / beta
-    if (f.needs_slow_path(small)) log = select(small, f.log1p(minus(ubar * decay.one_minus_e)), log);
-    const F zeta = max(F(0), fma(log, inverse, F(1))), r = reciprocal(d), du = decay.one_minus_e * inverse * r;
-    F dbeta = (u * r - zeta) * inverse;
+    if (f.needs_slow_path(small)) log = select(small, f.log1p(minus(ubar * decay.complement)), log);
+    const F zeta = max(F(0), fma(log, inverse_beta, F(1))), r = reciprocal(d), du = decay.complement * inverse_beta * r;
+    F dbeta = (u * r - zeta) * inverse_beta;
     if (f.needs_slow_path(decay.small())) dbeta = select(decay.small(), integral(u, ubar), dbeta);
     return {zeta, du, du * ubar, dbeta};
   }
@@ -218,8 +218,8 @@ struct SpikeExponential : SpikeFamily<F, Math, SpikeExponential<F, Math>> {
   }
 
   DVAE_INLINE LogSlice<F> slice(const Math& f, F zeta) const {
-    const F below = F(1) - zeta;
-    return {decay.log_height(f) - beta * below, beta, decay.log_height_slope() - below};
+    const F zeta1 = F(1) - zeta;
+    return {decay.log_height(f) - beta * zeta1, beta, decay.log_height_slope() - zeta1};
   }
 };
 
@@ -228,18 +228,18 @@ template <class F, class Math = Functions<F>>
 struct SpikePower : SpikeFamily<F, Math, SpikePower<F, Math>> {
   static constexpr const char* name = "spike_power";
   static constexpr double largest_fast_exponent = 24;
-  F beta, inverse;
+  F beta, inverse_beta;
 
-  DVAE_INLINE SpikePower(const Math&, F beta) : beta(beta), inverse(quotient(F(1), beta)) {}
+  DVAE_INLINE SpikePower(const Math&, F beta) : beta(beta), inverse_beta(quotient(F(1), beta)) {}
 
   DVAE_INLINE Rise<F> rise(const Math& f, F u, F ubar) const {
     const F t = power_of(f, ubar, u, beta), dt = beta * t;
-    return {F(1) - t, dt * reciprocal(max(F(kNearest<F>), ubar)), dt, minus(t * logarithm(f, ubar, u))};
+    return {F(1) - t, dt * reciprocal(max(F(kClamp<F>), ubar)), dt, minus(t * logarithm(f, ubar, u))};
   }
   DVAE_INLINE LogSlice<F> slice(const Math& f, F zeta) const {
-    const F below = F(1) - zeta, log = logarithm(f, below, zeta), exponent = inverse - F(1);
-    return {fma(exponent, log, minus(logarithm(f, beta))), minus(quotient(exponent, below)),
-            minus(fma(log, inverse, F(1)) * inverse)};
+    const F zeta1 = F(1) - zeta, log = logarithm(f, zeta1, zeta), exponent = inverse_beta - F(1);
+    return {fma(exponent, log, minus(logarithm(f, beta))), minus(quotient(exponent, zeta1)),
+            minus(fma(log, inverse_beta, F(1)) * inverse_beta)};
   }
 };
 
@@ -247,19 +247,19 @@ struct SpikePower : SpikeFamily<F, Math, SpikePower<F, Math>> {
 template <class F, class Math = Functions<F>>
 struct SpikeRoot : SpikeFamily<F, Math, SpikeRoot<F, Math>> {
   static constexpr const char* name = "spike_root";
-  F beta, inverse;
+  F beta, inverse_beta;
 
-  DVAE_INLINE SpikeRoot(const Math&, F beta) : beta(beta), inverse(quotient(F(1), beta)) {}
+  DVAE_INLINE SpikeRoot(const Math&, F beta) : beta(beta), inverse_beta(quotient(F(1), beta)) {}
 
   DVAE_INLINE Rise<F> rise(const Math& f, F u, F ubar) const {
-    const F zeta = power_of(f, u, ubar, inverse), log = logarithm(f, u, ubar);
-    const F nearest = max(F(kNearest<F>), u);
-    const F du = power_of(f, nearest, ubar, inverse) * inverse * reciprocal(nearest);
-    return {zeta, du, du * ubar, minus(zeta * log * (inverse * inverse))};
+    const F zeta = power_of(f, u, ubar, inverse_beta), log = logarithm(f, u, ubar);
+    const F nearest = max(F(kClamp<F>), u);
+    const F du = power_of(f, nearest, ubar, inverse_beta) * inverse_beta * reciprocal(nearest);
+    return {zeta, du, du * ubar, minus(zeta * log * (inverse_beta * inverse_beta))};
   }
   DVAE_INLINE LogSlice<F> slice(const Math& f, F zeta) const {
     const F log = logarithm(f, zeta, F(1) - zeta);
-    return {fma(beta - F(1), log, logarithm(f, beta)), quotient(beta - F(1), zeta), inverse + log};
+    return {fma(beta - F(1), log, logarithm(f, beta)), quotient(beta - F(1), zeta), inverse_beta + log};
   }
 };
 
@@ -267,17 +267,17 @@ struct SpikeRoot : SpikeFamily<F, Math, SpikeRoot<F, Math>> {
 template <class F, class Math = Functions<F>>
 struct SpikeRational : SpikeFamily<F, Math, SpikeRational<F, Math>> {
   static constexpr const char* name = "spike_rational";
-  F beta, inverse;
+  F beta, inverse_beta;
 
-  DVAE_INLINE SpikeRational(const Math&, F beta) : beta(beta), inverse(quotient(F(1), beta)) {}
+  DVAE_INLINE SpikeRational(const Math&, F beta) : beta(beta), inverse_beta(quotient(F(1), beta)) {}
 
   DVAE_INLINE Rise<F> rise(const Math&, F u, F ubar) const {
     const F r = reciprocal(fma(beta, u, ubar)), du = beta * r * r;
     return {min(F(1), beta * u * r), du, du * ubar, (u * r) * (ubar * r)};
   }
   DVAE_INLINE LogSlice<F> slice(const Math& f, F zeta) const {
-    const F below = F(1) - zeta, d = fma(beta, below, zeta), r = quotient(F(1), d);
-    return {logarithm(f, beta) - F(2) * logarithm(f, d), F(2) * (beta - F(1)) * r, inverse - F(2) * below * r};
+    const F zeta1 = F(1) - zeta, d = fma(beta, zeta1, zeta), r = quotient(F(1), d);
+    return {logarithm(f, beta) - F(2) * logarithm(f, d), F(2) * (beta - F(1)) * r, inverse_beta - F(2) * zeta1 * r};
   }
 };
 
@@ -306,16 +306,17 @@ struct SplitFamily {
 
   DVAE_INLINE LogDensity<F> log_density(const Math& f, F zeta, F logit) const {
     const BitOdds<F> bit(logit);
-    const F inside = min(F(kTop<F>), max(F(kLeast<F>), zeta)), rest = F(1) - inside;
-    const F margin = select(logit > F(0), inside - bit.q, bit.p - rest);
+    const F inside = min(F(kTop<F>), max(F(kLeast<F>), zeta)), zeta1 = F(1) - inside;
+    const F margin = select(logit > F(0), inside - bit.q, bit.p - zeta1);
     const auto below = F(0) > margin;
     const auto outside = (F(0) > zeta) | (zeta > F(1));
-    const F inverse = select(below, bit.inverse_q, bit.inverse_p);
-    const F far = min(F(1), select(below, inside, rest) * inverse), near = min(F(1), absolute(margin) * inverse);
+    const F inverse_width = select(below, bit.inverse_q, bit.inverse_p);
+    const F far = min(F(1), select(below, inside, zeta1) * inverse_width);
+    const F near = min(F(1), absolute(margin) * inverse_width);
     // far and near change with the logit as p q / width, with zeta as 1 / width, and the density with them
     const F other = select(below, bit.p, bit.q);
     const LogSlice<F> slice = static_cast<const Kind*>(this)->slice(f, far, near);
-    const F dzeta = quotient(slice.dzeta, far) * inverse, dlogit = slice.dzeta * other;
+    const F dzeta = quotient(slice.dzeta, far) * inverse_width, dlogit = slice.dzeta * other;
     return {select(outside, F(kMinusInfinity<Lane<F>>), slice.log),
             select(inside == zeta, select(below, dzeta, minus(dzeta)), F(0)),
             select(outside, F(0), select(below, dlogit, minus(dlogit))), select(outside, F(0), slice.dbeta)};
@@ -327,18 +328,19 @@ template <class F, class Math = Functions<F>>
 struct Power : SplitFamily<F, Math, Power<F, Math>> {
   static constexpr const char* name = "power";
   static constexpr double largest_fast_exponent = 24;
-  F beta, inverse;
+  F beta, inverse_beta;
 
-  DVAE_INLINE Power(const Math&, F beta) : beta(beta), inverse(quotient(F(1), beta)) {}
+  DVAE_INLINE Power(const Math&, F beta) : beta(beta), inverse_beta(quotient(F(1), beta)) {}
 
   DVAE_INLINE Fold<F> fold(const Math& f, F far, F near) const {
     const F t = power_of(f, far, near, beta);
-    return {t, (beta - F(1)) * t, t * logarithm(f, far, near), beta * t * reciprocal(max(F(kNearest<F>), far))};
+    return {t, (beta - F(1)) * t, t * logarithm(f, far, near), beta * t * reciprocal(max(F(kClamp<F>), far))};
   }
   // dzeta is the derivative to log(far), which is finite
   DVAE_INLINE LogSlice<F> slice(const Math& f, F far, F near) const {
-    const F log = logarithm(f, far, near), exponent = inverse - F(1);
-    return {fma(exponent, log, minus(logarithm(f, beta))), exponent, minus(fma(log, inverse, F(1)) * inverse)};
+    const F log = logarithm(f, far, near), exponent = inverse_beta - F(1);
+    return {fma(exponent, log, minus(logarithm(f, beta))), exponent,
+            minus(fma(log, inverse_beta, F(1)) * inverse_beta)};
   }
 };
 
@@ -346,20 +348,20 @@ struct Power : SplitFamily<F, Math, Power<F, Math>> {
 template <class F, class Math = Functions<F>>
 struct Root : SplitFamily<F, Math, Root<F, Math>> {
   static constexpr const char* name = "root";
-  F beta, inverse;
+  F beta, inverse_beta;
 
-  DVAE_INLINE Root(const Math&, F beta) : beta(beta), inverse(quotient(F(1), beta)) {}
+  DVAE_INLINE Root(const Math&, F beta) : beta(beta), inverse_beta(quotient(F(1), beta)) {}
 
   DVAE_INLINE Fold<F> fold(const Math& f, F far, F near) const {
-    const F t = power_of(f, near, far, inverse), log = logarithm(f, near, far);
-    const F nearest = max(F(kNearest<F>), near), slope = power_of(f, nearest, far, inverse);
-    const F dfar = slope * inverse * reciprocal(nearest);
-    return {F(1) - t, fma(dfar, far, slope - F(1)), t * log * (inverse * inverse), dfar};
+    const F t = power_of(f, near, far, inverse_beta), log = logarithm(f, near, far);
+    const F nearest = max(F(kClamp<F>), near), slope = power_of(f, nearest, far, inverse_beta);
+    const F dfar = slope * inverse_beta * reciprocal(nearest);
+    return {F(1) - t, fma(dfar, far, slope - F(1)), t * log * (inverse_beta * inverse_beta), dfar};
   }
   DVAE_INLINE LogSlice<F> slice(const Math& f, F far, F near) const {
-    const F nearest = max(F(kNearest<F>), near), log = logarithm(f, nearest, far);
+    const F nearest = max(F(kClamp<F>), near), log = logarithm(f, nearest, far);
     const F dnear = select(near == nearest, quotient(beta - F(1), nearest), F(0));
-    return {fma(beta - F(1), log, logarithm(f, beta)), minus(dnear * far), inverse + log};
+    return {fma(beta - F(1), log, logarithm(f, beta)), minus(dnear * far), inverse_beta + log};
   }
 };
 
@@ -402,7 +404,7 @@ struct QuadraticRoots {
     smaller = c * reciprocal(max(F(kLeast<F>), greater));
   }
   // s as a divisor of slopes, which are infinite at s = 0
-  DVAE_INLINE F nearest_s() const { return max(F(kNearest<F>), s); }
+  DVAE_INLINE F nearest_s() const { return max(F(kClamp<F>), s); }
 };
 
 // d = eps - q = p - rest, and d1 = eps - p = q - rest.
@@ -419,39 +421,39 @@ template <class F, class Math = Functions<F>>
 struct ExponentialMixture : MixtureFamily<F, Math, ExponentialMixture<F, Math>> {
   static constexpr const char* name = "exponential_mixture";
   static constexpr bool unit_interval = true;
-  F beta, inverse;
+  F beta, inverse_beta;
   Decay<F> decay;
 
-  DVAE_INLINE ExponentialMixture(const Math&, F beta) : beta(beta), inverse(quotient(F(1), beta)), decay(beta) {}
+  DVAE_INLINE ExponentialMixture(const Math&, F beta) : beta(beta), inverse_beta(quotient(F(1), beta)), decay(beta) {}
 
   // m = e^(-beta zeta) solves q m^2 + b m = p e, and n = e^(-beta (1 - zeta)) the same with p and q exchanged and -b.
   DVAE_INLINE Smoothed<F> transform(const Math& f, const NoisyBit<F>& bit) const {
-    const F e = decay.e, one_minus_e = decay.one_minus_e, p = bit.p, q = bit.q;
+    const F e = decay.value, complement = decay.complement, p = bit.p, q = bit.q;
     const Margins<F> margin(bit);
     const F b = fma(minus(e), margin.d1, margin.d);
     const QuadraticRoots<F> root(b, F(4) * p * q * e);
     const auto upper = b > F(0);
     const F s_plus_b = select(upper, root.greater, root.smaller), s_minus_b = select(upper, root.smaller, root.greater);
     // 1 - m and 1 - n from the quadratic equations that they solve
-    const F one_minus_m = F(2) * one_minus_e * bit.eps * reciprocal(max(F(kLeast<F>), fma(F(2), q, s_plus_b)));
-    const F one_minus_n = F(2) * one_minus_e * bit.rest * reciprocal(max(F(kLeast<F>), fma(F(2), p, s_minus_b)));
+    const F one_minus_m = F(2) * complement * bit.eps * reciprocal(max(F(kLeast<F>), fma(F(2), q, s_plus_b)));
+    const F one_minus_n = F(2) * complement * bit.rest * reciprocal(max(F(kLeast<F>), fma(F(2), p, s_minus_b)));
     const F own = min(F(1), root.greater * F(Lane<F>(0.5)) * select(upper, bit.inverse_p, bit.inverse_q));
     F log = logarithm(f, own);  // of n in the upper half, else of m
     const auto small = F(1) > beta;
     if (f.needs_slow_path(small)) log = select(small, f.log1p(minus(select(upper, one_minus_n, one_minus_m))), log);
-    const F distance = min(F(1), max(F(0), minus(log * inverse)));
+    const F distance = min(F(1), max(F(0), minus(log * inverse_beta)));
     const F zeta = select(upper, F(1) - distance, distance) + bit.zero();
 
-    const F slope = inverse * reciprocal(root.nearest_s());
+    const F slope = inverse_beta * reciprocal(root.nearest_s());
     const F other = quotient(e, max(F(kLeast<F>), own)), m = select(upper, other, own), n = select(upper, own, other);
     const F from_zero = q * decay.distribution_slope(f, zeta, one_minus_m, m);
     const F from_one = p * decay.distribution_slope(f, F(1) - zeta, one_minus_n, n);
     return {zeta, p * q * one_minus_m * one_minus_n * slope, (from_one - from_zero) * slope,
-            one_minus_e * slope};
+            complement * slope};
   }
   DVAE_INLINE LogComponents<F> components(const Math& f, F zeta) const {
-    const F height = decay.log_height(f), slope = decay.log_height_slope(), rest = F(1) - zeta;
-    return {{height - beta * zeta, minus(beta), slope - zeta}, {height - beta * rest, beta, slope - rest}};
+    const F height = decay.log_height(f), slope = decay.log_height_slope(), zeta1 = F(1) - zeta;
+    return {{height - beta * zeta, minus(beta), slope - zeta}, {height - beta * zeta1, beta, slope - zeta1}};
   }
 };
 
@@ -460,32 +462,32 @@ template <class F, class Math = Functions<F>>
 struct LogisticMixture : MixtureFamily<F, Math, LogisticMixture<F, Math>> {
   static constexpr const char* name = "logistic_mixture";
   static constexpr bool unit_interval = false;
-  F beta, inverse;
+  F beta, inverse_beta;
   Decay<F> decay;
 
-  DVAE_INLINE LogisticMixture(const Math&, F beta) : beta(beta), inverse(quotient(F(1), beta)), decay(beta) {}
+  DVAE_INLINE LogisticMixture(const Math&, F beta) : beta(beta), inverse_beta(quotient(F(1), beta)), decay(beta) {}
 
   // x = e^(-beta zeta) solves eps x^2 + b x = (1 - eps) e. Zeta comes from x in the lower half, and 1 - zeta from the
   // mirror image in the upper one. Noise of 0 or 1 is moved inside, since zeta would be infinite.
   DVAE_INLINE Smoothed<F> transform(const Math& f, const NoisyBit<F>& bit) const {
-    const F e = decay.e, p = bit.p, q = bit.q;
-    const F nearest_end(Lane<F>(0x1p-64));
-    const F eps = max(nearest_end, bit.eps), rest = max(nearest_end, bit.rest);
+    const F e = decay.value, p = bit.p, q = bit.q;
+    const F least_noise(Lane<F>(0x1p-64));
+    const F eps = max(least_noise, bit.eps), rest = max(least_noise, bit.rest);
     const Margins<F> margin(bit);
     const F b = fma(e, margin.d1, margin.d);
     const QuadraticRoots<F> root(b, F(4) * eps * rest * e);
     const auto upper = b > F(0);
     const F half_inverse = F(Lane<F>(0.5)) * reciprocal(select(upper, rest, eps));
-    const F distance = minus(logarithm(f, root.greater * half_inverse) * inverse);
+    const F distance = minus(logarithm(f, root.greater * half_inverse) * inverse_beta);
     const F zeta = select(upper, F(1) - distance, distance) + bit.zero();
 
     const F x = (root.nearest_s() + absolute(b)) * half_inverse;
     const F own = select(upper, p, q), other = select(upper, q, p);
     const F ratio = quotient(e + x, F(1) + x), density = fma(own * ratio, ratio, other * e);
-    const F r = inverse * reciprocal(density);
+    const F r = inverse_beta * reciprocal(density);
     const F dbeta = fma(own * distance * ratio, ratio, other * (distance - F(1)) * e) * r;
-    return {zeta, p * q * decay.one_minus_e * ratio * r, select(upper, dbeta, minus(dbeta)),
-            select((nearest_end > bit.eps) | (nearest_end > bit.rest), F(0),
+    return {zeta, p * q * decay.complement * ratio * r, select(upper, dbeta, minus(dbeta)),
+            select((least_noise > bit.eps) | (least_noise > bit.rest), F(0),
                    (e + x) * (F(1) + quotient(e, x)) * r)};
   }
   DVAE_INLINE LogSlice<F> component(const Math& f, F distance) const {
@@ -493,7 +495,7 @@ struct LogisticMixture : MixtureFamily<F, Math, LogisticMixture<F, Math>> {
     const F tanh = quotient(F(1) - t, F(1) + t);  // of half of x
     const F signed_tanh = select(F(0) > distance, minus(tanh), tanh);
     return {logarithm(f, beta) - x - F(2) * logarithm(f, F(1) + t), minus(beta * signed_tanh),
-            inverse - distance * signed_tanh};
+            inverse_beta - distance * signed_tanh};
   }
   DVAE_INLINE LogComponents<F> components(const Math& f, F zeta) const {
     return {component(f, zeta), component(f, zeta - F(1))};
@@ -507,9 +509,9 @@ struct PowerMixture : MixtureFamily<F, Math, PowerMixture<F, Math>> {
   static constexpr const char* name = "power_mixture";
   static constexpr bool unit_interval = true, noise_has_gradient = false;
   static constexpr double largest_fast_exponent = 24;
-  F beta, inverse;
+  F beta, inverse_beta;
 
-  DVAE_INLINE PowerMixture(const Math&, F beta) : beta(beta), inverse(quotient(F(1), beta)) {}
+  DVAE_INLINE PowerMixture(const Math&, F beta) : beta(beta), inverse_beta(quotient(F(1), beta)) {}
 
   DVAE_INLINE Smoothed<F> transform(const Math& f, const NoisyBit<F>& bit) const {
     const auto above = bit.u > F(0);
@@ -519,17 +521,17 @@ struct PowerMixture : MixtureFamily<F, Math, PowerMixture<F, Math>> {
     const F t = power_of(f, far, near, beta);
     const F zeta = select(above, F(1) - t, t) + bit.zero();
 
-    const F log = logarithm(f, far, near), rest = one_minus_exp(minus(beta * log));
-    const F log_rest = logarithm(f, rest, t), back = power_of(f, rest, t, inverse);
-    const F density = fma(own * far, rest, other * back * t);  // times t (1 - t) / beta
-    const F r = select(density == F(0), F(0), quotient(t * rest, max(F(kLeast<F>), density)));
-    const F dbeta = (own * far * log - other * back * log_rest * inverse) * r;
+    const F log = logarithm(f, far, near), t1 = one_minus_exp(minus(beta * log));
+    const F log_t1 = logarithm(f, t1, t), back = power_of(f, t1, t, inverse_beta);
+    const F density = fma(own * far, t1, other * back * t);  // times t (1 - t) / beta
+    const F r = select(density == F(0), F(0), quotient(t * t1, max(F(kLeast<F>), density)));
+    const F dbeta = (own * far * log - other * back * log_t1 * inverse_beta) * r;
     return {zeta, bit.p * bit.q * beta * (far - (F(1) - back)) * r, select(above, minus(dbeta), dbeta), F(0)};
   }
   DVAE_INLINE LogSlice<F> component(const Math& f, F far) const {
-    const F log = logarithm(f, far), exponent = inverse - F(1);
+    const F log = logarithm(f, far), exponent = inverse_beta - F(1);
     return {fma(exponent, log, minus(logarithm(f, beta))), quotient(exponent, far),
-            minus(fma(log, inverse, F(1)) * inverse)};
+            minus(fma(log, inverse_beta, F(1)) * inverse_beta)};
   }
   DVAE_INLINE LogComponents<F> components(const Math& f, F zeta) const {
     const LogSlice<F> zero = component(f, zeta), one = component(f, F(1) - zeta);

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dvae_kernels import _autograd, _backend, _rng, _validate
-from dvae_kernels._dtypes import compute_dtype, sample_dtype
+from dvae_kernels._dtypes import LEAST, compute_dtype, sample_dtype
 from dvae_kernels._scalars import split_temperature
 from dvae_kernels.ops.binary_concrete.schemas import (
     BINARY_CONCRETE_BWD,
@@ -200,9 +200,8 @@ def binary_concrete_log_prob(y: Tensor, logits: Tensor, tau: float | Tensor, *, 
     y, logits = _validate.broadcast_with_logits(op, "y", y, logits)
     backend = _backend.resolve(op, backend, device.type)
 
-    limits = torch.finfo(compute_dtype(logits.dtype))
     # a positive number must stay one in the compute dtype
-    temperature = split_temperature(tau, logits.dtype, least=limits.tiny * limits.eps)
+    temperature = split_temperature(tau, logits.dtype, least=LEAST[compute_dtype(logits.dtype)])
     return _autograd.apply_or_forward(
         BinaryConcreteLogProbFunction, (y, logits, temperature.tensor), temperature.value, backend
     )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dvae_kernels import _autograd, _backend, _validate
-from dvae_kernels._dtypes import HALVES, compute_dtype
+from dvae_kernels._dtypes import HALVES, LEAST_NORMAL, compute_dtype
 from dvae_kernels._scalars import split_temperature
 from dvae_kernels.ops.gumbel_softmax_log_prob.schemas import GUMBEL_SOFTMAX_LOG_PROB_BWD, GUMBEL_SOFTMAX_LOG_PROB_FWD
 
@@ -103,7 +103,7 @@ def gumbel_softmax_log_prob(
 
     logits = logits.expand(y.shape)
     # a positive number must stay one in the compute dtype
-    temperature = split_temperature(tau, logits.dtype, least=torch.finfo(compute_dtype(logits.dtype)).tiny)
+    temperature = split_temperature(tau, logits.dtype, least=LEAST_NORMAL[compute_dtype(logits.dtype)])
     options = _Options(temperature.value, dim, backend)
     density, count = _autograd.apply_or_forward(GumbelSoftmaxLogProbFunction, (y, logits, temperature.tensor), options)
     return density + torch.where(count == 0, 0, torch.lgamma(count))
