@@ -379,15 +379,15 @@ class NearestSearch {
       for (int v = 0; v < kCodeVectors; ++v) {
         code[v] = values + std::min(code_of(scored, v), codes_.count - 1) * columns;
       }
-      double* const scores = quick[scored];
-      quick_dots(row.x, code, columns, scores);
-      for (int v = 0; v < kCodeVectors; ++v) {
-        scores[v] = code_score(scores[v], codes_.terms[code_of(scored, v)]);
-      }
-      if constexpr (std::is_same_v<Scalar, double>) {  // products of float32 do not overflow in float64
-        for (double& now : quick[scored]) now = now <= kLargest<double> ? now : kMinusInfinity<double>;
-      }
-      for (int v = 0; v < kCodeVectors; ++v) most = scores[v] > most ? scores[v] : most;
+      // each as soon as it is known: reading four of them back as a vector would wait for their stores
+      quick_dots(row.x, code, columns, [&](int v, double dot) {
+        double score_of_code = code_score(dot, codes_.terms[code_of(scored, v)]);
+        if constexpr (std::is_same_v<Scalar, double>) {  // products of float32 do not overflow in float64
+          score_of_code = score_of_code <= kLargest<double> ? score_of_code : kMinusInfinity<double>;
+        }
+        quick[scored][v] = score_of_code;
+        most = score_of_code > most ? score_of_code : most;
+      });
     }
     rescored_blocks_ += scored;
     int64_t close[kMostCandidates * kCodeVectors + 1];
