@@ -136,6 +136,12 @@ def torch_in_its_place(path: PurePosixPath, text: str) -> Iterator[str]:
         )
 
 
+def nothing_newer_than_the_oldest_torch(path: PurePosixPath, text: str) -> Iterator[str]:
+    """What torch 2.11 does not have; only `make matrix` compiles with it."""
+    newer = re.findall(r"STABLE_TORCH_ERROR_CODE_CHECK|\b(?:sizes|strides)\(\) *[!=]=", code(text))
+    yield from (f"newer than torch 2.11: {name}" for name in newer)
+
+
 PYTHON, EXAMPLES, BENCH, CSRC = f"{PACKAGE}/**/*.py", "examples/**/*.py", "bench/**/*.py", "csrc/**/*.*"
 RULES: list[tuple[Rule, list[str]]] = [
     (layers_of_the_package, [PYTHON]),
@@ -147,6 +153,7 @@ RULES: list[tuple[Rule, list[str]]] = [
     (layers_of_csrc, [CSRC]),
     (intrinsics_in_simd, [CSRC]),
     (torch_in_its_place, [CSRC]),
+    (nothing_newer_than_the_oldest_torch, [CSRC]),
 ]
 OP = f"{PACKAGE}/ops/smoothing"
 BROKEN: list[tuple[Rule, str, str]] = [
@@ -180,6 +187,8 @@ BROKEN: list[tuple[Rule, str, str]] = [
     (intrinsics_in_simd, "csrc/smoothing/cpu_kernels.h", "__m512i x;"),
     (torch_in_its_place, "csrc/smoothing/kernels.cuh", '#include "torch/tensor.h"'),
     (torch_in_its_place, "csrc/simd/rows.h", "torch::stable::parallel_for(0, n, 1, f);"),
+    (nothing_newer_than_the_oldest_torch, "csrc/torch/tensor.h", "STABLE_TORCH_ERROR_CODE_CHECK(call());"),
+    (nothing_newer_than_the_oldest_torch, "csrc/torch/tensor.h", "if (x.sizes() == y.sizes()) {"),
 ]
 
 

@@ -24,10 +24,10 @@ Tensor kl_fwd(Tensor logits, std::optional<Tensor> prior, int64_t dim) {
   if (logits.numel() == 0) return fill(kl, 0);
   const Tensor second = prior.value_or(logits);  // in the place of a prior
   check_same_type(logits, second);
-  with_coalesced_rows<2, 0>({logits, second}, dim, [&](const RowLayout<2>& layout, const std::array<Tensor, 2>& t) {
+  with_coalesced_tensors<2, 0>({logits, second}, dim, [&](const RowLayout<2>& layout, const std::array<Tensor, 2>& t) {
     const KlArgs args{
         buffer_of(t[0]), buffer_if(prior.has_value(), t[1]), layout.strides[0], layout.strides[1],
-        tiles_of(layout, compute, true), kl.data_ptr()};
+        tiles_of(layout, compute == ScalarType::Double, kSplitRows), kl.data_ptr()};
     parallel_for_tiles(args.tiles, DVAE_DISPATCH(categorical_kl_kernel), args);
   });
   return kl;
@@ -47,11 +47,11 @@ std::tuple<Tensor, Tensor> kl_bwd(
     const KlBackwardArgs args{
         grad.const_data_ptr(), buffer_of(t[0]), buffer_if(prior.has_value(), t[1]), buffer_of(t[3]),
         buffer_if(prior_grad, t[2]), layout.strides[0], layout.strides[1], layout.strides[3], layout.strides[2],
-        tiles_of(layout, compute, true), is_large(t[3])};
+        tiles_of(layout, compute == ScalarType::Double, kSplitRows), is_large(t[3])};
     parallel_for_tiles(args.tiles, DVAE_DISPATCH(categorical_kl_backward_kernel), args);
   };
   const std::array<Tensor, 4> tensors{logits, second, third, dlogits};
-  prior_grad ? with_coalesced_rows<4, 2>(tensors, dim, run) : with_coalesced_rows<4, 1>(tensors, dim, run);
+  prior_grad ? with_coalesced_tensors<4, 2>(tensors, dim, run) : with_coalesced_tensors<4, 1>(tensors, dim, run);
   return {dlogits, dprior};
 }
 
@@ -65,9 +65,9 @@ std::tuple<Tensor, Tensor> log_prob_fwd(
   if (logits.numel() == 0) return {fill(density, 0), fill(count, 0)};
   const HostTemperature temperature(tau, tau_value);
   const double value = positive(temperature) ? temperature.value : NAN;
-  with_coalesced_rows<2, 0>({y, logits}, dim, [&](const RowLayout<2>& layout, const std::array<Tensor, 2>& t) {
+  with_coalesced_tensors<2, 0>({y, logits}, dim, [&](const RowLayout<2>& layout, const std::array<Tensor, 2>& t) {
     const LogProbArgs args{
-        buffer_of(t[0]), buffer_of(t[1]), layout.strides[0], layout.strides[1], tiles_of(layout, compute, true),
+        buffer_of(t[0]), buffer_of(t[1]), layout.strides[0], layout.strides[1], tiles_of(layout, compute == ScalarType::Double, kSplitRows),
         value, density.data_ptr(), count.data_ptr()};
     parallel_for_tiles(args.tiles, DVAE_DISPATCH(log_prob_kernel), args);
   });
@@ -84,12 +84,12 @@ std::tuple<Tensor, Tensor, Tensor> log_prob_bwd(
   grad = checked_rows(grad, logits, dim);
   const HostTemperature temperature(tau, tau_value);
   const double value = positive(temperature) ? temperature.value : NAN;
-  with_coalesced_rows<4, 2>(
+  with_coalesced_tensors<4, 2>(
       {y, logits, dy, dlogits}, dim, [&](const RowLayout<4>& layout, const std::array<Tensor, 4>& t) {
         const LogProbBackwardArgs args{
             grad.const_data_ptr(), buffer_of(t[0]), buffer_of(t[1]), buffer_of(t[2]), buffer_of(t[3]),
             layout.strides[0], layout.strides[1], layout.strides[2], layout.strides[3],
-            tiles_of(layout, compute, true), value, tau_grad ? dtau_rows.data_ptr() : nullptr, is_large(t[2])};
+            tiles_of(layout, compute == ScalarType::Double, kSplitRows), value, tau_grad ? dtau_rows.data_ptr() : nullptr, is_large(t[2])};
         parallel_for_tiles(args.tiles, DVAE_DISPATCH(log_prob_backward_kernel), args);
       });
   return {dy, dlogits, dtau_rows};

@@ -15,7 +15,7 @@ Tensor kl_fwd(Tensor logits, std::optional<Tensor> prior, int64_t dim) {
   const Tensor first = prior.value_or(logits);  // in the place of a prior
   check_same_type(logits, first);
   const auto call = make_call(logits, std::nullopt, 0);
-  with_coalesced_rows<2, 0>({first, logits}, dim, [&](const RowLayout<2>& layout, const std::array<Tensor, 2>& t) {
+  with_coalesced_tensors<2, 0>({first, logits}, dim, [&](const RowLayout<2>& layout, const std::array<Tensor, 2>& t) {
     categorical_kl_fwd(call, layout, {buffer_of(t[0]), buffer_of(t[1])}, prior.has_value(), kl.mutable_data_ptr());
   });
   return kl;
@@ -39,7 +39,7 @@ std::tuple<Tensor, Tensor> kl_bwd(
         prior_grad, grad.const_data_ptr());
   };
   const std::array<Tensor, 4> tensors{logits, second, third, dlogits};
-  prior_grad ? with_coalesced_rows<4, 2>(tensors, dim, run) : with_coalesced_rows<4, 1>(tensors, dim, run);
+  prior_grad ? with_coalesced_tensors<4, 2>(tensors, dim, run) : with_coalesced_tensors<4, 1>(tensors, dim, run);
   return {dlogits, dprior};
 }
 
@@ -51,7 +51,7 @@ std::tuple<Tensor, Tensor> log_prob_fwd(
   Tensor density = new_rows(logits, dim, compute), count = new_rows(logits, dim, compute);
   if (logits.numel() == 0) return {torch::stable::fill_(density, 0), torch::stable::fill_(count, 0)};
   const auto call = make_call(logits, tau, tau_value);
-  with_coalesced_rows<2, 0>({y, logits}, dim, [&](const RowLayout<2>& layout, const std::array<Tensor, 2>& t) {
+  with_coalesced_tensors<2, 0>({y, logits}, dim, [&](const RowLayout<2>& layout, const std::array<Tensor, 2>& t) {
     gumbel_softmax_log_prob_fwd(
         call, layout, {buffer_of(t[0]), buffer_of(t[1])}, density.mutable_data_ptr(), count.mutable_data_ptr());
   });
@@ -68,7 +68,7 @@ std::tuple<Tensor, Tensor, Tensor> log_prob_bwd(
   grad = checked_rows(grad, logits, dim);
   const auto call = make_call(logits, tau, tau_value);
   void* rows = tau_grad ? dtau_rows.mutable_data_ptr() : nullptr;
-  with_coalesced_rows<4, 2>(
+  with_coalesced_tensors<4, 2>(
       {y, logits, dy, dlogits}, dim, [&](const RowLayout<4>& layout, const std::array<Tensor, 4>& t) {
         gumbel_softmax_log_prob_bwd(
             call, layout, {buffer_of(t[0]), buffer_of(t[1]), buffer_of(t[2]), buffer_of(t[3])}, grad.const_data_ptr(),

@@ -18,7 +18,7 @@ Tensor gather(Tensor codebook, Tensor indices) {
 std::array<Tensor, 2> stable_sort(const Tensor& keys) {
   using torch::stable::detail::from;
   std::array<StableIValue, 4> stack{from(keys), from(std::optional(true)), from(int64_t{0}), from(false)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
   return {torch::stable::detail::to<Tensor>(stack[0]), torch::stable::detail::to<Tensor>(stack[1])};
 }
 

@@ -25,6 +25,12 @@ struct KeyWords {
   }
 };
 
+// The noise of a row op; none without a key. Rows are numbered from row_offset on.
+struct NoiseArgument {
+  KeyWords key;
+  uint32_t row_offset = 0;
+};
+
 // Standard exponential noise E = -log(1 - v), v = (bits + 1/2) / 2^32, with full relative accuracy at both ends.
 template <typename T>
 DVAE_HD inline T exponential_from_bits(uint32_t bits);

@@ -25,6 +25,13 @@ struct RowLayout {
   }
 };
 
+// The rows of N tensors of equal sizes.
+template <int N>
+struct Rows {
+  RowLayout<N> layout;
+  std::array<Buffer, N> tensors;
+};
+
 // Collapses the dimensions other than `dim` of N tensors of equal sizes into at most two groups, merging neighbours
 // that every tensor lays out like one dimension. False where three groups or more remain: then the caller copies.
 template <int N>
@@ -77,6 +84,8 @@ struct RowTiles {
   bool interleaved;
   int64_t ranges;            // that a kernel can split a row into
   ParallelFor parallel_for;  // for kernels that share out the ranges of a row
+  bool doubles;              // the compute type is float64
+  bool stream;               // the last tensor is too large to stay in the caches: it is written past them
 
   int64_t per_outer() const { return (inner + tile_rows - 1) / tile_rows; }
   int64_t count() const { return interleaved ? (outer * inner + tile_rows - 1) / tile_rows : outer * per_outer(); }

@@ -29,4 +29,11 @@ struct Temperature {
   DVAE_HD bool invalid() const { return scale != scale; }
 };
 
+// 1 / tau, finite in the compute type: times an exponent of zero it must stay zero.
+template <class Scalar>
+double finite_inverse(double tau) {
+  const double inverse = 1 / tau, largest = kLargest<Scalar>;
+  return inverse < largest ? inverse : largest;
+}
+
 }  // namespace dvae

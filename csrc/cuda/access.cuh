@@ -238,6 +238,41 @@ struct StridedTensor {
   }
 };
 
+// Reads a row of N tensors: load(chunk, x) for the chunks of the thread, a batch of which is in flight together, then
+// use(chunk, x) for each.
+template <class Input, int N, class Load, class Use>
+__device__ void read_row(const RowPlace& place, const Load& load, const Use& use) {
+  constexpr int kBatch = Input::kBatch;
+  for (uint32_t first = place.lane; first < place.chunks; first += kBatch * place.lanes) {
+    typename Input::Acc x[kBatch][N][Input::kChunk];
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b) {
+      const uint32_t chunk = first + b * place.lanes;
+      if (chunk >= place.chunks) break;
+      load(chunk, x[b]);
+    }
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b) {
+      const uint32_t chunk = first + b * place.lanes;
+      if (chunk >= place.chunks) break;
+      use(chunk, x[b]);
+    }
+  }
+}
+
+// The same, and keeps what use() leaves of the leading columns in the caches, for write_row.
+template <class Input, int N, class Load, class Use>
+__device__ void read_row(
+    const RowPlan& plan, const RowPlace& place, const typename Input::Cache (&cache)[N], const Load& load,
+    const Use& use) {
+  read_row<Input, N>(place, load, [&](uint32_t chunk, typename Input::Acc (&x)[N][Input::kChunk]) {
+    use(chunk, x);
+    if (chunk >= plan.cached / Input::kChunk) return;
+#pragma unroll
+    for (int n = 0; n < N; ++n) cache[n].put(chunk, x[n]);
+  });
+}
+
 // finish(values), or finish(values, column) where it takes the column.
 template <class Finish, class Acc, int N>
 __device__ Acc finish_column(const Finish& finish, const Acc (&values)[N], uint32_t column) {

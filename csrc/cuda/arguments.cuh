@@ -36,7 +36,7 @@ struct RowCall {
 
   template <class Acc>
   TauArgument<Acc> tau_argument() const {
-    return {static_cast<const Acc*>(tau), static_cast<Acc>(tau_value)};
+    return dvae::tau_argument<Acc>(ScalarArgument{tau, tau_value});
   }
 
   // chunk as from vector_chunk; arrays and state_values as for plan_rows

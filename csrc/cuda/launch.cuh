@@ -82,4 +82,38 @@ void with_tensor_type(int chunk, Storage storage, const Call& call) {
   with_tensor_types(chunk, storage, storage, [&](auto types) { call(TypeOf<typename decltype(types)::Narrow>{}); });
 }
 
+// The N tensors of a call as its kernel takes them, and the plan of its launch.
+template <class Narrow_, class Wide_, int N>
+struct RowKernel {
+  using Narrow = Narrow_;
+  using Wide = Wide_;
+  using Acc = typename Narrow::Acc;
+
+  RowLayout<N> layout;
+  std::array<Buffer, N> tensors;
+  int chunk;
+
+  Narrow narrow(int t) const { return Narrow(tensors[t], layout.strides[t]); }
+  Wide wide(int t) const { return Wide(tensors[t], layout.strides[t]); }
+
+  // arrays and state_values as for plan_rows
+  RowPlan plan(int arrays, int state_values = 4) const {
+    const bool interleave = chunk == 0 && interleaved(layout);
+    return plan_rows<Acc>(
+        layout.rows(), layout.inner, layout.columns, chunk ? chunk : 4, interleave, arrays, shared_limit(),
+        state_values);
+  }
+};
+
+// Calls run(RowKernel) with the types of a call: Narrow as tensor number `narrow` is stored, Wide as number `wide`.
+template <int N, class Run>
+void with_row_kernel(const Rows<N>& rows, int narrow, int wide, const Run& run) {
+  const RowLayout<N> layout = simplified(rows.layout);
+  const int chunk = vector_chunk(layout, rows.tensors.data());
+  with_tensor_types(chunk, rows.tensors[narrow].type, rows.tensors[wide].type, [&](auto types) {
+    using Types = decltype(types);
+    run(RowKernel<typename Types::Narrow, typename Types::Wide, N>{layout, rows.tensors, chunk});
+  });
+}
+
 }  // namespace dvae

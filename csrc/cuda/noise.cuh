@@ -6,20 +6,14 @@
 
 namespace dvae {
 
-struct NoiseArgument {
-  const int64_t* key;  // (seed, offset); null for no noise
-  int64_t key_stride;
-  uint32_t row_offset;
-};
-
 // The noise of one row.
 struct RowNoise {
   uint64_t seed;
   uint32_t offset, row;
 
   __device__ RowNoise(const NoiseArgument& noise, int64_t row)
-      : seed(noise.key ? static_cast<uint64_t>(noise.key[0]) : 0),
-        offset(noise.key ? static_cast<uint32_t>(noise.key[noise.key_stride]) : 0),
+      : seed(noise.key.data ? static_cast<uint64_t>(noise.key.data[0]) : 0),
+        offset(noise.key.data ? static_cast<uint32_t>(noise.key.data[noise.key.stride]) : 0),
         row(static_cast<uint32_t>(row) + noise.row_offset) {}
 
   template <class Acc, int kChunk>

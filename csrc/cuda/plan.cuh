@@ -152,11 +152,11 @@ bool interleaved(const RowLayout<N>& layout) {
 
 // Columns per chunk where every tensor can be read and written in 16-byte vectors, else 0.
 template <int N>
-int vector_chunk(const RowLayout<N>& layout, const Buffer (&tensors)[N]) {
+int vector_chunk(const RowLayout<N>& layout, const Buffer* tensors) {
   int64_t chunk = 4;
-  for (const Buffer& tensor : tensors) {
-    if (tensor.type == Storage::float64) return 0;
-    chunk = std::max<int64_t>(chunk, 16 / size_of(tensor.type));
+  for (int t = 0; t < N; ++t) {
+    if (tensors[t].type == Storage::float64) return 0;
+    chunk = std::max<int64_t>(chunk, 16 / size_of(tensors[t].type));
   }
   if (layout.columns % chunk || layout.columns > INT32_MAX) return 0;
   for (int t = 0; t < N; ++t) {

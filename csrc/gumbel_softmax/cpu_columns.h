@@ -2,19 +2,18 @@
 // across lanes and [B, K, H, W] is read as it lies.
 
 #ifndef DVAE_TARGET  // for an editor
-#include "gumbel_softmax/cpu.h"
+#include "gumbel_softmax/arguments.h"
 #include "simd/editor.h"
 #endif
 
 class ColumnWeights {
  public:
   // Without a key there is no noise.
-  ColumnWeights(
-      const RowTiles& tiles, const std::optional<NoiseKey>& key, int64_t row_offset, double inverse_tau)
+  ColumnWeights(const RowTiles& tiles, const NoiseArgument& noise, double inverse_tau)
       : columns_(tiles.columns),
-        row_offset_(row_offset),
-        noise_(key.has_value() ? ColumnNoise(key->key, key->offset) : ColumnNoise(0, 0)),
-        noisy_(key.has_value()),
+        row_offset_(noise.row_offset),
+        noise_(noise.key.read()),
+        noisy_(noise.key.data != nullptr),
         steepness_(static_cast<float>(
             std::min(inverse_tau * kLog2e<double>, double{std::numeric_limits<float>::max()}))),
         weights_(allocate<float>(tiles.columns * F32::lanes)) {}
@@ -92,15 +91,14 @@ class ColumnWeights {
   F32 scale_;
 };
 
-void soft_columns(const SoftArgs& args, int64_t begin, int64_t end) {
-  ColumnWeights weights(args.tiles, args.noise, args.row_offset, args.inverse_tau);
-  ColumnTensor logits(args.logits, args.logits_strides, args.tiles);
-  ColumnTensor sample(args.sample, args.sample_strides, args.tiles);
+void soft_columns(const GumbelSoftmaxArgs& args, const RowTiles& tiles, int64_t begin, int64_t end) {
+  ColumnWeights weights(tiles, args.noise, finite_inverse<float>(args.tau.value));
+  ColumnTensor logits(args.rows, 0, tiles), sample(args.rows, 1, tiles);
   for (int64_t row = begin * F32::lanes; row < end * F32::lanes; row += F32::lanes) {
     logits.open(row, true);
     sample.open(row, false);
     weights.compute<Want::weights>(logits, nullptr, row);
-    for (int64_t j = 0; j < args.tiles.columns; ++j) sample.store(j, weights.sample(j));
+    for (int64_t j = 0; j < tiles.columns; ++j) sample.store(j, weights.sample(j));
     sample.close();
   }
 }
@@ -111,24 +109,23 @@ void store_indices(F32 index, int rows, int64_t* indices) {
   std::copy(lanes, lanes + rows, indices);
 }
 
-void argmax_columns(const ArgmaxArgs& args, int64_t begin, int64_t end) {
-  ColumnWeights weights(args.tiles, args.noise, args.row_offset, 1);
-  ColumnTensor logits(args.logits, args.logits_strides, args.tiles);
+void argmax_columns(const GumbelSoftmaxArgs& args, const RowTiles& tiles, int64_t begin, int64_t end) {
+  ColumnWeights weights(tiles, args.noise, 1);
+  ColumnTensor logits(args.rows, 0, tiles);
   for (int64_t row = begin * F32::lanes; row < end * F32::lanes; row += F32::lanes) {
     logits.open(row, true);
     store_indices(weights.argmax(logits, row), logits.rows(), args.indices + row);
   }
 }
 
-void hard_columns(const HardArgs& args, int64_t begin, int64_t end) {
-  ColumnWeights weights(args.tiles, args.noise, args.row_offset, 1);
-  ColumnTensor logits(args.logits, args.logits_strides, args.tiles);
-  ColumnTensor sample(args.sample, args.sample_strides, args.tiles);
+void hard_columns(const GumbelSoftmaxArgs& args, const RowTiles& tiles, int64_t begin, int64_t end) {
+  ColumnWeights weights(tiles, args.noise, 1);
+  ColumnTensor logits(args.rows, 0, tiles), sample(args.rows, 1, tiles);
   for (int64_t row = begin * F32::lanes; row < end * F32::lanes; row += F32::lanes) {
     logits.open(row, true);
     sample.open(row, false);
     const F32 index = weights.argmax(logits, row), rest = select(index == F32(kNan), F32(NAN), F32(0));
-    for (int64_t j = 0; j < args.tiles.columns; ++j) {
+    for (int64_t j = 0; j < tiles.columns; ++j) {
       sample.store(j, select(index == F32(static_cast<float>(j)), F32(1), rest));
     }
     sample.close();
@@ -136,13 +133,12 @@ void hard_columns(const HardArgs& args, int64_t begin, int64_t end) {
   }
 }
 
-void recompute_backward_columns(const RecomputeBackwardArgs& args, int64_t begin, int64_t end) {
-  ColumnWeights weights(args.tiles, args.noise, args.row_offset, args.inverse_tau);
-  ColumnTensor grad(args.grad, args.grad_strides, args.tiles);
-  ColumnTensor logits(args.logits, args.logits_strides, args.tiles);
-  ColumnTensor dlogits(args.dlogits, args.dlogits_strides, args.tiles);
-  auto* dtau_rows = static_cast<float*>(args.dtau_rows.data);
-  const F32 inverse_tau(static_cast<float>(args.inverse_tau));
+void recompute_backward_columns(
+    const GumbelSoftmaxRecomputeArgs& args, const RowTiles& tiles, int64_t begin, int64_t end) {
+  ColumnWeights weights(tiles, args.noise, finite_inverse<float>(args.tau.value));
+  ColumnTensor grad(args.rows, 0, tiles), logits(args.rows, 1, tiles), dlogits(args.rows, 2, tiles);
+  auto* dtau_rows = static_cast<float*>(args.dtau_rows);
+  const F32 inverse_tau(static_cast<float>(finite_inverse<float>(args.tau.value)));
   for (int64_t row = begin * F32::lanes; row < end * F32::lanes; row += F32::lanes) {
     grad.open(row, true);
     logits.open(row, true);
@@ -158,31 +154,29 @@ void recompute_backward_columns(const RecomputeBackwardArgs& args, int64_t begin
     } else {
       sums = weights.compute<Want::grad>(logits, &grad, row);
     }
-    for (int64_t j = 0; j < args.tiles.columns; ++j) {
+    for (int64_t j = 0; j < tiles.columns; ++j) {
       dlogits.store(j, weights.sample(j) * (grad.load(j) - sums.grad) * inverse_tau);
     }
     dlogits.close();
   }
 }
 
-void backward_columns(const BackwardArgs& args, int64_t begin, int64_t end) {
-  ColumnTensor grad(args.grad, args.grad_strides, args.tiles);
-  ColumnTensor sample(args.sample, args.sample_strides, args.tiles);
-  ColumnTensor dlogits(args.dlogits, args.dlogits_strides, args.tiles);
-  const F32 inverse_tau(static_cast<float>(args.inverse_tau));
+void backward_columns(const GumbelSoftmaxBackwardArgs& args, const RowTiles& tiles, int64_t begin, int64_t end) {
+  ColumnTensor grad(args.rows, 0, tiles), sample(args.rows, 1, tiles), dlogits(args.rows, 2, tiles);
+  const F32 inverse_tau(static_cast<float>(finite_inverse<float>(args.tau.value)));
   for (int64_t row = begin * F32::lanes; row < end * F32::lanes; row += F32::lanes) {
     grad.open(row, true);
     sample.open(row, true);
     dlogits.open(row, false);
     Sums<F32> sums[4] = {};
-    for (int64_t j = 0; j < args.tiles.columns; ++j) {
+    for (int64_t j = 0; j < tiles.columns; ++j) {
       const F32 y = sample.load(j);
       sums[j % 4].weight = sums[j % 4].weight + y;
       sums[j % 4].grad = fma(y, grad.load(j), sums[j % 4].grad);
     }
     const F32 total = sum_of(sums, &Sums<F32>::weight), dot = sum_of(sums, &Sums<F32>::grad);
     const F32 mean = select(total == F32(0), F32(0), dot / total);
-    for (int64_t j = 0; j < args.tiles.columns; ++j) {
+    for (int64_t j = 0; j < tiles.columns; ++j) {
       dlogits.store(j, sample.load(j) * (grad.load(j) - mean) * inverse_tau);
     }
     dlogits.close();

@@ -3,8 +3,9 @@
 // reduces, a second one writes. What does not fit is read, and its noise drawn, again.
 #pragma once
 
-#include "cuda/arguments.cuh"
 #include "common/online.h"
+#include "cuda/arguments.cuh"
+#include "gumbel_softmax/arguments.h"
 #include "gumbel_softmax/formulas.h"
 
 namespace dvae {
@@ -16,7 +17,7 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks<typename Input::Acc>) 
     RowPlan plan, Input logits, Output sample, NoiseArgument noise_argument,
     TauArgument<typename Input::Acc> tau_argument, bool hard, int64_t* indices) {
   using Acc = typename Input::Acc;
-  constexpr int kChunk = Input::kChunk, kBatch = Input::kBatch;
+  constexpr int kChunk = Input::kChunk;
   DVAE_SHARED_MEMORY(memory);
   const RowPlace place(plan);
   const RowNoise noise(noise_argument, place.row);
@@ -25,30 +26,13 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks<typename Input::Acc>) 
   const auto output = sample.row(place);
   unsigned char* states = RowShared{memory, plan}.template states<Acc>(1, 0);
 
-  // calls consume(chunk, values of logits + G) for the thread's chunks
-  const auto draw = [&](const auto& consume) {
-    for (uint32_t first = place.lane; first < place.chunks; first += kBatch * place.lanes) {
-      Acc x[kBatch][kChunk];
-#pragma unroll
-      for (int b = 0; b < kBatch; ++b) {
-        const uint32_t chunk = first + b * place.lanes;
-        if (chunk < place.chunks) input.load(chunk, x[b], kMinusInfinity<Acc>);
-      }
-#pragma unroll
-      for (int b = 0; b < kBatch; ++b) {
-        const uint32_t chunk = first + b * place.lanes;
-        if (chunk >= place.chunks) break;
-        noise.add_gumbel(chunk, x[b]);
-        consume(chunk, x[b]);
-      }
-    }
-  };
-
+  const auto load = [&](uint32_t chunk, Acc (&x)[1][kChunk]) { input.load(chunk, x[0], kMinusInfinity<Acc>); };
   if (hard || tau.zero) {
     Best<Acc> best;
-    draw([&](uint32_t chunk, const Acc (&x)[kChunk]) {
+    read_row<Input, 1>(place, load, [&](uint32_t chunk, Acc (&x)[1][kChunk]) {
+      noise.add_gumbel(chunk, x[0]);
 #pragma unroll
-      for (int i = 0; i < kChunk; ++i) best.add(x[i], chunk * kChunk + i);
+      for (int i = 0; i < kChunk; ++i) best.add(x[0][i], chunk * kChunk + i);
     });
     best = reduce_row(plan, place, best, states, [](auto& a, const auto& b) { a.merge(b); });
     if (indices != nullptr) {
@@ -66,16 +50,16 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks<typename Input::Acc>) 
 
   Online<Acc, false> online;
   const typename Input::Cache cache[1] = {{memory, 0, plan, place}};
-  draw([&](uint32_t chunk, const Acc (&x)[kChunk]) {
-    online.add(x, x, tau.scale);
-    if (chunk < plan.cached / kChunk) cache[0].put(chunk, x);
+  read_row<Input, 1>(plan, place, cache, load, [&](uint32_t chunk, Acc (&x)[1][kChunk]) {
+    noise.add_gumbel(chunk, x[0]);
+    online.add(x[0], x[0], tau.scale);
   });
   online = reduce_row(plan, place, online, states, [&](auto& a, const auto& b) { a.merge(b, tau.scale); });
   const Acc inverse_total = online.inverse_total();
   write_row(
       plan, place, output, cache,
       [&](uint32_t chunk, Acc (&x)[1][kChunk]) {
-        input.load(chunk, x[0], kMinusInfinity<Acc>);
+        load(chunk, x);
         noise.add_gumbel(chunk, x[0]);
       },
       [&](const Acc (&p)[1]) { return fast_exp2(exponent(p[0], online.top, tau.scale)) * inverse_total; });
@@ -86,7 +70,7 @@ template <class Input, class Output>
 __global__ void __launch_bounds__(kMaxThreads, kMinBlocks<typename Input::Acc>) gumbel_softmax_bwd_kernel(
     RowPlan plan, Input grad, Input sample, Output dlogits, TauArgument<typename Input::Acc> tau_argument) {
   using Acc = typename Input::Acc;
-  constexpr int kChunk = Input::kChunk, kBatch = Input::kBatch;
+  constexpr int kChunk = Input::kChunk;
   DVAE_SHARED_MEMORY(memory);
   const RowPlace place(plan);
   const Temperature<Acc> tau = tau_argument.temperature();
@@ -97,36 +81,19 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks<typename Input::Acc>) 
   unsigned char* states = RowShared{memory, plan}.template states<Acc>(2, 0);
 
   Mean<Acc> mean;
-  for (uint32_t first = place.lane; first < place.chunks; first += kBatch * place.lanes) {
-    Acc y[kBatch][kChunk], g[kBatch][kChunk];
+  const auto load = [&](uint32_t chunk, Acc (&x)[2][kChunk]) {
+    sample_row.load(chunk, x[0], 0);
+    grad_row.load(chunk, x[1], 0);
+  };
+  read_row<Input, 2>(plan, place, cache, load, [&](uint32_t, const Acc (&x)[2][kChunk]) {
 #pragma unroll
-    for (int b = 0; b < kBatch; ++b) {
-      const uint32_t chunk = first + b * place.lanes;
-      if (chunk >= place.chunks) break;
-      sample_row.load(chunk, y[b], 0);
-      grad_row.load(chunk, g[b], 0);
-    }
-#pragma unroll
-    for (int b = 0; b < kBatch; ++b) {
-      const uint32_t chunk = first + b * place.lanes;
-      if (chunk >= place.chunks) break;
-#pragma unroll
-      for (int i = 0; i < kChunk; ++i) mean.add(y[b][i], g[b][i]);
-      if (chunk < plan.cached / kChunk) {
-        cache[0].put(chunk, y[b]);
-        cache[1].put(chunk, g[b]);
-      }
-    }
-  }
+    for (int i = 0; i < kChunk; ++i) mean.add(x[0][i], x[1][i]);
+  });
   mean = reduce_row(plan, place, mean, states, [](auto& a, const auto& b) { a.merge(b); });
   const Acc average = mean.value();
-  write_row(
-      plan, place, output, cache,
-      [&](uint32_t chunk, Acc (&x)[2][kChunk]) {
-        sample_row.load(chunk, x[0], 0);
-        grad_row.load(chunk, x[1], 0);
-      },
-      [&](const Acc (&x)[2]) { return logit_gradient(x[0], x[1], average, tau.inverse); });
+  write_row(plan, place, output, cache, load, [&](const Acc (&x)[2]) {
+    return logit_gradient(x[0], x[1], average, tau.inverse);
+  });
 }
 
 // The same with the relaxed sample made again, without noise where there is no key; dtau_rows may be null.
@@ -135,7 +102,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1) gumbel_softmax_recompute_bwd_k
     RowPlan plan, Gradient grad, Input logits, Input dlogits, NoiseArgument noise_argument,
     TauArgument<typename Input::Acc> tau_argument, typename Input::Acc* dtau_rows) {
   using Acc = typename Input::Acc;
-  constexpr int kChunk = Input::kChunk, kBatch = Input::kBatch;
+  constexpr int kChunk = Input::kChunk;
   DVAE_SHARED_MEMORY(memory);
   const RowPlace place(plan);
   const RowNoise noise(noise_argument, place.row);
@@ -152,27 +119,17 @@ __global__ void __launch_bounds__(kMaxThreads, 1) gumbel_softmax_recompute_bwd_k
   const RowShared shared{memory, plan};
 
   Online<Acc, true> online;
-  for (uint32_t first = place.lane; first < place.chunks; first += kBatch * place.lanes) {
-    Acc x[kBatch][kChunk], g[kBatch][kChunk];
-#pragma unroll
-    for (int b = 0; b < kBatch; ++b) {
-      const uint32_t chunk = first + b * place.lanes;
-      if (chunk >= place.chunks) break;
-      input.load(chunk, x[b], kMinusInfinity<Acc>);
-      grad_row.load(chunk, g[b], 0);
-    }
-#pragma unroll
-    for (int b = 0; b < kBatch; ++b) {
-      const uint32_t chunk = first + b * place.lanes;
-      if (chunk >= place.chunks) break;
-      if (noise_argument.key != nullptr) noise.add_gumbel(chunk, x[b]);
-      online.add(x[b], g[b], tau.scale);
-      if (chunk < plan.cached / kChunk) {
-        cache[0].put(chunk, x[b]);
-        cache[1].put(chunk, g[b]);
-      }
-    }
-  }
+  const auto load = [&](uint32_t chunk, Acc (&x)[2][kChunk]) {
+    input.load(chunk, x[0], kMinusInfinity<Acc>);
+    grad_row.load(chunk, x[1], 0);
+  };
+  const auto add_noise = [&](uint32_t chunk, Acc (&x)[2][kChunk]) {
+    if (noise_argument.key.data != nullptr) noise.add_gumbel(chunk, x[0]);
+  };
+  read_row<Input, 2>(plan, place, cache, load, [&](uint32_t chunk, Acc (&x)[2][kChunk]) {
+    add_noise(chunk, x);
+    online.add(x[0], x[1], tau.scale);
+  });
   online = reduce_row(
       plan, place, online, shared.template states<Acc>(2, 0),
       [&](auto& a, const auto& b) { a.merge(b, tau.scale); });
@@ -183,9 +140,8 @@ __global__ void __launch_bounds__(kMaxThreads, 1) gumbel_softmax_recompute_bwd_k
   write_row(
       plan, place, output, cache,
       [&](uint32_t chunk, Acc (&x)[2][kChunk]) {
-        input.load(chunk, x[0], kMinusInfinity<Acc>);
-        grad_row.load(chunk, x[1], 0);
-        if (noise_argument.key != nullptr) noise.add_gumbel(chunk, x[0]);
+        load(chunk, x);
+        add_noise(chunk, x);
       },
       [&](const Acc (&x)[2]) {
         const Acc log2_y = exponent(x[0], online.top, tau.scale);
@@ -200,55 +156,33 @@ __global__ void __launch_bounds__(kMaxThreads, 1) gumbel_softmax_recompute_bwd_k
   if (place.lane == 0 && place.chunks) dtau_rows[place.row] = -kLn2<Acc> * part;
 }
 
-// tensors: logits, sample (null data for the index alone); indices of a hard sample, or null
-inline void gumbel_softmax_fwd(
-    const RowCall& call, const RowLayout<2>& any_layout, const Buffer (&tensors)[2], bool hard,
-    int64_t* indices = nullptr) {
-  const RowLayout<2> layout = simplified(any_layout);
-  const auto& strides = layout.strides;
-  const int chunk = vector_chunk(layout, tensors);
-  with_tensor_types(chunk, tensors[0].type, tensors[1].type, [&](auto types) {
-    using Logits = typename decltype(types)::Narrow;
-    using Sample = typename decltype(types)::Wide;
-    using Acc = typename Logits::Acc;
+inline void gumbel_softmax_fwd(Stream stream, const GumbelSoftmaxArgs& args) {
+  with_row_kernel(args.rows, 0, 1, [&](const auto& kernel) {
+    using Kernel = std::decay_t<decltype(kernel)>;
     launch(
-        call.plan<Acc>(layout, chunk, hard ? 0 : 1), call.stream, gumbel_softmax_fwd_kernel<Logits, Sample>,
-        Logits(tensors[0], strides[0]), Sample(tensors[1], strides[1]), call.noise, call.tau_argument<Acc>(), hard,
-        indices);
+        kernel.plan(args.hard ? 0 : 1), stream, gumbel_softmax_fwd_kernel<typename Kernel::Narrow, typename Kernel::Wide>,
+        kernel.narrow(0), kernel.wide(1), args.noise, tau_argument<typename Kernel::Acc>(args.tau), args.hard,
+        args.indices);
   });
 }
 
-// tensors: grad, sample, dlogits
-inline void gumbel_softmax_bwd(
-    const RowCall& call, const RowLayout<3>& any_layout, const Buffer (&tensors)[3]) {
-  const RowLayout<3> layout = simplified(any_layout);
-  const auto& strides = layout.strides;
-  const int chunk = vector_chunk(layout, tensors);
-  with_tensor_types(chunk, tensors[2].type, tensors[1].type, [&](auto types) {
-    using Logits = typename decltype(types)::Narrow;
-    using Sample = typename decltype(types)::Wide;
-    using Acc = typename Logits::Acc;
+inline void gumbel_softmax_bwd(Stream stream, const GumbelSoftmaxBackwardArgs& args) {
+  with_row_kernel(args.rows, 2, 1, [&](const auto& kernel) {
+    using Kernel = std::decay_t<decltype(kernel)>;
     launch(
-        call.plan<Acc>(layout, chunk, 2), call.stream, gumbel_softmax_bwd_kernel<Sample, Logits>,
-        Sample(tensors[0], strides[0]), Sample(tensors[1], strides[1]), Logits(tensors[2], strides[2]),
-        call.tau_argument<Acc>());
+        kernel.plan(2), stream, gumbel_softmax_bwd_kernel<typename Kernel::Wide, typename Kernel::Narrow>,
+        kernel.wide(0), kernel.wide(1), kernel.narrow(2), tau_argument<typename Kernel::Acc>(args.tau));
   });
 }
 
-// tensors: grad, logits, dlogits; dtau_rows in the compute type, or null
-inline void gumbel_softmax_recompute_bwd(
-    const RowCall& call, const RowLayout<3>& any_layout, const Buffer (&tensors)[3], void* dtau_rows) {
-  const RowLayout<3> layout = simplified(any_layout);
-  const auto& strides = layout.strides;
-  const int chunk = vector_chunk(layout, tensors);
-  with_tensor_types(chunk, tensors[1].type, tensors[0].type, [&](auto types) {
-    using Logits = typename decltype(types)::Narrow;
-    using Sample = typename decltype(types)::Wide;
-    using Acc = typename Logits::Acc;
+inline void gumbel_softmax_recompute_bwd(Stream stream, const GumbelSoftmaxRecomputeArgs& args) {
+  with_row_kernel(args.rows, 1, 0, [&](const auto& kernel) {
+    using Kernel = std::decay_t<decltype(kernel)>;
+    using Acc = typename Kernel::Acc;
     launch(
-        call.plan<Acc>(layout, chunk, 2), call.stream, gumbel_softmax_recompute_bwd_kernel<Sample, Logits>,
-        Sample(tensors[0], strides[0]), Logits(tensors[1], strides[1]), Logits(tensors[2], strides[2]), call.noise,
-        call.tau_argument<Acc>(), static_cast<Acc*>(dtau_rows));
+        kernel.plan(2), stream, gumbel_softmax_recompute_bwd_kernel<typename Kernel::Wide, typename Kernel::Narrow>,
+        kernel.wide(0), kernel.narrow(1), kernel.narrow(2), args.noise, tau_argument<Acc>(args.tau),
+        static_cast<Acc*>(args.dtau_rows));
   });
 }
 

@@ -5,7 +5,7 @@ class RowArgmax {
  public:
   using Scalar = typename F::Scalar;
 
-  RowArgmax(const RowTiles& tiles, NoiseKey key) : chunks_(tiles), noise_(key.key, key.offset), bests_(chunks_.count()) {}
+  RowArgmax(const RowTiles& tiles, NoiseKey key) : chunks_(tiles), noise_(key), bests_(chunks_.count()) {}
 
   // The column of the largest perturbed logit, the lowest of equals; kNone where all are -inf, kNan in a row with
   // NaN or +inf. Calls meanwhile(begin, end) for all columns, piece by piece, while integers are drawn.

@@ -5,6 +5,11 @@ class ColumnTensor {
   ColumnTensor(const Buffer& tensor, RowStrides strides, const RowTiles& tiles)
       : tensor_(tensor), strides_(strides), tiles_(tiles), buffer_(allocate<float>(tiles.columns * F32::lanes)) {}
 
+  // Tensor number `tensor` of a call.
+  template <int N>
+  ColumnTensor(const Rows<N>& rows, int tensor, const RowTiles& tiles)
+      : ColumnTensor(rows.tensors[tensor], rows.layout.strides[tensor], tiles) {}
+
   // Opens the tile from row `first`; `read` fills it from memory. Lanes beyond the last row hold zeros.
   void open(int64_t first, bool read) {
     rows_ = static_cast<int>(std::min<int64_t>(F32::lanes, tiles_.outer * tiles_.inner - first));

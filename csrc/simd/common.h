@@ -17,5 +17,6 @@
 #include "common/noise.h"
 #include "common/rows.h"
 #include "common/scalar_math.h"
+#include "common/temperature.h"
 #include "simd/intrinsics.h"
 #include "simd/tables.h"

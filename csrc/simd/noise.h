@@ -24,7 +24,7 @@ class RowNoise {
   // fill() writes whole steps of this many columns
   static constexpr int step = 4 * F32::lanes;
 
-  RowNoise(uint64_t key, uint32_t offset) : keys_(key), offset_product_(uint64_t{KeySchedule::m1} * offset) {}
+  explicit RowNoise(NoiseKey key) : keys_(key.key), offset_product_(uint64_t{KeySchedule::m1} * key.offset) {}
 
   void set_row(uint32_t row, uint32_t draw = 0) {
     round1_high_ = keys_.k1[0] ^ draw;
@@ -96,7 +96,7 @@ class RowNoise {
 // The same integers for F32::lanes consecutive rows side by side, one row a lane.
 class ColumnNoise {
  public:
-  ColumnNoise(uint64_t key, uint32_t offset) : keys_(key), offset_product_(uint64_t{KeySchedule::m1} * offset) {}
+  explicit ColumnNoise(NoiseKey key) : keys_(key.key), offset_product_(uint64_t{KeySchedule::m1} * key.offset) {}
 
   void set_rows(uint32_t first) {
     const W64 mask = W64::set(high_word(offset_product_) ^ keys_.k0[0]);
@@ -145,7 +145,7 @@ class ColumnNoise {
 // The noise integers of blocks of elements.
 class ElementNoise {
  public:
-  explicit ElementNoise(NoiseKey key) : key_(key), row_(key.key, key.offset) {}
+  explicit ElementNoise(NoiseKey key) : key_(key), row_(key) {}
 
   // Words of the elements from 4 * group; `count` is rounded up to whole steps of RowNoise, `words` is aligned to 64
   // bytes. Asks for those elements of the inputs meanwhile.

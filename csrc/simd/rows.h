@@ -100,6 +100,11 @@ class RowTensor {
     if (!in_place_) buffer_.reset(allocate<Scalar>(pitch_ * tile_rows));
   }
 
+  // Tensor number `tensor` of a call.
+  template <int N>
+  RowTensor(const Rows<N>& rows, int tensor, const RowTiles& tiles)
+      : RowTensor(rows.tensors[tensor], rows.layout.strides[tensor], tiles.columns, tiles.tile_rows) {}
+
   bool in_place() const { return in_place_; }
 
   // Opens the tile that starts at (outer, inner); `read` fills the buffer from memory.
@@ -159,6 +164,18 @@ class RowWriter {
   Scalar* row_ = nullptr;
   bool stream_ = false;
 };
+
+// Calls the kernel that a call needs: rows(F()) along the rows with vectors F, or columns() for interleaved ones.
+template <class Rows, class Columns>
+void run_rows(const RowTiles& tiles, const Rows& rows, const Columns& columns) {
+  if (tiles.doubles) {
+    rows(F64());
+  } else if (tiles.interleaved) {
+    columns();
+  } else {
+    rows(F32());
+  }
+}
 
 // Calls run(first row number, outer, inner, rows) for the tiles [begin, end).
 template <class Run>

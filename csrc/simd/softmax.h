@@ -36,10 +36,10 @@ class RowWeights {
   using Scalar = typename F::Scalar;
 
   // Without a key there is no noise.
-  RowWeights(const RowTiles& tiles, const std::optional<NoiseKey>& key, double inverse_tau)
+  RowWeights(const RowTiles& tiles, const KeyWords& key, double inverse_tau)
       : chunks_(tiles),
-        noise_(key.has_value() ? RowNoise(key->key, key->offset) : RowNoise(0, 0)),
-        form_(!key.has_value() ? Form::plain : inverse_tau == 1 && tiles.columns > 1 ? Form::reciprocal : Form::perturbed),
+        noise_(key.read()),
+        form_(key.data == nullptr ? Form::plain : inverse_tau == 1 && tiles.columns > 1 ? Form::reciprocal : Form::perturbed),
         steepness_(static_cast<Scalar>(
             std::min(inverse_tau * kLog2e<double>, double{std::numeric_limits<Scalar>::max()}))),
         sums_(chunks_.count()),

@@ -20,7 +20,7 @@ inline void check_kind(const SmoothingKind& kind) {
 inline Tensor checked_elements(const Tensor& given, const Tensor& logits, const char* name) {
   check_same_device(given, logits);
   STD_TORCH_CHECK(
-      given.scalar_type() == compute_type(logits.scalar_type()) && given.sizes() == logits.sizes(),
+      given.scalar_type() == compute_type(logits.scalar_type()) && given.sizes().equals(logits.sizes()),
       "smoothing: expected ", name, " of the shape of the logits, in the compute type");
   return torch::stable::contiguous(given);
 }

@@ -38,8 +38,8 @@ Tensor backward(
   if (!temperature.valid()) return fill(dlogits, NAN);
   if (temperature.zero()) return fill(dlogits, 0);
   const ScalarType compute = compute_type(logits.scalar_type());
-  with_coalesced_rows<3>({grad, logits, dlogits}, dim, [&](const RowLayout<3>& layout, const std::array<Tensor, 3>& t) {
-    RowTiles tiles = tiles_of(layout, compute, true);
+  with_coalesced_tensors<3>({grad, logits, dlogits}, dim, [&](const RowLayout<3>& layout, const std::array<Tensor, 3>& t) {
+    RowTiles tiles = tiles_of(layout, compute == ScalarType::Double, kSplitRows);
     if (tiles.interleaved) {  // these kernels take one row after the other
       tiles.interleaved = false;
       tiles.tile_rows = static_cast<int>(std::min<int64_t>(tiles.tile_rows, layout.inner));

@@ -25,9 +25,9 @@ template <class F>
 void reinmax_tiles(const ReinmaxArgs& args, int64_t begin, int64_t end) {
   using Scalar = typename F::Scalar;
   const int64_t columns = args.tiles.columns;
-  RowWeights<F> tempered(args.tiles, std::nullopt, args.inverse_tau);
+  RowWeights<F> tempered(args.tiles, KeyWords(), args.inverse_tau);
   std::optional<RowWeights<F>> untempered;
-  if (args.inverse_tau != 1) untempered.emplace(args.tiles, std::nullopt, 1.0);
+  if (args.inverse_tau != 1) untempered.emplace(args.tiles, KeyWords(), 1.0);
   RowTensor<F> grad(args.grad, args.grad_strides, columns, args.tiles.tile_rows);
   RowTensor<F> logits(args.logits, args.logits_strides, columns, args.tiles.tile_rows);
   RowTensor<F> dlogits(args.dlogits, args.dlogits_strides, columns, args.tiles.tile_rows);
@@ -63,7 +63,7 @@ class ConditionalWeights {
   ConditionalWeights(const RowTiles& tiles, NoiseKey key, double inverse_tau)
       : chunks_(tiles),
         key_(key),
-        noise_(key.key, key.offset),
+        noise_(key),
         inverse_tau_(static_cast<Scalar>(inverse_tau)),
         weights_(allocate<Scalar>(chunks_.count() * kChunk)),
         total_(allocate<Scalar>(chunks_.count() * kChunk)),
@@ -159,7 +159,7 @@ template <class F>
 void gumbel_rao_tiles(const GumbelRaoArgs& args, int64_t begin, int64_t end) {
   using Scalar = typename F::Scalar;
   const int64_t columns = args.tiles.columns;
-  RowWeights<F> plain(args.tiles, std::nullopt, 1);
+  RowWeights<F> plain(args.tiles, KeyWords(), 1);
   ConditionalWeights<F> weights(args.tiles, args.noise, args.inverse_tau);
   RowTensor<F> grad(args.grad, args.grad_strides, columns, args.tiles.tile_rows);
   RowTensor<F> logits(args.logits, args.logits_strides, columns, args.tiles.tile_rows);

@@ -13,7 +13,7 @@ Tensor reinmax(Tensor grad, Tensor logits, Tensor index, std::optional<Tensor> t
   if (logits.numel() == 0) return dlogits;
   const auto call = make_call(logits, tau, tau_value);
   const Tensor indices = contiguous_index(index, logits, dim);
-  with_coalesced_rows<3>({grad, logits, dlogits}, dim, [&](const RowLayout<3>& layout, const std::array<Tensor, 3>& t) {
+  with_coalesced_tensors<3>({grad, logits, dlogits}, dim, [&](const RowLayout<3>& layout, const std::array<Tensor, 3>& t) {
     reinmax_bwd(call, layout, {buffer_of(t[0]), buffer_of(t[1]), buffer_of(t[2])}, index_data(indices));
   });
   return dlogits;
@@ -33,7 +33,7 @@ Tensor gumbel_rao(Tensor grad, Tensor logits, Tensor key, Tensor index, std::opt
     sums = new_vector(logits, count, compute_type(logits.scalar_type()));
     return sums.mutable_data_ptr();
   };
-  with_coalesced_rows<3>({grad, logits, dlogits}, dim, [&](const RowLayout<3>& layout, const std::array<Tensor, 3>& t) {
+  with_coalesced_tensors<3>({grad, logits, dlogits}, dim, [&](const RowLayout<3>& layout, const std::array<Tensor, 3>& t) {
     const auto count = static_cast<int>(draws);
     gumbel_rao_bwd(call, layout, {buffer_of(t[0]), buffer_of(t[1]), buffer_of(t[2])}, index_data(indices), count, new_sums);
   });

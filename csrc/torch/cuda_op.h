@@ -16,7 +16,7 @@ inline Stream current_stream(const Tensor& like) {
   const auto device = like.get_device_index();
   check_cuda(cudaSetDevice(device));  // as torch's guard did in its own copy of the CUDA runtime
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
   return static_cast<Stream>(stream);
 }
 
@@ -42,7 +42,7 @@ inline RowCall make_call(
     int64_t row_offset = 0) {
   const KeyWords words = key_words(key ? std::optional(*key) : std::nullopt, like);
   const ScalarArgument scalar = device_scalar(tau, tau_value, like);
-  const NoiseArgument noise{words.data, words.stride, static_cast<uint32_t>(row_offset)};
+  const NoiseArgument noise{words, static_cast<uint32_t>(row_offset)};
   return {noise, scalar.data, scalar.value, current_stream(like)};
 }
 

@@ -35,10 +35,10 @@ struct torch::stable::detail::ToImpl<dvae::Name> {
     const auto handle = to<StringHandle>(value);
     size_t length = 0;
     const char* data = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(torch_string_length(handle, &length));
-    STABLE_TORCH_ERROR_CODE_CHECK(torch_string_c_str(handle, &data));
+    TORCH_ERROR_CODE_CHECK(torch_string_length(handle, &length));
+    TORCH_ERROR_CODE_CHECK(torch_string_c_str(handle, &data));
     dvae::Name name{std::string(data, length)};
-    STABLE_TORCH_ERROR_CODE_CHECK(torch_delete_string(handle));
+    TORCH_ERROR_CODE_CHECK(torch_delete_string(handle));
     return name;
   }
 };
@@ -58,7 +58,7 @@ inline Tensor empty_like(const Tensor& like, ScalarType dtype) {
   std::array<StableIValue, 6> stack{
       from(like), from(std::optional(dtype)), from(std::nullopt), from(std::nullopt), from(std::nullopt),
       from(std::nullopt)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::empty_like", "", stack.data(), TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::empty_like", "", stack.data(), TORCH_ABI_VERSION));
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
@@ -114,6 +114,10 @@ inline bool known_invalid(const ScalarArgument& tau) {
   return tau.data == nullptr && !(tau.value >= 0 && tau.value < std::numeric_limits<double>::infinity());
 }
 
+inline NoiseArgument noise_argument(const std::optional<Tensor>& key, const Tensor& like, int64_t row_offset) {
+  return {key_words(key, like), static_cast<uint32_t>(row_offset)};
+}
+
 // A one-dimensional tensor beside `like`.
 inline Tensor new_vector(const Tensor& like, int64_t size, ScalarType dtype) {
   return torch::stable::new_empty(like, {size}, dtype);
@@ -152,7 +156,7 @@ bool coalesce_rows(const std::array<const Tensor*, N>& tensors, int64_t dim, Row
   std::array<const int64_t*, N> strides;
   for (int t = 0; t < N; ++t) {
     check_same_device(*tensors[t], *tensors[0]);
-    STD_TORCH_CHECK(tensors[t]->sizes() == tensors[0]->sizes(), "dvae_kernels: expected tensors of one shape");
+    STD_TORCH_CHECK(tensors[t]->sizes().equals(tensors[0]->sizes()), "dvae_kernels: expected tensors of one shape");
     strides[t] = tensors[t]->strides().data();
   }
   const auto ndim = static_cast<int>(tensors[0]->dim());
@@ -168,7 +172,7 @@ inline Tensor new_tau_rows(const Tensor& like, int64_t dim, bool needed) {
 // Calls run(layout, tensors) with tensors whose rows coalesce; the last `outputs` of them are written. Where the given
 // ones do not coalesce (three or more groups of dimensions), works on contiguous copies and copies the results back.
 template <int N, int outputs = 1, class Run>
-void with_coalesced_rows(const std::array<Tensor, N>& given, int64_t dim, const Run& run) {
+void with_coalesced_tensors(const std::array<Tensor, N>& given, int64_t dim, const Run& run) {
   RowLayout<N> layout;
   std::array<Tensor, N> tensors = given;
   std::array<const Tensor*, N> pointers;
@@ -190,7 +194,7 @@ void with_contiguous(const std::array<Tensor, N>& given, const Run& run) {
   std::array<Tensor, N> tensors = given;
   for (int t = 0; t < N; ++t) {
     check_same_device(given[t], given[0]);
-    STD_TORCH_CHECK(given[t].sizes() == given[0].sizes(), "dvae_kernels: expected tensors of one shape");
+    STD_TORCH_CHECK(given[t].sizes().equals(given[0].sizes()), "dvae_kernels: expected tensors of one shape");
     if (t < N - outputs) {
       tensors[t] = torch::stable::contiguous(given[t]);
     } else if (!given[t].is_contiguous()) {
@@ -217,6 +221,27 @@ inline Tensor laid_out_like(const Tensor& like, Tensor result) {
   Tensor laid_out = empty_like(like, result.scalar_type());
   torch::stable::copy_(laid_out, result);
   return laid_out;
+}
+
+// Calls run(rows) with the rows of the tensors, the last `outputs` of which are written. Tensors whose rows do not coalesce
+// (three or more groups of dimensions) are copied, and the results copied back.
+template <int N, class Run>
+void with_coalesced_rows(const std::array<Tensor, N>& given, int64_t dim, int outputs, const Run& run) {
+  Rows<N> rows;
+  std::array<Tensor, N> tensors = given;
+  std::array<const Tensor*, N> pointers;
+  for (int t = 0; t < N; ++t) pointers[t] = &tensors[t];
+  const bool coalesce = coalesce_rows<N>(pointers, dim, &rows.layout);
+  if (!coalesce) {
+    for (Tensor& tensor : tensors) tensor = torch::stable::contiguous(tensor);
+    coalesce_rows<N>(pointers, dim, &rows.layout);
+  }
+  for (int t = 0; t < N; ++t) rows.tensors[t] = buffer_of(tensors[t]);
+  run(rows);
+  for (int t = N - outputs; t < N && !coalesce; ++t) {
+    Tensor output = given[t];
+    if (!output.is_contiguous()) torch::stable::copy_(output, tensors[t]);  // else contiguous() aliased it
+  }
 }
 
 // One number per block of `like`'s elements, or none.

@@ -67,7 +67,7 @@ class QuantizeBackwardTensors {
     if (grad.has_value()) {
       check_same_device(*grad, x);
       check_same_type(*grad, x);
-      STD_TORCH_CHECK(grad->sizes() == x.sizes(), "vector_quantize: expected grad of the shape of x");
+      STD_TORCH_CHECK(grad->sizes().equals(x.sizes()), "vector_quantize: expected grad of the shape of x");
       grad_ = with_unit_columns(*grad);
     }
     if (grad_losses.has_value()) grad_losses_ = checked_rows(*grad_losses, x, 1);

@@ -2,6 +2,7 @@
 // return int, as ctypes expects.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 
@@ -26,10 +27,24 @@ struct ShimCall {
   dvae::RowCall row_call() const {
     dvae::shim::shared_limit = static_cast<size_t>(shared_limit);
     dvae::RowCall call;
-    call.noise = {key, 1, row_offset};
+    call.noise = noise();
     call.tau = tau;
     call.tau_value = tau_value;
     return call;
+  }
+
+  dvae::NoiseArgument noise() const { return {{key, 1}, row_offset}; }
+  dvae::ScalarArgument scalar() const { return {tau, tau_value}; }
+
+  // Calls run(rows) with the first N tensors, or returns false as with_layout() does.
+  template <int N, class Run>
+  bool with_rows(const Run& run) const {
+    dvae::shim::shared_limit = static_cast<size_t>(shared_limit);
+    return with_layout<N>([&](const dvae::RowLayout<N>& layout, const dvae::Buffer (&tensors)[N]) {
+      dvae::Rows<N> rows{layout, {}};
+      std::copy(tensors, tensors + N, rows.tensors.begin());
+      run(rows);
+    });
   }
 
   // Calls run(layout, tensors) with the first N tensors. False where the rows do not collapse; the host code of the

@@ -7,30 +7,31 @@ using namespace dvae;
 extern "C" {
 
 int shim_fwd(const ShimCall* c, bool hard) {
-  return c->with_layout<2>(
-      [&](const auto& layout, const auto& t) { gumbel_softmax_fwd(c->row_call(), layout, t, hard); });
+  return c->with_rows<2>([&](const Rows<2>& rows) {
+    gumbel_softmax_fwd({}, {rows, c->noise(), c->scalar(), hard, nullptr});
+  });
 }
 
 int shim_argmax(const ShimCall* c) {
-  return c->with_layout<2>([&](const auto& layout, const auto& t) {
-    const Buffer none{nullptr, t[0].type};
-    gumbel_softmax_fwd(c->row_call(), layout, {t[0], none}, true, static_cast<int64_t*>(c->row_parts));
+  return c->with_rows<2>([&](Rows<2> rows) {
+    rows.tensors[1].data = nullptr;
+    gumbel_softmax_fwd({}, {rows, c->noise(), c->scalar(), true, static_cast<int64_t*>(c->row_parts)});
   });
 }
 
 int shim_onehot(const ShimCall* c) {
-  return c->with_layout<2>([&](const auto& layout, const auto& t) {
-    gumbel_softmax_fwd(c->row_call(), layout, t, true, static_cast<int64_t*>(c->row_parts));
+  return c->with_rows<2>([&](const Rows<2>& rows) {
+    gumbel_softmax_fwd({}, {rows, c->noise(), c->scalar(), true, static_cast<int64_t*>(c->row_parts)});
   });
 }
 
 int shim_bwd(const ShimCall* c) {
-  return c->with_layout<3>([&](const auto& layout, const auto& t) { gumbel_softmax_bwd(c->row_call(), layout, t); });
+  return c->with_rows<3>([&](const Rows<3>& rows) { gumbel_softmax_bwd({}, {rows, c->scalar()}); });
 }
 
 int shim_recompute_bwd(const ShimCall* c) {
-  return c->with_layout<3>([&](const auto& layout, const auto& t) {
-    gumbel_softmax_recompute_bwd(c->row_call(), layout, t, c->row_parts);
+  return c->with_rows<3>([&](const Rows<3>& rows) {
+    gumbel_softmax_recompute_bwd({}, {rows, c->noise(), c->scalar(), c->row_parts});
   });
 }
 
