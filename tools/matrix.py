@@ -31,10 +31,7 @@ PAGE = ROOT / "docs" / "support.md"
 MARKS = ("<!-- written by make matrix -->\n", "<!-- end -->\n")
 TEST_PACKAGES = ("pytest", "hypothesis", "mpmath", "numpy", "scipy")
 SETUPTOOLS = "setuptools>=77,<82"  # which builds wheels itself, and which torch 2.11 takes
-# Copied, so that the checkout may change meanwhile and its own build is left alone.
-SOURCE = HOME / "source"
-COPIED = ("csrc", "docs", "dvae_kernels", "requirements", "tests", "setup.py", "pyproject.toml", "README.md", "LICENSE",
-          "MANIFEST.in")  # fmt: skip
+SOURCE = HOME / "source"  # a copy, so that the checkout may change meanwhile and its own build is left alone
 
 
 @dataclass(frozen=True)
@@ -71,11 +68,12 @@ class Part:
     env: dict[str, str] = field(default_factory=dict)
 
 
-PARTS = (
+TESTS = (
     Part("CPU", ("-m", "core and not interpret and not aot and not gpu")),
     Part("interpreter", ("-m", "core and interpret"), {"TRITON_INTERPRET": "1"}),
-    Part("ahead of time", ("-m", "aot", "-k", "not nvcc")),
 )
+AHEAD = Part("ahead of time", ("-m", "aot", "-k", "not nvcc"))  # in two processes; `make test` does the pinned version
+PARTS = (*TESTS, AHEAD)
 
 # Run in an environment: what it is, and whether the wheel's module loads there.
 DESCRIBE = """
@@ -135,7 +133,9 @@ def prepare(version: Version) -> str:
 
 
 def copy_sources() -> None:
-    for name in COPIED:
+    """All that git knows; what was built there before stays."""
+    tracked = {line.split("/")[0] for line in output_of("git", "ls-files", "--full-name", str(ROOT)).splitlines()}
+    for name in sorted(tracked):
         if (ROOT / name).is_dir():
             shutil.rmtree(SOURCE / name, ignore_errors=True)
             unwanted = shutil.ignore_patterns("*.so", "__pycache__", "_build_info.json")
@@ -178,17 +178,22 @@ def test(version: Version, part: Part) -> Outcomes:
     return outcomes
 
 
-def run(version: Version, wheel: Path) -> Row:
-    row = Row(version)
-    install = [version.python, "-m", "pip", "install", "-q", "--no-deps", "--force-reinstall", str(wheel)]
-    subprocess.run(install, check=True)
-    row.description = json.loads(output_of(version.python, "-c", DESCRIBE))
-    row.why_not = row.description["why_not"]
-    if not row.why_not:
-        with ThreadPoolExecutor(2) as pool:
-            outcomes = pool.map(lambda part: test(version, part), PARTS)
-        row.outcomes = dict(zip((part.name for part in PARTS), outcomes))
-    return row
+def install(version: Version, wheel: Path) -> Row:
+    command = [version.python, "-m", "pip", "install", "-q", "--no-deps", "--force-reinstall", str(wheel)]
+    subprocess.run(command, check=True)
+    description = json.loads(output_of(version.python, "-c", DESCRIBE))
+    return Row(version, description["why_not"], description)
+
+
+def run_tests(row: Row) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = pool.map(lambda part: test(row.version, part), TESTS)
+        row.outcomes.update(zip((part.name for part in TESTS), outcomes))
+
+
+def compile_ahead(row: Row) -> None:
+    if f"triton=={row.version.triton}" != pinned()["triton"]:
+        row.outcomes[AHEAD.name] = test(row.version, AHEAD)
 
 
 def table(rows: list[Row]) -> str:
@@ -201,7 +206,8 @@ def table(rows: list[Row]) -> str:
         if row.why_not:
             cells = [row.version.torch, row.version.triton, "", f"could not be had: {row.why_not}", "", ""]
         else:
-            cells = [about["torch"], about["triton"], about["python"], *map(str, row.outcomes.values())]
+            results = [str(row.outcomes.get(part.name, "by `make test`")) for part in PARTS]
+            cells = [about["torch"], about["triton"], about["python"], *results]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -236,9 +242,13 @@ def main() -> int:
     rows = []
     for version in versions:
         why_not = prepare(version)
-        rows.append(Row(version, why_not) if why_not else run(version, wheel))
+        rows.append(Row(version, why_not) if why_not else install(version, wheel))
     binaries = {row.description["binary"] for row in rows if row.description}
     assert len(binaries) <= 1, "not one binary"
+    for step in (run_tests, compile_ahead):
+        for row in rows:
+            if not row.why_not:
+                step(row)
     print("\n" + table(rows) + "\n" + reasons(rows))
     if not named:
         write(rows)
