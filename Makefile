@@ -41,6 +41,11 @@ check: $(BUILD_STAMP)
 test: $(BUILD_STAMP)
 	$(VENV)/bin/python tools/check.py
 
+# One wheel under every torch and triton of docs/support.md, in environments of its own: many GB, and not part of CI.
+.PHONY: matrix
+matrix: $(PACKAGES_STAMP)
+	$(VENV)/bin/python tools/matrix.py
+
 .PHONY: bench
 bench: $(BUILD_STAMP)
 	$(VENV)/bin/python -m pytest bench

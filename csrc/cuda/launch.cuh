@@ -109,7 +109,7 @@ struct RowKernel {
 template <int N, class Run>
 void with_row_kernel(const Rows<N>& rows, int narrow, int wide, const Run& run) {
   const RowLayout<N> layout = simplified(rows.layout);
-  const int chunk = vector_chunk(layout, rows.tensors.data());
+  const int chunk = vector_chunk(layout, rows.tensors);
   with_tensor_types(chunk, rows.tensors[narrow].type, rows.tensors[wide].type, [&](auto types) {
     using Types = decltype(types);
     run(RowKernel<typename Types::Narrow, typename Types::Wide, N>{layout, rows.tensors, chunk});

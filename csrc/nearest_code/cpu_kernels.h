@@ -315,8 +315,8 @@ class NearestSearch {
     if (most > row.best) {
       row.best = most;
       const Lane limit = below(row.best, row.margin);
-      row.candidates = static_cast<int>(
-          std::remove_if(found, found + row.candidates, [&](const Candidate& c) { return !(c.score > limit); }) - found);
+      const auto is_out = [&](const Candidate& c) { return !(c.score > limit); };
+      row.candidates = static_cast<int>(std::remove_if(found, found + row.candidates, is_out) - found);
     }
     const Lane limit = below(row.best, row.margin);
     if (!(most > limit)) return;
@@ -367,7 +367,8 @@ class NearestSearch {
     // from the best score on, a candidate has a chance only if its score could be that high
     double floor = 0;  // a lower bound of this pass's scores less the definition's
     if (!exact && row.candidates > 1) {
-      std::sort(found, found + row.candidates, [](const Candidate& a, const Candidate& b) { return a.score > b.score; });
+      const auto is_better_candidate = [](const Candidate& a, const Candidate& b) { return a.score > b.score; };
+      std::sort(found, found + row.candidates, is_better_candidate);
       floor = codes_.half_centre - quick_dot(row.x, codes_.centre, columns) - slack;
     }
     double quick[kMostCandidates][kCodeVectors], most = kMinusInfinity<double>;
@@ -375,16 +376,18 @@ class NearestSearch {
     for (; scored < row.candidates; ++scored) {
       if (!exact && (found[scored].score + row.margin * 0.5) * unit_ < most + floor) break;
       const Scalar* code[kCodeVectors];
-      for (int v = 0; v < kCodeVectors; ++v) code[v] = values + std::min(code_of(scored, v), codes_.count - 1) * columns;
-      double* const scores = quick[scored];
-      quick_dots(row.x, code, columns, scores);
       for (int v = 0; v < kCodeVectors; ++v) {
-        scores[v] = code_score(scores[v], codes_.terms[code_of(scored, v)]);
+        code[v] = values + std::min(code_of(scored, v), codes_.count - 1) * columns;
       }
-      if constexpr (std::is_same_v<Scalar, double>) {  // products of float32 do not overflow in float64
-        for (double& now : quick[scored]) now = now <= kLargest<double> ? now : kMinusInfinity<double>;
-      }
-      for (int v = 0; v < kCodeVectors; ++v) most = scores[v] > most ? scores[v] : most;
+      // each as soon as it is known: reading four of them back as a vector would wait for their stores
+      quick_dots(row.x, code, columns, [&](int v, double dot) {
+        double score_of_code = code_score(dot, codes_.terms[code_of(scored, v)]);
+        if constexpr (std::is_same_v<Scalar, double>) {  // products of float32 do not overflow in float64
+          score_of_code = score_of_code <= kLargest<double> ? score_of_code : kMinusInfinity<double>;
+        }
+        quick[scored][v] = score_of_code;
+        most = score_of_code > most ? score_of_code : most;
+      });
     }
     rescored_blocks_ += scored;
     int64_t close[kMostCandidates * kCodeVectors + 1];

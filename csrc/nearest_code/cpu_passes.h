@@ -22,9 +22,10 @@ double quick_dot(const A* a, const B* b, int64_t columns) {
   return sum;
 }
 
-// Dot products of one row with kCodeVectors vectors of codes, one code per lane.
-template <class T>
-void quick_dots(const T* x, const T* const (&codes)[kCodeVectors], int64_t columns, double* to) {
+// Dot products of one row with the codes of one lane, one in each of kCodeVectors vectors: calls take(v, product).
+template <class T, class Take>
+[[gnu::always_inline]] inline void quick_dots(
+    const T* x, const T* const (&codes)[kCodeVectors], int64_t columns, const Take& take) {
   Doubles sums[kCodeVectors];
   for (Doubles& sum : sums) sum = Doubles(0.0);
   int64_t d = 0;
@@ -33,9 +34,11 @@ void quick_dots(const T* x, const T* const (&codes)[kCodeVectors], int64_t colum
 #pragma GCC unroll 4
     for (int v = 0; v < kCodeVectors; ++v) sums[v] = fma(row, Doubles::load(codes[v] + d), sums[v]);
   }
+#pragma GCC unroll 4
   for (int v = 0; v < kCodeVectors; ++v) {
-    to[v] = reduce_add(sums[v]);
-    for (int64_t i = d; i < columns; ++i) to[v] += static_cast<double>(x[i]) * codes[v][i];
+    double sum = reduce_add(sums[v]);
+    for (int64_t i = d; i < columns; ++i) sum += static_cast<double>(x[i]) * codes[v][i];
+    take(v, sum);
   }
 }
 
@@ -101,7 +104,8 @@ struct IntegerPass {
   static I32 finish(I32 sum, const TileTerms&, int) { return sum; }
 
   // shift: added to each integer after rounding
-  static Packed pack(const float* values, int64_t columns, float inverse_scale, int shift, int32_t* words, int64_t step) {
+  static Packed pack(
+      const float* values, int64_t columns, float inverse_scale, int shift, int32_t* words, int64_t step) {
     constexpr int per_vector = F32::lanes / values_per_word;
     F32 square(0.0f), error(0.0f);
     I32 sum(0);

@@ -60,7 +60,7 @@ DVAE_HD inline bool is_better(double score, int64_t code, double best, int64_t b
 
 // The first pass scores rows and codes that are centred, scaled by a power of two and rounded, a^ and b^ for a and b:
 // t(k) = a^.b^_k - h^_k, where
-//   a distance:    a = x - m, b = c - m, h = |b|^2 / 2; x.c - |c|^2 / 2 is a.b - h and a constant of the row, for any m;
+//   a distance:    a = x - m, b = c - m, h = |b|^2 / 2; x.c - |c|^2 / 2 is a.b - h and a constant of the row, any m;
 //   other metrics: a = x, b = scale c - m, h = 0; scale (x.c) is a.b and a constant of the row.
 // Upper bounds for the codes of a head: the largest |b^|, |b - b^|, |h^| and |h - h^|; |m|, and the part of it that is
 // taken off x. The last and half are 0 unless the metric is a distance; then half is positive.
@@ -77,8 +77,8 @@ struct PassArithmetic {
 constexpr PassArithmetic kFloatPass{0x1.01p-24f, 0x1p-149f};  // fused or not, with gradual underflow
 
 // Bounds |t(k) - s(k) - constant of the row| for all codes of a head; s is the float64 definition at the scale of the
-// first pass. a.b - a^.b^ = (a - a^).b + a^.(b - b^); then the rounding of h, of the sum, and of s itself, whose terms are
-// not centred. The winner's t(k) is at least the largest one - 2 of these. Infinite or NaN without a bound.
+// first pass. a.b - a^.b^ = (a - a^).b + a^.(b - b^); then the rounding of h, of the sum, and of s itself, whose terms
+// are not centred. The winner's t(k) is at least the largest one - 2 of these. Infinite or NaN without a bound.
 template <class Real>
 struct ScoreError {
   Real constant, of_norm, of_error;

@@ -33,8 +33,8 @@ struct HeadMatrix {
   int64_t head_stride, row_stride, column_stride;
 
   __device__ StridedRow<Acc> row(int64_t head, int64_t row) const {
-    const int64_t size = sizeof(Acc) == 8 ? 8 : storage == Storage::float32 ? 4 : 2;
-    return {static_cast<char*>(data) + (head * head_stride + row * row_stride) * size, column_stride, columns, storage};
+    const int64_t offset = head * head_stride + row * row_stride;
+    return {static_cast<char*>(data) + offset * size_of<Acc>(storage), column_stride, columns, storage};
   }
 };
 

@@ -16,7 +16,7 @@ namespace {
 
 std::tuple<Tensor, Tensor, Tensor> fwd(Tensor x, Tensor codebook, Tensor indices, bool keep_codes) {
   QuantizeTensors tensors(x, codebook, indices, keep_codes);
-  if (x.numel() > 0) parallel_for_rows(DVAE_DISPATCH(quantize), tensors.args());
+  if (x.numel() > 0) parallel_for_rows(DVAE_DISPATCH(vector_quantize_fwd), tensors.args());
   return {tensors.quantized, tensors.codes, tensors.errors};
 }
 
@@ -26,7 +26,7 @@ std::tuple<Tensor, Tensor> bwd(
   QuantizeBackwardTensors tensors(grad, grad_losses, x, codes, indices, codes_grad);
   if (x.numel() > 0) {
     const auto args = tensors.args(commitment_weight, codebook_weight, rotation);
-    parallel_for_rows(DVAE_DISPATCH(quantize_backward), args);
+    parallel_for_rows(DVAE_DISPATCH(vector_quantize_bwd), args);
   }
   return {tensors.dx, tensors.dcodes};
 }

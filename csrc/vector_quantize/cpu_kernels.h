@@ -91,7 +91,7 @@ inline void prefetch_code(const QuantizeArgs& args, int64_t row) {
 }
 
 template <class F>
-void quantize_rows(const QuantizeArgs& args, int64_t begin, int64_t end) {
+void fwd_rows(const QuantizeArgs& args, int64_t begin, int64_t end) {
   using Scalar = typename F::Scalar;
   const int64_t columns = args.columns;
   QuantizeRows<F> x(args.x, args.x_stride, columns), codebook(args.codebook, args.codebook_stride, columns);
@@ -153,7 +153,7 @@ Rotation<F> rotation_of(
 }
 
 template <class F>
-void quantize_backward_rows(const QuantizeBackwardArgs& args, int64_t begin, int64_t end) {
+void bwd_rows(const QuantizeBackwardArgs& args, int64_t begin, int64_t end) {
   using Scalar = typename F::Scalar;
   const int64_t columns = args.columns;
   const QuantizeRows<F> grads(args.grad, args.grad_stride, columns), x(args.x, args.x_stride, columns);
@@ -202,12 +202,12 @@ void quantize_backward_rows(const QuantizeBackwardArgs& args, int64_t begin, int
   }
 }
 
-void quantize(const QuantizeArgs& args, int64_t begin, int64_t end) {
-  if (args.errors.type == Storage::float64) return quantize_rows<F64>(args, begin, end);
-  quantize_rows<F32>(args, begin, end);
+void vector_quantize_fwd(const QuantizeArgs& args, int64_t begin, int64_t end) {
+  if (args.errors.type == Storage::float64) return fwd_rows<F64>(args, begin, end);
+  fwd_rows<F32>(args, begin, end);
 }
 
-void quantize_backward(const QuantizeBackwardArgs& args, int64_t begin, int64_t end) {
-  if (args.x.type == Storage::float64) return quantize_backward_rows<F64>(args, begin, end);
-  quantize_backward_rows<F32>(args, begin, end);
+void vector_quantize_bwd(const QuantizeBackwardArgs& args, int64_t begin, int64_t end) {
+  if (args.x.type == Storage::float64) return bwd_rows<F64>(args, begin, end);
+  bwd_rows<F32>(args, begin, end);
 }

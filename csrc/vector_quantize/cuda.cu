@@ -12,7 +12,7 @@ namespace {
 std::tuple<Tensor, Tensor, Tensor> fwd(Tensor x, Tensor codebook, Tensor indices, bool keep_codes) {
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
   QuantizeTensors tensors(x, codebook, indices, keep_codes);
-  if (x.numel() > 0) quantize(current_stream(x), tensors.args());
+  if (x.numel() > 0) vector_quantize_fwd(current_stream(x), tensors.args());
   return {tensors.quantized, tensors.codes, tensors.errors};
 }
 
@@ -22,7 +22,7 @@ std::tuple<Tensor, Tensor> bwd(
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
   QuantizeBackwardTensors tensors(grad, grad_losses, x, codes, indices, codes_grad);
   if (x.numel() > 0) {
-    quantize_backward(
+    vector_quantize_bwd(
         current_stream(x), tensors.args(commitment_weight, codebook_weight, rotation));
   }
   return {tensors.dx, tensors.dcodes};

@@ -44,7 +44,7 @@ __device__ typename Tensor::Row row_at(const Tensor& tensor, RowPlace place, int
 }
 
 template <class X, class Code>
-__global__ void __launch_bounds__(kMaxThreads) quantize_kernel(
+__global__ void __launch_bounds__(kMaxThreads) vector_quantize_fwd_kernel(
     RowPlan plan, X x, Code codebook, const int64_t* indices, int64_t num_codes, X quantized, Code codes,
     typename X::Acc* errors) {
   using Acc = typename X::Acc;
@@ -95,7 +95,7 @@ struct LossGradient {
 };
 
 template <class X, class Code, class Wide>
-__global__ void __launch_bounds__(kMaxThreads) quantize_backward_kernel(
+__global__ void __launch_bounds__(kMaxThreads) vector_quantize_bwd_kernel(
     RowPlan plan, X grad, X x, Code codes, const int64_t* indices, LossGradient<typename X::Acc> loss, bool rotates,
     X dx, Wide dcodes) {
   using Acc = typename X::Acc;
@@ -171,7 +171,7 @@ __global__ void __launch_bounds__(kMaxThreads) quantize_backward_kernel(
 // and the types are equal, or codes are float beside half x.
 template <int N, class Call>
 void with_quantize_types(
-    int64_t rows, int64_t columns, const std::array<RowStrides, N>& strides, const Buffer (&tensors)[N], Storage x,
+    int64_t rows, int64_t columns, const std::array<RowStrides, N>& strides, const std::array<Buffer, N>& tensors, Storage x,
     Storage codes, const Call& call) {
   int chunk = vector_chunk<N>({rows, columns, 1, strides}, tensors);
   if (x != codes && codes != Storage::float32) chunk = 0;
@@ -184,26 +184,26 @@ void with_quantize_types(
 }
 
 // Neither rows nor columns are zero.
-inline void quantize(Stream stream, const QuantizeArgs& args) {
+inline void vector_quantize_fwd(Stream stream, const QuantizeArgs& args) {
   const int64_t columns = args.columns;
   const RowStrides x{args.x_stride, 1, 0}, codebook{args.codebook_stride, 1, 0}, contiguous{columns, 1, 0};
-  const Buffer tensors[] = {args.x, args.codebook, args.quantized, args.codes};
+  const std::array<Buffer, 4> tensors{args.x, args.codebook, args.quantized, args.codes};
   with_quantize_types<4>(
       args.rows, columns, {x, codebook, contiguous, contiguous}, tensors, args.x.type, args.codebook.type,
       [&](const RowPlan& plan, auto types, auto) {
         using X = typename decltype(types)::Narrow;
         using Code = typename decltype(types)::Wide;
-        launch(plan, stream, quantize_kernel<X, Code>, X(args.x, x), Code(args.codebook, codebook), args.indices,
+        launch(plan, stream, vector_quantize_fwd_kernel<X, Code>, X(args.x, x), Code(args.codebook, codebook), args.indices,
                args.num_codes, X(args.quantized, contiguous), Code(args.codes, contiguous),
                static_cast<typename X::Acc*>(args.errors.data));
       });
 }
 
-inline void quantize_backward(Stream stream, const QuantizeBackwardArgs& args) {
+inline void vector_quantize_bwd(Stream stream, const QuantizeBackwardArgs& args) {
   const int64_t columns = args.columns;
   const RowStrides grad{args.grad_stride, 1, 0}, x{args.x_stride, 1, 0}, codes{args.codes_stride, 1, 0};
   const RowStrides contiguous{columns, 1, 0};
-  const Buffer tensors[] = {args.grad, args.x, args.codes, args.dx, args.dcodes};
+  const std::array<Buffer, 5> tensors{args.grad, args.x, args.codes, args.dx, args.dcodes};
   with_quantize_types<5>(
       args.rows, columns, {grad, x, codes, contiguous, contiguous}, tensors, args.x.type, args.codes.type,
       [&](const RowPlan& plan, auto types, auto wide) {
@@ -214,7 +214,7 @@ inline void quantize_backward(Stream stream, const QuantizeBackwardArgs& args) {
         const LossGradient<Acc> loss{
             static_cast<const Acc*>(args.grad_losses.data), static_cast<Acc>(args.commitment_weight),
             static_cast<Acc>(args.codebook_weight)};
-        launch(plan, stream, quantize_backward_kernel<X, Code, Wide>, X(args.grad, grad), X(args.x, x),
+        launch(plan, stream, vector_quantize_bwd_kernel<X, Code, Wide>, X(args.grad, grad), X(args.x, x),
                Code(args.codes, codes), args.indices, loss, args.rotation, X(args.dx, contiguous),
                Wide(args.dcodes, contiguous));
       });

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -107,6 +108,27 @@ def _disassemble(cubin: bytes, cuobjdump: str) -> tuple[dict[str, int], Counter[
     return usage, opcodes
 
 
+# Another Triton than the pinned one may take so many times the registers and the shared memory, and spill so many
+# bytes, few of them in loops; no budget of instructions holds it.
+OTHERS_FACTOR, OTHERS_STACK = 1.5, 32
+# Kernels that spill more under one of them, by the version and the name: a slower kernel, which docs/support.md names.
+SPILLS = {("3.9.0", "_gumbel_rao_bwd_kernel"): 192}
+
+
+def pinned() -> bool:
+    """Whether this Triton is the one of requirements/dev.txt, whose machine code the budgets describe."""
+    import triton
+
+    requirements = Path(__file__).parents[2] / "requirements" / "dev.txt"
+    return f"triton=={triton.__version__}" in requirements.read_text().splitlines()
+
+
+def allowed_stack(binary: Binary) -> int:
+    import triton
+
+    return SPILLS.get((triton.__version__, binary.kernel), OTHERS_STACK)
+
+
 Shape = tuple[int, ...]
 # Launches kernels of an op on meta tensors of `dtype` and `shape`.
 Launches = Callable[[torch.dtype, Shape], None]
@@ -166,12 +188,15 @@ def check(binary: Binary, case: Case, budget: Budget, ceiling: Ceiling) -> None:
     what = f"{binary.kernel} {case}: {binary.usage}"
 
     # in registers, in float32, without subroutines
-    assert binary.usage["STACK"] == binary.usage["LOCAL"] == 0, what
-    assert binary.count("LDL|STL") == 0, what
+    factor, stack = (1, 0) if pinned() else (OTHERS_FACTOR, allowed_stack(binary))
+    assert binary.usage["STACK"] <= stack and binary.usage["LOCAL"] == 0, what
+    assert binary.count("LDL|STL") <= stack, what
     assert binary.count("D(ADD|MUL|FMA|SETP|MNMX)|.*F64") == 0, what
     assert binary.count("RET") == 0, what  # a subroutine; CALL alone also ends loops on sm_80
-    assert binary.usage["REG"] <= ceiling.registers, what
-    assert binary.usage["SHARED"] <= ceiling.shared, what
+    assert binary.usage["REG"] <= factor * ceiling.registers, what
+    assert binary.usage["SHARED"] <= factor * ceiling.shared, what
+    if not pinned():
+        return
 
     # per element, by pipe
     pipes = {"": budget.total, "MUFU": budget.mufu, "IMAD(?!.MOV|.IADD|.SHL)": budget.imad,

@@ -41,6 +41,8 @@ CORE: dict[str, dict[str, int]] = {
     "test_triton_rng": ALL,
     "test_validation": ALL,
 }
+# So many times fewer cases in the interpreter, of the tests that do not run whole.
+SLOWER_INTERPRETED = 6
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -58,6 +60,8 @@ def mark_core(items: list[pytest.Item]) -> None:
         if every:
             kind = item.path, name, " ".join(str(value) for value in values_of(item) if isinstance(value, Target))
             seen[kind] = seen.get(kind, -1) + 1
+            if every > 1 and any(isinstance(value, Target) and value.interpreted for value in values_of(item)):
+                every *= SLOWER_INTERPRETED
             if seen[kind] % every == 0:
                 item.add_marker(pytest.mark.core)
 

@@ -2,7 +2,6 @@
 // return int, as ctypes expects.
 #pragma once
 
-#include <algorithm>
 #include <array>
 #include <cstdint>
 
@@ -27,12 +26,22 @@ struct ShimCall {
   dvae::NoiseArgument noise() const { return {{key, 1}, row_offset}; }
   dvae::ScalarArgument scalar() const { return {tau, tau_value}; }
 
-  // Calls run(rows) with the first N tensors, or returns false as with_layout() does.
+  // Calls run(rows) with the first N tensors. False where the rows do not coalesce; the host code of the extension then
+  // copies.
   template <int N, class Run>
   bool with_rows(const Run& run) const {
     dvae::shim::shared_limit = static_cast<size_t>(shared_limit);
-    return with_layout<N>([&](const dvae::RowLayout<N>& layout, const dvae::Buffer (&tensors)[N]) {
-      dvae::Rows<N> rows{layout, {}};
+    dvae::Rows<N> rows;
+    std::array<const int64_t*, N> all;
+    for (int t = 0; t < N; ++t) {
+      all[t] = strides[t];
+      rows.tensors[t] = {data[t], static_cast<dvae::Storage>(storage[t])};
+    }
+    if (!dvae::coalesce_rows<N>(ndim, sizes, dim, all, &rows.layout)) return false;
+    run(rows);
+    return true;
+  }
+};
       std::copy(tensors, tensors + N, rows.tensors.begin());
       run(rows);
     });

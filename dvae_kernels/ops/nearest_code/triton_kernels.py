@@ -55,16 +55,16 @@ def _block_maxima_kernel(
     part = tl.arange(0, PARTS)[None, :, None] * LANES + tl.arange(0, LANES)[None, None, :]
     out_ptr = maxima_ptr + row[:, None, None].to(tl.int64) * blocks + part
     if WHOLE:
-        x = tl.load(row_ptr)
+        x = tl.load(row_ptr)  # [ROWS, DEPTH]
     first = split * tiles_each
     for step in tl.range(0, range_end(tl.minimum(tiles_each, code_tiles - first)), num_stages=STAGES):
         tile = first + step
         tile_ptr = code_ptr + (tile.to(tl.int64) * BLOCK_K + lane)[:, None] * width + col[None, :]
         bias = tl.load(bias_ptr + tile * BLOCK_K + lane)
         if WHOLE:
-            score = tl.dot(x, tl.load(tile_ptr).T)
+            score = tl.dot(x, tl.load(tile_ptr).T)  # [ROWS, BLOCK_K]
         else:
-            score = tl.zeros([ROWS, BLOCK_K], tl.float32)
+            score = tl.zeros([ROWS, BLOCK_K], tl.float32)  # [ROWS, BLOCK_K]
             for start in tl.range(0, range_end(width), DEPTH, num_stages=STAGES):
                 score = tl.dot(tl.load(row_ptr + start), tl.load(tile_ptr + start).T, score)
         score -= bias[None, :] * factor
@@ -87,7 +87,7 @@ def _products(x_ptr, line_ptr, D, BLOCK: tl.constexpr, ACC: tl.constexpr):
 
 @triton.jit
 def _scan(
-    x_ptr, lines_ptr, scale_ptr, offset_ptr, maxima_ptr, threshold, codes, blocks, D,
+    x_ptr, lines_ptr, term_ptr, maxima_ptr, threshold, codes, blocks, D,
     BLOCK: tl.constexpr, BLOCKS: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Scores a row's candidate blocks in ACC. Returns each lane's best score, its code and its second best score, the
@@ -102,16 +102,17 @@ def _scan(
     for start in range(0, range_end(blocks), BLOCKS):
         candidate = start + number < blocks
         if maxima_ptr is not None:
-            maximum = tl.load(maxima_ptr + start + number, mask=candidate, other=float("-inf"))
+            maximum = tl.load(maxima_ptr + start + number, mask=candidate, other=float("-inf"))  # [BLOCKS]
             candidate &= maximum >= threshold
         left = tl.where(candidate, start + number, blocks)
         block = tl.min(left, 0)
         while block < blocks:
+            # [BLOCK]
             score = _products(x_ptr, lines_ptr + block.to(tl.int64) * (BLOCK * D) + lane, D, BLOCK, ACC)
             code = block * BLOCK + lane
             inside = code < codes
-            scale = tl.load(scale_ptr + code, mask=inside, other=0.0)
-            offset = tl.load(offset_ptr + code, mask=inside, other=0.0)
+            scale = tl.load(term_ptr + 2 * code, mask=inside, other=0.0)
+            offset = tl.load(term_ptr + 2 * code + 1, mask=inside, other=0.0)
             score = score * scale.to(ACC) - offset.to(ACC)
             # else products below float32's range would matter, or scales of which float32 holds few digits
             beyond |= (inside & ((scale > 1e10) | (scale < 1e-37))).to(tl.int32)
@@ -131,7 +132,7 @@ def _scan(
 
 @triton.jit
 def _decide_kernel(
-    x_ptr, lines_ptr, scale_ptr, offset_ptr, maxima_ptr, slack_ptr, fp32_margin_ptr, index_ptr, score_ptr,
+    x_ptr, lines_ptr, term_ptr, maxima_ptr, slack_ptr, fp32_margin_ptr, index_ptr, score_ptr,
     rescored_ptr, begin, rows, padded, kept, all_rows, codes, blocks, D, head_stride, stride,
     BLOCK: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
@@ -141,8 +142,7 @@ def _decide_kernel(
     row = tl.program_id(0) % rows
     x_ptr += head.to(tl.int64) * head_stride + (begin + row).to(tl.int64) * stride
     lines_ptr += head.to(tl.int64) * blocks * BLOCK * D
-    scale_ptr += head.to(tl.int64) * codes
-    offset_ptr += head.to(tl.int64) * codes
+    term_ptr += head.to(tl.int64) * codes * 2
     undecided = tl.full([], 1, tl.int1)
     threshold = tl.full([], float("-inf"), tl.float32)
     scratch = head * padded + row
@@ -163,7 +163,7 @@ def _decide_kernel(
     if fp32_margin_ptr is not None:  # noqa: SIM102
         if undecided:
             best, index, second, taken, beyond = _scan(
-                x_ptr, lines_ptr, scale_ptr, offset_ptr, maxima_ptr, threshold, codes, blocks, D,
+                x_ptr, lines_ptr, term_ptr, maxima_ptr, threshold, codes, blocks, D,
                 BLOCK, BLOCKS, tl.float32,
             )  # fmt: skip
             first = tl.max(best, 0)
@@ -173,7 +173,7 @@ def _decide_kernel(
             winner = tl.min(tl.where(best == first, index, codes), 0)
     if undecided:
         wide_best, wide_index, _, taken, _ = _scan(
-            x_ptr, lines_ptr, scale_ptr, offset_ptr, maxima_ptr, threshold, codes, blocks, D,
+            x_ptr, lines_ptr, term_ptr, maxima_ptr, threshold, codes, blocks, D,
             BLOCK, BLOCKS, tl.float64,
         )  # fmt: skip
         wide_first = tl.max(wide_best, 0)
@@ -210,14 +210,14 @@ def nearest_code(
         return index, score, rescored
     x, codebook = (t if t.stride(2) == 1 else t.contiguous() for t in (x, codebook))
 
-    scale, offset = code_terms(codebook, METRICS[metric])
+    terms = code_terms(codebook, METRICS[metric])
     lines = _lines(codebook, plan.block)
     blocks = lines.shape[1]
     rescored[2] = heads * rows * blocks
 
     def decide(maxima: Tensor | None, packed: PackedRows | None, begin: int, count: int) -> None:
         launch(
-            _decide_kernel, heads * count, x, lines, scale, offset, maxima, packed and packed.slack,
+            _decide_kernel, heads * count, x, lines, terms, maxima, packed and packed.slack,
             None if with_score else packed and packed.fp32_margin, index, score if with_score else None, rescored,
             begin, count, *((0, 0) if maxima is None else maxima.shape[1:]), rows, codes, blocks, columns,
             x.stride(0), x.stride(1), BLOCK=plan.block, BLOCKS=min(512, triton.next_power_of_2(blocks)), num_warps=1,
@@ -228,7 +228,7 @@ def nearest_code(
         return index, score, rescored
 
     rescored[1] = heads * rows
-    packed_codes = pack_codes(codebook, scale, METRICS[metric], plan)
+    packed_codes = pack_codes(codebook, terms, METRICS[metric], plan)
     _, padded_codes, width = packed_codes.half.shape
     code_tiles = padded_codes // TILE_CODES
     kept = padded_codes // plan.block

@@ -122,7 +122,7 @@ def _wide(x):
 
 @triton.jit
 def _code_terms_kernel(
-    code_ptr, scale_ptr, offset_ptr, codes, D, head_stride, stride,
+    code_ptr, term_ptr, codes, D, head_stride, stride,
     NORMALISED: tl.constexpr, DISTANCE: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """The terms of every code, with a NaN scale where its square is not finite; the sum over d is in order."""
@@ -132,32 +132,32 @@ def _code_terms_kernel(
     square = tl.zeros([ROWS], tl.float64)
     for d in range(0, range_end(D), 4):
         for i in tl.static_range(4):
-            c = _wide(tl.load(ptr + d + i, mask=(code < codes) & (d + i < D), other=0.0))
+            c = _wide(tl.load(ptr + d + i, mask=(code < codes) & (d + i < D), other=0.0))  # [ROWS]
             square += c * c
     out = head.to(tl.int64) * codes + code
     scale = tl.full([ROWS], 1.0, tl.float64)
     if NORMALISED:
         scale = tl.where(square == 0, 0.0, 1.0 / tl.sqrt(tl.where(square == 0, 1.0, square)))
-    tl.store(scale_ptr + out, tl.where(square < float("inf"), scale, float("nan")), mask=code < codes)
-    tl.store(offset_ptr + out, square * (0.5 if DISTANCE else 0.0), mask=code < codes)
+    tl.store(term_ptr + 2 * out, tl.where(square < float("inf"), scale, float("nan")), mask=code < codes)
+    tl.store(term_ptr + 2 * out + 1, square * (0.5 if DISTANCE else 0.0), mask=code < codes)
 
 
 @triton.jit
 def _load_centred(
-    code_ptr, scale_ptr, centre_ptr, head, code, col, codes, D, head_stride, stride
+    code_ptr, term_ptr, centre_ptr, head, code, col, codes, D, head_stride, stride
 ):  # fmt: skip
     """(codes [ROWS, BLOCK_D] in float64, times their scale; the same less the centre)."""
     inside = (code < codes)[:, None] & (col < D)[None, :]
     offset = head.to(tl.int64) * head_stride + code.to(tl.int64)[:, None] * stride + col[None, :]
-    c = _wide(tl.load(code_ptr + offset, mask=inside, other=0.0))
-    c *= tl.load(scale_ptr + head.to(tl.int64) * codes + code, mask=code < codes, other=0.0)[:, None]
+    c = _wide(tl.load(code_ptr + offset, mask=inside, other=0.0))  # [ROWS, BLOCK_D]
+    c *= tl.load(term_ptr + 2 * (head.to(tl.int64) * codes + code), mask=code < codes, other=0.0)[:, None]
     centre = tl.load(centre_ptr + head * D + col, mask=col < D, other=0.0).to(tl.float64)
     return c, tl.where(inside, c - centre[None, :], 0.0)
 
 
 @triton.jit
 def _amax_kernel(
-    code_ptr, scale_ptr, centre_ptr, amax_ptr, codes, D, head_stride, stride,
+    code_ptr, term_ptr, centre_ptr, amax_ptr, codes, D, head_stride, stride,
     ROWS: tl.constexpr, BLOCK_D: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
     """The largest absolute value in every centred code; 0 for a code that is not finite."""
@@ -167,7 +167,7 @@ def _amax_kernel(
     finite = code < codes
     for start in range(0, TILES * BLOCK_D, BLOCK_D):
         col = start + tl.arange(0, BLOCK_D)
-        _, c = _load_centred(code_ptr, scale_ptr, centre_ptr, head, code, col, codes, D, head_stride, stride)
+        _, c = _load_centred(code_ptr, term_ptr, centre_ptr, head, code, col, codes, D, head_stride, stride)
         finite &= tl.min((tl.abs(c) < float("inf")).to(tl.int32), 1) == 1
         amax = tl.maximum(amax, tl.max(tl.abs(c).to(tl.float32), 1))
     out = amax_ptr + head.to(tl.int64) * codes + code
@@ -176,7 +176,7 @@ def _amax_kernel(
 
 @triton.jit
 def _pack_codes_kernel(
-    code_ptr, scale_ptr, centre_ptr, amax_ptr, half_ptr, bias_ptr, bounds_ptr, codes, padded, D,
+    code_ptr, term_ptr, centre_ptr, amax_ptr, half_ptr, bias_ptr, bounds_ptr, codes, padded, D,
     head_stride, stride, DISTANCE: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, RUN: tl.constexpr,
     LANES: tl.constexpr, PAIR: tl.constexpr, BLOCK_D: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
@@ -198,10 +198,10 @@ def _pack_codes_kernel(
     plain = tl.zeros([BLOCK], tl.float64)
     for start in range(0, TILES * BLOCK_D, BLOCK_D):
         col = start + tl.arange(0, BLOCK_D)
-        length, c = _load_centred(code_ptr, scale_ptr, centre_ptr, head, code, col, codes, D, head_stride, stride)
+        length, c = _load_centred(code_ptr, term_ptr, centre_ptr, head, code, col, codes, D, head_stride, stride)
         c *= scale
         length *= scale
-        half = _half(tl.where(tl.abs(c) < 65504, c, 0.0).to(tl.float32))
+        half = _half(tl.where(tl.abs(c) < 65504, c, 0.0).to(tl.float32))  # [BLOCK, BLOCK_D]
         tl.store(half_ptr + place[:, None] * (TILES * BLOCK_D) + col[None, :], half)
         wide = half.to(tl.float32).to(tl.float64)
         half_square += tl.sum(c * c, 1) * 0.5
@@ -259,7 +259,7 @@ def _half_rows_kernel(
             centre = tl.load(centre_ptr + head * D + col, mask=col < D, other=0.0)[None, :]
             x = tl.where(known[:, None], x - centre, 0.0)
         x = x * scale * rest
-        half = _half(x)
+        half = _half(x)  # [ROWS, BLOCK_D]
         difference = x - half.to(tl.float32)
         square += tl.sum(x * x, 1)
         error += tl.sum(difference * difference, 1)
@@ -290,16 +290,16 @@ def _half_rows_kernel(
     tl.store(fp32_margin_ptr + out, own * fp32_rounding + 1e-24, mask=row < rows)
 
 
-def code_terms(codebook: Tensor, metric: Metric) -> tuple[Tensor, Tensor]:
-    """(scale, offset) of every code, float64 [heads, codes]."""
+def code_terms(codebook: Tensor, metric: Metric) -> Tensor:
+    """(scale, offset) of every code, float64 [heads, codes, 2]."""
     heads, codes, columns = codebook.shape
-    scale, offset = codebook.new_empty((2, heads, codes), dtype=torch.float64).unbind()
+    terms = codebook.new_empty((heads, codes, 2), dtype=torch.float64)
     launch(
-        _code_terms_kernel, heads * triton.cdiv(codes, _TERM_ROWS), codebook, scale, offset, codes, columns,
+        _code_terms_kernel, heads * triton.cdiv(codes, _TERM_ROWS), codebook, terms, codes, columns,
         codebook.stride(0), codebook.stride(1), NORMALISED=metric.normalised, DISTANCE=metric.distance,
         ROWS=_TERM_ROWS, num_warps=1,
     )  # fmt: skip
-    return scale, offset
+    return terms
 
 
 class PackedCodes(NamedTuple):
@@ -312,11 +312,11 @@ class PackedCodes(NamedTuple):
     bounds: Tensor  # float32 [4]
 
 
-def pack_codes(codebook: Tensor, scale: Tensor, metric: Metric, plan: Plan) -> PackedCodes:
+def pack_codes(codebook: Tensor, terms: Tensor, metric: Metric, plan: Plan) -> PackedCodes:
     heads, codes, columns = codebook.shape
     padded, width = triton.cdiv(codes, TILE_CODES) * TILE_CODES, plan.depth * plan.pieces
     if metric.normalised:
-        mean = (scale.float()[:, None] @ codebook.float())[:, 0] / codes
+        mean = (terms[..., 0].float()[:, None] @ codebook.float())[:, 0] / codes
     else:
         mean = codebook.mean(1, dtype=torch.float64)
     centre = mean.float().nan_to_num(0.0, 0.0, 0.0)
@@ -325,7 +325,7 @@ def pack_codes(codebook: Tensor, scale: Tensor, metric: Metric, plan: Plan) -> P
     tile = {"BLOCK_D": block_d, "TILES": width // block_d, "num_warps": 4}
     each = 1024 // block_d
     launch(
-        _amax_kernel, heads * triton.cdiv(codes, each), codebook, scale, centre, amax, codes, columns,
+        _amax_kernel, heads * triton.cdiv(codes, each), codebook, terms, centre, amax, codes, columns,
         codebook.stride(0), codebook.stride(1), ROWS=each, **tile,
     )  # fmt: skip
     amax = amax.amax(1)
@@ -334,7 +334,7 @@ def pack_codes(codebook: Tensor, scale: Tensor, metric: Metric, plan: Plan) -> P
     bounds = centre.new_empty((heads, 4, padded))
     _, run, lanes, pair = plan.groups
     launch(
-        _pack_codes_kernel, heads * padded // plan.block, codebook, scale, centre, amax, half, bias, bounds, codes,
+        _pack_codes_kernel, heads * padded // plan.block, codebook, terms, centre, amax, half, bias, bounds, codes,
         padded, columns, codebook.stride(0), codebook.stride(1),
         DISTANCE=metric.distance, BLOCK=plan.block, TILE=TILE_CODES, RUN=run, LANES=lanes, PAIR=pair, **tile,
     )  # fmt: skip

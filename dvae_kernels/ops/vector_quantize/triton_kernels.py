@@ -27,7 +27,7 @@ def _tile(columns: int, itemsize: int) -> dict[str, int]:
 
 
 @triton.jit
-def _quantize_kernel(
+def _vector_quantize_fwd_kernel(
     x_ptr, codebook_ptr, index_ptr, quantized_ptr, codes_ptr, error_ptr, rows, K, D, x_stride, codebook_stride,
     ACC: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
@@ -36,7 +36,7 @@ def _quantize_kernel(
     index = tl.load(index_ptr + row, mask=mask, other=_MASKED)
     inside = (index >= 0) & (index < K)
     fill = tl.where(index == _MASKED, 0.0, float("nan")).to(ACC)
-    error = tl.zeros([ROWS, BLOCK_D], ACC)
+    error = tl.zeros([ROWS, BLOCK_D], ACC)  # [R, D]
     nothing = tl.zeros([ROWS, BLOCK_D], ACC)  # NaN where x is not finite
     for start in range(0, TILES * BLOCK_D, BLOCK_D):
         col = start + tl.arange(0, BLOCK_D)[None, :]
@@ -76,7 +76,7 @@ def _is_square(x):
 
 
 @triton.jit
-def _quantize_backward_kernel(
+def _vector_quantize_bwd_kernel(
     x_ptr, codes_ptr, index_ptr, grad_ptr, grad_loss_ptr, dx_ptr, dcodes_ptr, rows, D, x_stride, codes_stride,
     grad_stride, commitment_weight, codebook_weight, weights_ptr, COMMITS: tl.constexpr, ROTATION: tl.constexpr,
     ACC: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr, TILES: tl.constexpr,
@@ -126,7 +126,7 @@ def _quantize_backward_kernel(
     for start in range(0, TILES * BLOCK_D, BLOCK_D):
         col = start + tl.arange(0, BLOCK_D)[None, :]
         used, inside = real & (col < D), mask & (col < D)
-        dx = tl.zeros([ROWS, BLOCK_D], ACC)
+        dx = tl.zeros([ROWS, BLOCK_D], ACC)  # [R, D]
         if COMMITS or ROTATION or dcodes_ptr is not None:
             x = _load(x_ptr, row, col, x_stride, used, ACC)
             code = _load(codes_ptr, row, col, codes_stride, used, ACC)
@@ -153,7 +153,7 @@ def vector_quantize_fwd(
     x, codebook = with_unit_columns(x), with_unit_columns(codebook)
     tile = _tile(columns, x.itemsize)
     launch(
-        _quantize_kernel, triton.cdiv(rows, tile["ROWS"]), x, codebook, indices.contiguous(), quantized,
+        _vector_quantize_fwd_kernel, triton.cdiv(rows, tile["ROWS"]), x, codebook, indices.contiguous(), quantized,
         codes if keep_codes else None, errors, rows, codebook.shape[0], columns, x.stride(0), codebook.stride(0),
         ACC=_acc(x), **tile,
     )  # fmt: skip
@@ -186,7 +186,7 @@ def vector_quantize_bwd(
         weights = torch.tensor((commitment_weight, codebook_weight), dtype=x.dtype, device=x.device)
     tile = _tile(columns, x.itemsize)
     launch(
-        _quantize_backward_kernel, triton.cdiv(rows, tile["ROWS"]), x, codes, indices.contiguous(), grad, grad_losses,
+        _vector_quantize_bwd_kernel, triton.cdiv(rows, tile["ROWS"]), x, codes, indices.contiguous(), grad, grad_losses,
         dx, dcodes if learns else None, rows, columns, x.stride(0), codes.stride(0),
         0 if grad is None else grad.stride(0), commitment_weight, codebook_weight, weights,
         COMMITS=grad_losses is not None and commitment_weight != 0, ROTATION=rotation and grad is not None,

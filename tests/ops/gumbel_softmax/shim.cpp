@@ -38,9 +38,9 @@ int shim_recompute_bwd(const ShimCall* c) {
 // Which path a forward call takes: 0 strided, 1 interleaved, else the vector chunk.
 int shim_path(const ShimCall* c) {
   int path = -1;
-  c->with_layout<2>([&](const RowLayout<2>& any, const auto& t) {
-    const RowLayout<2> layout = simplified(any);
-    const int chunk = vector_chunk(layout, t);
+  c->with_rows<2>([&](const Rows<2>& rows) {
+    const RowLayout<2> layout = simplified(rows.layout);
+    const int chunk = vector_chunk(layout, rows.tensors);
     path = chunk ? chunk : interleaved(layout);
   });
   return path;

@@ -4,7 +4,7 @@ from kit.nvcc import Gates, Kernel, Loop, wide_accesses
 
 
 def _role(loop: Loop) -> str | None:
-    """read: into sums over a row, of which the backward's squares are the shorter one. write: what comes of a row."""
+    """read: into sums over a row, of which the backward's squares are the shorter one. write: the results of a row."""
     if wide_accesses(loop, "STG"):
         return "write"
     return "read" if wide_accesses(loop, "LDG") else None
@@ -15,7 +15,7 @@ def _columns(kernel: Kernel, loop: Loop, role: str) -> int:
 
 
 KERNELS = {
-    "quantize": Gates(
+    "vector_quantize_fwd": Gates(
         registers=56,
         loops={
             "read": {"total": 9.5, "mufu": 0, "wide": 0.5, "convert": 0, "memory": 0.5},
@@ -26,7 +26,7 @@ KERNELS = {
         role=_role,
         columns=_columns,
     ),
-    "quantize_backward": Gates(
+    "vector_quantize_bwd": Gates(
         registers=64,
         # with the rotation, the commitment and the gradient to the codes
         loops={
