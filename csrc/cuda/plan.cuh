@@ -152,7 +152,7 @@ bool interleaved(const RowLayout<N>& layout) {
 
 // Columns per chunk where every tensor can be read and written in 16-byte vectors, else 0.
 template <int N>
-int vector_chunk(const RowLayout<N>& layout, const std::array<Buffer, N>& tensors) {
+int vector_chunk(const RowLayout<N>& layout, const std::array<Buffer, std::size_t{N}>& tensors) {
   int64_t chunk = 4;
   for (int t = 0; t < N; ++t) {
     if (tensors[t].type == Storage::float64) return 0;

@@ -42,27 +42,6 @@ struct ShimCall {
     return true;
   }
 };
-      std::copy(tensors, tensors + N, rows.tensors.begin());
-      run(rows);
-    });
-  }
-
-  // Calls run(layout, tensors) with the first N tensors. False where the rows do not collapse; the host code of the
-  // extension then copies.
-  template <int N, class Run>
-  bool with_layout(const Run& run) const {
-    std::array<const int64_t*, N> all;
-    dvae::Buffer tensors[N];
-    for (int t = 0; t < N; ++t) {
-      all[t] = strides[t];
-      tensors[t] = {data[t], static_cast<dvae::Storage>(storage[t])};
-    }
-    dvae::RowLayout<N> layout;
-    if (!dvae::coalesce_rows<N>(ndim, sizes, dim, all, &layout)) return false;
-    run(layout, tensors);
-    return true;
-  }
-};
 
 // Of elementwise kernels, on contiguous tensors.
 struct ElementShimCall {
