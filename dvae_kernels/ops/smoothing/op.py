@@ -155,11 +155,10 @@ def smoothing_transform(
             broadcasts to their shape, through which gradients flow. Taken at its nearest in [2^-50, 2^50]. A tensor's
             values are not checked: zero, negative, NaN or infinite gives NaN in its elements and their gradients. Under
             torch.compile or in a CUDA graph, pass a tensor to anneal without recompiling or recapturing.
-        kind: one of SMOOTHING_KINDS. "spike_exponential", "spike_power", "spike_root" and "spike_rational" are exactly
-            0, without gradient, where noise <= 1 - sigmoid(logits), and rise to 1 from there; "power" and "root" rise
-            continuously from 0 to 1; "exponential_mixture", "logistic_mixture" (of the whole line) and "power_mixture"
-            are overlapping mixtures. The gradient of "power_mixture" is implicit: at fixed values of the mixture's
-            distribution function, not of the noise.
+        kind: one of SMOOTHING_KINDS. Those named "spike_..." are exactly 0, without gradient, where
+            noise <= 1 - sigmoid(logits), and rise to 1 from there; "power" and "root" rise continuously from 0 to 1;
+            those named "..._mixture" are overlapping mixtures, "logistic_mixture" of the whole line. The gradient of
+            "power_mixture" is implicit: at fixed values of the mixture's distribution function, not of the noise.
         noise: uniform noise to use in place of the stream's, of the dtype of the logits (or float32 for half logits),
             on their device, that broadcasts to their shape; values in [0, 1], others give NaN. Differentiable, but not
             for "power_mixture".
