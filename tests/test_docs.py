@@ -133,8 +133,9 @@ def test_every_op_has_a_page_and_a_note() -> None:
     readme = (ROOT / "README.md").read_text()
     for folder in sorted((ROOT / "dvae_kernels" / "ops").iterdir()):
         if (folder / "op.py").exists():
-            assert f"dvae_kernels/ops/{folder.name}/README.md" in readme, folder.name
-            assert (ROOT / "bench" / "notes" / f"{folder.name}.md").exists(), folder.name
+            page, note = f"dvae_kernels/ops/{folder.name}/README.md", f"bench/notes/{folder.name}.md"
+            assert page in readme, f"README.md: expected a row of the table of names that leads to {page}"
+            assert (ROOT / note).exists(), f"expected {note}"
 
 
 def test_the_docstring_defines_the_special_values() -> None:
