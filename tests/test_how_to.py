@@ -21,6 +21,7 @@ PAGE = ROOT / "docs" / "how-to" / "add-an-op.md"
 # Beside the module of the other ops, whose active_target is not exported.
 TARGET = '#include "simd/targets.h"\nnamespace dvae {\nCpuTarget active_target = best_target();\n}\n'
 RUN = """
+import runpy
 import sys
 import torch
 import dvae_kernels, dvae_kernels.ops
@@ -43,6 +44,8 @@ for call in (lambda x: squared_norm(x, backend="reference"), *([squared_norm] if
     assert torch.autograd.gradcheck(call, x) and torch.autograd.gradgradcheck(call, x)
 for call in OPINFO.raw_calls(torch.randn(4, 6), torch.tensor([1, 2])) if library else ():
     torch.library.opcheck(getattr(torch.ops.dvae_kernels, call[0]).cpp, call[1])
+sys.path.insert(0, "bench")
+runpy.run_path(f"{folder}/bench/cases/squared_norm.py")  # its imports: to measure is another matter
 """
 
 
@@ -51,7 +54,7 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files of the page, in a folder of their own."""
     folder = tmp_path_factory.mktemp("example")
     files = re.findall(r"^`([\w./]+)`:\n\n```\w+\n(.*?)^```", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
-    assert len(files) == 9
+    assert len(files) == 10
     for path, text in files:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text)
