@@ -1,4 +1,4 @@
-// CPU backend of the categorical divergence: the ops on torch tensors, in parallel over tiles of rows.
+// CPU backend of the categorical divergence, in parallel over tiles of rows.
 
 #include "simd/intrinsics.h"
 
@@ -11,20 +11,21 @@
 namespace dvae {
 namespace {
 
-Tensor fwd(Tensor logits, std::optional<Tensor> prior, int64_t dim) {
-  return run_categorical_kl_fwd(logits, prior, dim, over_tiles(DVAE_DISPATCH(categorical_kl_fwd)));
-}
+struct Cpu : CpuDevice {
+  using CpuDevice::CpuDevice;
 
-std::tuple<Tensor, Tensor> bwd(
-    Tensor grad, Tensor logits, std::optional<Tensor> prior, int64_t dim, bool prior_grad) {
-  return run_categorical_kl_bwd(
-      grad, logits, prior, dim, prior_grad, over_tiles(DVAE_DISPATCH(categorical_kl_bwd)));
-}
+  void run(const CategoricalKlArgs& args) const {
+    parallel_for_tiles(DVAE_DISPATCH(categorical_kl_fwd), args);
+  }
+  void run(const CategoricalKlBackwardArgs& args) const {
+    parallel_for_tiles(DVAE_DISPATCH(categorical_kl_bwd), args);
+  }
+};
 
 }  // namespace
 }  // namespace dvae
 
 STABLE_TORCH_LIBRARY_IMPL(dvae_kernels, CPU, m) {
-  m.impl("categorical_kl_fwd.cpp", TORCH_BOX(&dvae::fwd));
-  m.impl("categorical_kl_bwd.cpp", TORCH_BOX(&dvae::bwd));
+  m.impl("categorical_kl_fwd.cpp", TORCH_BOX(&dvae::categorical_kl_fwd<dvae::Cpu>));
+  m.impl("categorical_kl_bwd.cpp", TORCH_BOX(&dvae::categorical_kl_bwd<dvae::Cpu>));
 }

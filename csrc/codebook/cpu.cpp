@@ -1,25 +1,16 @@
-// CPU backend of gathering, summing and counting codes: the ops on torch tensors.
+// CPU backend of gathering, summing and counting codes.
 
 #include "simd/intrinsics.h"
 
-#include <tuple>
-
 #include "codebook/sort.h"
 #include "codebook/tensors.h"
-#include "torch/parallel.h"
+#include "torch/cpu_op.h"
 
 #define DVAE_OP codebook
 #include "simd/foreach_target.h"
 
 namespace dvae {
 namespace {
-
-Tensor gather(Tensor codebook, Tensor indices) {
-  return run_gather_codes(codebook, indices, [](const GatherArgs& args) {
-    constexpr int64_t thread_elements = 1 << 15;  // copies take half the time
-    parallel_for_rows(DVAE_DISPATCH(gather_codes), args, thread_elements);
-  });
-}
 
 // Adds the rows of x to the sums of their codes, which are zeros before. Returns the end of each code among the sorted
 // rows; `finite` becomes false if a sum is not.
@@ -40,15 +31,6 @@ std::vector<int64_t> add_rows(const Tensor& x, const Tensor& indices, const Tens
   return ends;
 }
 
-Tensor sums(Tensor x, Tensor indices, int64_t num_codes) {
-  const Tensor result = new_sums("code_sums", x, indices, num_codes);
-  std::atomic<bool> finite{true};
-  if (result.numel() > 0 && x.size(0) > 0) {
-    add_rows(with_unit_columns(x), torch::stable::contiguous(indices), result, &finite);
-  }
-  return result;
-}
-
 // The indices with kMasked for rows of x that are not finite.
 Tensor of_finite_rows(const Tensor& x, const Tensor& indices) {
   const Tensor result = torch::stable::clone(indices);
@@ -57,34 +39,42 @@ Tensor of_finite_rows(const Tensor& x, const Tensor& indices) {
   return result;
 }
 
-std::tuple<Tensor, Tensor> statistics(Tensor x, Tensor indices, int64_t num_codes) {
-  const Tensor result = new_sums("code_statistics", x, indices, num_codes);
-  const Tensor counts = torch::stable::new_zeros(result, {num_codes});
-  if (x.size(0) == 0 || num_codes == 0) return {counts, result};
-  x = with_unit_columns(x);
-  indices = torch::stable::contiguous(indices);
-  std::atomic<bool> finite{true};
-  auto ends = add_rows(x, indices, result, &finite);
-  if (!finite) {  // a row that is not finite shows in its sum; only then are the rows searched
-    fill(result, 0);
-    ends = add_rows(x, of_finite_rows(x, indices), result, &finite);
+struct Cpu : CpuDevice {
+  using CpuDevice::CpuDevice;
+
+  void run(const GatherArgs& args) const {
+    constexpr int64_t thread_elements = 1 << 15;  // copies take half the time
+    parallel_for_rows(DVAE_DISPATCH(gather_codes), args, thread_elements);
   }
-  const auto write = [&](auto* to) {
-    using Count = std::remove_pointer_t<decltype(to)>;
-    for (int64_t code = 0; code < num_codes; ++code) {
-      to[code] = static_cast<Count>(ends[code] - (code ? ends[code - 1] : 0));
+
+  void add_rows(const Tensor& x, const Tensor& indices, const Tensor& sums) const {
+    std::atomic<bool> finite{true};
+    dvae::add_rows(x, indices, sums, &finite);
+  }
+
+  void add_finite_rows(const Tensor& x, const Tensor& indices, const Tensor& counts, const Tensor& sums) const {
+    std::atomic<bool> finite{true};
+    auto ends = dvae::add_rows(x, indices, sums, &finite);
+    if (!finite) {  // a row that is not finite shows in its sum; only then are the rows searched
+      fill(sums, 0);
+      ends = dvae::add_rows(x, of_finite_rows(x, indices), sums, &finite);
     }
-  };
-  void* const to = counts.data_ptr();
-  counts.scalar_type() == ScalarType::Double ? write(static_cast<double*>(to)) : write(static_cast<float*>(to));
-  return {counts, result};
-}
+    const auto write = [&](auto* to) {
+      using Count = std::remove_pointer_t<decltype(to)>;
+      for (int64_t code = 0; code < counts.numel(); ++code) {
+        to[code] = static_cast<Count>(ends[code] - (code ? ends[code - 1] : 0));
+      }
+    };
+    void* const to = counts.data_ptr();
+    counts.scalar_type() == ScalarType::Double ? write(static_cast<double*>(to)) : write(static_cast<float*>(to));
+  }
+};
 
 }  // namespace
 }  // namespace dvae
 
 STABLE_TORCH_LIBRARY_IMPL(dvae_kernels, CPU, m) {
-  m.impl("gather_codes.cpp", TORCH_BOX(&dvae::gather));
-  m.impl("code_sums.cpp", TORCH_BOX(&dvae::sums));
-  m.impl("code_statistics.cpp", TORCH_BOX(&dvae::statistics));
+  m.impl("gather_codes.cpp", TORCH_BOX(&dvae::gather_codes<dvae::Cpu>));
+  m.impl("code_sums.cpp", TORCH_BOX(&dvae::code_sums<dvae::Cpu>));
+  m.impl("code_statistics.cpp", TORCH_BOX(&dvae::code_statistics<dvae::Cpu>));
 }

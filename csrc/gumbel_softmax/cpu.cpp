@@ -1,4 +1,4 @@
-// CPU backend of Gumbel-softmax: the ops on torch tensors, in parallel over tiles of rows.
+// CPU backend of Gumbel-softmax, in parallel over tiles of rows.
 
 #include "simd/intrinsics.h"
 
@@ -11,41 +11,25 @@
 namespace dvae {
 namespace {
 
-Tensor argmax(Tensor logits, Tensor key, int64_t dim, int64_t row_offset) {
-  return run_gumbel_argmax(logits, key, dim, row_offset, over_tiles(DVAE_DISPATCH(gumbel_softmax_fwd)));
-}
+struct Cpu : CpuDevice {
+  using CpuDevice::CpuDevice;
 
-std::tuple<Tensor, Tensor> onehot(Tensor logits, Tensor key, int64_t dim, int64_t row_offset, ScalarType dtype) {
-  return run_gumbel_onehot(logits, key, dim, row_offset, dtype, over_tiles(DVAE_DISPATCH(gumbel_softmax_fwd)));
-}
-
-Tensor fwd(Tensor logits, Tensor key, std::optional<Tensor> tau, double tau_value, int64_t dim, bool hard,
-           int64_t row_offset, ScalarType dtype) {
-  return run_gumbel_softmax_fwd(
-      logits, key, host_scalar(tau, tau_value, logits), dim, hard, row_offset, dtype,
-      over_tiles(DVAE_DISPATCH(gumbel_softmax_fwd)));
-}
-
-Tensor bwd(Tensor grad, Tensor y, std::optional<Tensor> tau, double tau_value, int64_t dim, ScalarType dtype) {
-  return run_gumbel_softmax_bwd(
-      grad, y, host_scalar(tau, tau_value, y), dim, dtype, over_tiles(DVAE_DISPATCH(gumbel_softmax_bwd), kWholeRows));
-}
-
-std::tuple<Tensor, Tensor> recompute_bwd(
-    Tensor grad, Tensor logits, std::optional<Tensor> key, std::optional<Tensor> tau, double tau_value, int64_t dim,
-    int64_t row_offset, bool tau_grad) {
-  return run_gumbel_softmax_recompute_bwd(
-      grad, logits, key, host_scalar(tau, tau_value, logits), dim, row_offset, tau_grad,
-      over_tiles(DVAE_DISPATCH(gumbel_softmax_recompute_bwd)));
-}
+  void run(const GumbelSoftmaxArgs& args) const { parallel_for_tiles(DVAE_DISPATCH(gumbel_softmax_fwd), args); }
+  void run(const GumbelSoftmaxBackwardArgs& args) const {
+    parallel_for_tiles(DVAE_DISPATCH(gumbel_softmax_bwd), args, kWholeRows);
+  }
+  void run(const GumbelSoftmaxRecomputeArgs& args) const {
+    parallel_for_tiles(DVAE_DISPATCH(gumbel_softmax_recompute_bwd), args);
+  }
+};
 
 }  // namespace
 }  // namespace dvae
 
 STABLE_TORCH_LIBRARY_IMPL(dvae_kernels, CPU, m) {
-  m.impl("gumbel_argmax.cpp", TORCH_BOX(&dvae::argmax));
-  m.impl("gumbel_onehot.cpp", TORCH_BOX(&dvae::onehot));
-  m.impl("gumbel_softmax_fwd.cpp", TORCH_BOX(&dvae::fwd));
-  m.impl("gumbel_softmax_bwd.cpp", TORCH_BOX(&dvae::bwd));
-  m.impl("gumbel_softmax_recompute_bwd.cpp", TORCH_BOX(&dvae::recompute_bwd));
+  m.impl("gumbel_argmax.cpp", TORCH_BOX(&dvae::gumbel_argmax<dvae::Cpu>));
+  m.impl("gumbel_onehot.cpp", TORCH_BOX(&dvae::gumbel_onehot<dvae::Cpu>));
+  m.impl("gumbel_softmax_fwd.cpp", TORCH_BOX(&dvae::gumbel_softmax_fwd<dvae::Cpu>));
+  m.impl("gumbel_softmax_bwd.cpp", TORCH_BOX(&dvae::gumbel_softmax_bwd<dvae::Cpu>));
+  m.impl("gumbel_softmax_recompute_bwd.cpp", TORCH_BOX(&dvae::gumbel_softmax_recompute_bwd<dvae::Cpu>));
 }

@@ -1,4 +1,4 @@
-// CPU backend of the concrete density: the ops on torch tensors, in parallel over tiles of rows.
+// CPU backend of the concrete density, in parallel over tiles of rows.
 
 #include "simd/intrinsics.h"
 
@@ -11,23 +11,21 @@
 namespace dvae {
 namespace {
 
-std::tuple<Tensor, Tensor> fwd(
-    Tensor y, Tensor logits, std::optional<Tensor> tau, double tau_value, int64_t dim) {
-  return run_gumbel_softmax_log_prob_fwd(
-      y, logits, host_scalar(tau, tau_value, logits), dim, over_tiles(DVAE_DISPATCH(gumbel_softmax_log_prob_fwd)));
-}
+struct Cpu : CpuDevice {
+  using CpuDevice::CpuDevice;
 
-std::tuple<Tensor, Tensor, Tensor> bwd(
-    Tensor grad, Tensor y, Tensor logits, std::optional<Tensor> tau, double tau_value, int64_t dim, bool tau_grad) {
-  return run_gumbel_softmax_log_prob_bwd(
-      grad, y, logits, host_scalar(tau, tau_value, logits), dim, tau_grad,
-      over_tiles(DVAE_DISPATCH(gumbel_softmax_log_prob_bwd)));
-}
+  void run(const LogProbArgs& args) const {
+    parallel_for_tiles(DVAE_DISPATCH(gumbel_softmax_log_prob_fwd), args);
+  }
+  void run(const LogProbBackwardArgs& args) const {
+    parallel_for_tiles(DVAE_DISPATCH(gumbel_softmax_log_prob_bwd), args);
+  }
+};
 
 }  // namespace
 }  // namespace dvae
 
 STABLE_TORCH_LIBRARY_IMPL(dvae_kernels, CPU, m) {
-  m.impl("gumbel_softmax_log_prob_fwd.cpp", TORCH_BOX(&dvae::fwd));
-  m.impl("gumbel_softmax_log_prob_bwd.cpp", TORCH_BOX(&dvae::bwd));
+  m.impl("gumbel_softmax_log_prob_fwd.cpp", TORCH_BOX(&dvae::gumbel_softmax_log_prob_fwd<dvae::Cpu>));
+  m.impl("gumbel_softmax_log_prob_bwd.cpp", TORCH_BOX(&dvae::gumbel_softmax_log_prob_bwd<dvae::Cpu>));
 }

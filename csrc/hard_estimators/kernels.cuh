@@ -3,6 +3,8 @@
 // Gumbel-Rao's noise is drawn twice.
 #pragma once
 
+#include <functional>
+
 #include "common/online.h"
 #include "cuda/arguments.cuh"
 #include "hard_estimators/arguments.h"
@@ -291,8 +293,8 @@ inline void reinmax_bwd(Stream stream, const ReinmaxArgs& args) {
 }
 
 // new_sums(count) gives memory for `count` values of the compute type.
-template <class NewSums>
-void gumbel_rao_bwd(Stream stream, const GumbelRaoArgs& args, const NewSums& new_sums) {
+inline void gumbel_rao_bwd(
+    Stream stream, const GumbelRaoArgs& args, const std::function<void*(int64_t)>& new_sums) {
   with_row_kernel(args.rows, 1, 0, [&](const auto& kernel) {
     using Kernel = std::decay_t<decltype(kernel)>;
     using Narrow = typename Kernel::Narrow;

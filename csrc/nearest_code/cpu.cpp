@@ -7,8 +7,8 @@
 #include <cmath>
 #include <vector>
 
-#include "torch/parallel.h"
 #include "nearest_code/tensors.h"
+#include "torch/cpu_op.h"
 
 #define DVAE_OP nearest_code
 #include "simd/foreach_target.h"
@@ -200,29 +200,32 @@ Tensor as_values(const Tensor& codebook) {
   return torch::stable::copy_(values, codebook);
 }
 
-std::tuple<Tensor, Tensor, Tensor> nearest(
-    Tensor x, Tensor codebook, Name metric_name, Name precision, bool with_score) {
-  const Metric metric = checked_metric(metric_name);
-  NearestOutputs outputs = new_nearest_outputs(x, codebook, precision, with_score);
-  if (outputs.indices.numel() > 0) {
-    const int64_t rows = x.size(1), columns = x.size(2), codes = codebook.size(1);
-    if (columns > 1 && x.stride(2) != 1) x = torch::stable::contiguous(x);
+Buffer offset(const Tensor& tensor, int64_t elements) {
+  const Buffer buffer = buffer_of(tensor);
+  return {static_cast<char*>(buffer.data) + elements * size_of(buffer.type), buffer.type};
+}
+
+struct Cpu : CpuDevice {
+  using CpuDevice::CpuDevice;
+
+  void search(
+      const Tensor& given, const Tensor& codebook, const Metric& metric, const Tensor& indices, const Tensor& scores,
+      const Tensor& rescored) const {
+    const int64_t rows = given.size(1), columns = given.size(2), codes = codebook.size(1);
+    const Tensor x = columns > 1 && given.stride(2) != 1 ? torch::stable::contiguous(given) : given;
     const Tensor values = as_values(codebook);
-    const auto offset = [](const Tensor& tensor, int64_t elements) {
-      const Buffer buffer = buffer_of(tensor);
-      return Buffer{static_cast<char*>(buffer.data) + elements * size_of(buffer.type), buffer.type};
-    };
     for (int64_t h = 0; h < x.size(0); ++h) {
       const CodesOfHead head(offset(values, h * codes * columns), codes, columns, metric);
       search_head(
-          head, offset(x, h * x.stride(0)), x.stride(1), rows, index_data(outputs.indices) + h * rows,
-          with_score ? offset(outputs.scores, h * rows).data : nullptr, index_data(outputs.rescored));
+          head, offset(x, h * x.stride(0)), x.stride(1), rows, index_data(indices) + h * rows,
+          scores.numel() > 0 ? offset(scores, h * rows).data : nullptr, index_data(rescored));
     }
   }
-  return {outputs.indices, outputs.scores, outputs.rescored};
-}
+};
 
 }  // namespace
 }  // namespace dvae
 
-STABLE_TORCH_LIBRARY_IMPL(dvae_kernels, CPU, m) { m.impl("nearest_code.cpp", TORCH_BOX(&dvae::nearest)); }
+STABLE_TORCH_LIBRARY_IMPL(dvae_kernels, CPU, m) {
+  m.impl("nearest_code.cpp", TORCH_BOX(&dvae::nearest_codes<dvae::Cpu>));
+}

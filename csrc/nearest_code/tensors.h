@@ -1,5 +1,7 @@
-// Checks of nearest_code's arguments, and memory for its results, for CPU and CUDA.
+// nearest_code on torch tensors, for the Device of cpu.cpp and that of cuda.cu.
 #pragma once
+
+#include <tuple>
 
 #include "nearest_code/formulas.h"
 #include "torch/tensor.h"
@@ -12,14 +14,13 @@ inline Metric checked_metric(const Name& name) {
   return *metric;
 }
 
-struct NearestOutputs {
-  Tensor indices, scores;  // [heads, rows]; scores empty where they are not asked for
-  Tensor rescored;         // zeros: counts of rows with several candidates, of blocks scored again, and of all blocks
-};
-
-// x [heads, rows, D] beside the codebook [heads, K, D].
-inline NearestOutputs new_nearest_outputs(
-    const Tensor& x, const Tensor& codebook, const Name& precision, bool with_score) {
+// x [heads, rows, D] beside the codebook [heads, K, D]. Indices and scores are [heads, rows], scores empty where they are not
+// asked for; `rescored` counts rows with several candidates, blocks scored again, and all blocks.
+template <class Device>
+std::tuple<Tensor, Tensor, Tensor> nearest_codes(
+    const Tensor& x, const Tensor& codebook, const Name& metric_name, const Name& precision, bool with_score) {
+  const Metric metric = checked_metric(metric_name);
+  const Device device(x);
   STD_TORCH_CHECK(x.dim() == 3 && codebook.dim() == 3, "nearest_code: expected x and codebook of three dimensions");
   STD_TORCH_CHECK(
       x.size(0) == codebook.size(0) && x.size(2) == codebook.size(2),
@@ -37,9 +38,11 @@ inline NearestOutputs new_nearest_outputs(
       precision.text == "exact" || precision.text == "fp32" || precision.text == "bf16",
       "nearest_code: unknown precision ", precision.text);
   using torch::stable::new_empty;
-  Tensor scores = with_score ? new_empty(x, {x.size(0), x.size(1)}, compute) : new_vector(x, 0, compute);
-  return {new_empty(x, {x.size(0), x.size(1)}, ScalarType::Long), scores,
-          torch::stable::new_zeros(x, {3}, ScalarType::Long)};
+  const Tensor indices = new_empty(x, {x.size(0), x.size(1)}, ScalarType::Long);
+  const Tensor scores = with_score ? new_empty(x, {x.size(0), x.size(1)}, compute) : new_vector(x, 0, compute);
+  const Tensor rescored = torch::stable::new_zeros(x, {3}, ScalarType::Long);
+  if (indices.numel() > 0) device.search(x, codebook, metric, indices, scores, rescored);
+  return {indices, scores, rescored};
 }
 
 }  // namespace dvae

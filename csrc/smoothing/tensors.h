@@ -1,10 +1,9 @@
-// Checks and memory of the smoothing ops, for CPU and CUDA. Each function calls run(args) with the arguments of the
-// kernel, unless the host knows that beta is invalid and all results are NaN.
+// The smoothing ops on torch tensors, for the Device of cpu.cpp and that of cuda.cu, which finds a kind by its name too. No
+// kernel runs where the host knows that beta is invalid and all results are NaN.
 #pragma once
 
 #include <cmath>
 #include <optional>
-#include <string>
 #include <tuple>
 
 #include "smoothing/arguments.h"
@@ -12,8 +11,11 @@
 
 namespace dvae {
 
-inline void check_kind(const SmoothingKind& kind) {
-  STD_TORCH_CHECK(kind.exists, "smoothing: unknown kind ", std::string(kind.name));
+template <class Device>
+SmoothingKind checked_kind(const Name& name) {
+  const SmoothingKind kind = Device::kind_of(name.text);
+  STD_TORCH_CHECK(kind.exists, "smoothing: unknown kind ", name.text);
+  return kind;
 }
 
 // `given` in contiguous memory.
@@ -32,25 +34,22 @@ inline std::optional<Tensor> checked_noise(
   return noise.has_value() ? std::optional(checked_elements(*noise, logits, "noise")) : std::nullopt;
 }
 
-// A tensor beta of no dimensions, which the backends turn into a ScalarArgument.
-inline std::optional<Tensor> one_beta(const std::optional<Tensor>& beta, const Tensor& logits) {
-  if (!beta.has_value() || beta->dim() > 0) return std::nullopt;
-  STD_TORCH_CHECK(
-      beta->scalar_type() == compute_type(logits.scalar_type()),
-      "smoothing: expected beta in the compute type of the logits");
-  return beta;
-}
-
 // beta as kernels take it, and its gradient's memory: nothing, one sum per block, or one value per element.
 class BetaTensor {
  public:
-  BetaTensor(const std::optional<Tensor>& beta, ScalarArgument one, const Tensor& logits) : one_(one) {
-    const bool narrow = compute_type(logits.scalar_type()) == ScalarType::Float;
-    if (narrow) one_.value = static_cast<float>(one_.value);
+  template <class Device>
+  BetaTensor(const Device& device, const std::optional<Tensor>& beta, double value, const Tensor& logits) {
+    const ScalarType compute = compute_type(logits.scalar_type());
     if (beta.has_value() && beta->dim() > 0) {
       elements_ = checked_elements(*beta, logits, "beta");
       one_ = {nullptr, 1};
+      return;
     }
+    STD_TORCH_CHECK(
+        !beta.has_value() || beta->scalar_type() == compute,
+        "smoothing: expected beta in the compute type of the logits");
+    one_ = device.scalar(beta, value, logits);
+    if (compute == ScalarType::Float) one_.value = static_cast<float>(one_.value);
   }
 
   SmoothingBeta argument() const { return {one_, optional_buffer(elements_)}; }
@@ -69,37 +68,39 @@ class BetaTensor {
   std::optional<Tensor> elements_;
 };
 
-template <class Run>
-Tensor run_smoothing_fwd(
+template <class Device>
+Tensor smoothing_fwd(
     const Tensor& logits, const std::optional<Tensor>& given_noise, const std::optional<Tensor>& key,
-    const std::optional<Tensor>& given_beta, const ScalarArgument& one, const SmoothingKind& kind,
-    int64_t index_offset, ScalarType dtype, const Run& run) {
-  check_kind(kind);
+    const std::optional<Tensor>& given_beta, double beta_value, const Name& kind_name, int64_t index_offset,
+    ScalarType dtype) {
+  const Device device(logits);
+  const BetaTensor beta(device, given_beta, beta_value, logits);
+  const SmoothingKind kind = checked_kind<Device>(kind_name);
   check_sample_type(logits.scalar_type(), dtype);
   const auto noise = checked_noise(given_noise, key, logits);
   const KeyWords words = key_words(key, logits);
-  const BetaTensor beta(given_beta, one, logits);
   const Tensor zeta = empty_like(logits, dtype);
   if (beta.known_invalid()) return fill(zeta, NAN);
   with_contiguous<2>({logits, zeta}, [&](const auto& t) {
     const ElementBlocks blocks(logits.numel(), index_offset);
-    run(SmoothingArgs{kind.name, t[0], t[1], blocks, words, optional_buffer(noise), beta.argument()});
+    device.run(SmoothingArgs{kind.name, t[0], t[1], blocks, words, optional_buffer(noise), beta.argument()});
   });
   return zeta;
 }
 
-template <class Run>
-std::tuple<Tensor, Tensor, Tensor> run_smoothing_bwd(
+template <class Device>
+std::tuple<Tensor, Tensor, Tensor> smoothing_bwd(
     const Tensor& grad, const Tensor& logits, const std::optional<Tensor>& given_noise,
-    const std::optional<Tensor>& key, const std::optional<Tensor>& given_beta, const ScalarArgument& one,
-    const SmoothingKind& kind, int64_t index_offset, bool beta_grad, bool noise_grad, const Run& run) {
-  check_kind(kind);
+    const std::optional<Tensor>& key, const std::optional<Tensor>& given_beta, double beta_value,
+    const Name& kind_name, int64_t index_offset, bool beta_grad, bool noise_grad) {
+  const Device device(logits);
+  const BetaTensor beta(device, given_beta, beta_value, logits);
+  const SmoothingKind kind = checked_kind<Device>(kind_name);
   STD_TORCH_CHECK(
-      !noise_grad || kind.noise_has_gradient, "smoothing: ", std::string(kind.name), " has no gradient to noise");
+      !noise_grad || kind.noise_has_gradient, "smoothing: ", kind_name.text, " has no gradient to noise");
   check_sample_type(logits.scalar_type(), grad.scalar_type());
   const auto noise = checked_noise(given_noise, key, logits);
   const KeyWords words = key_words(key, logits);
-  const BetaTensor beta(given_beta, one, logits);
   const ScalarType compute = compute_type(logits.scalar_type());
   const Tensor dlogits = empty_like(logits, logits.scalar_type()), dbeta = beta.new_gradient(logits, beta_grad);
   const Tensor dnoise =
@@ -108,7 +109,7 @@ std::tuple<Tensor, Tensor, Tensor> run_smoothing_bwd(
     fill(dlogits, NAN), fill(dbeta, NAN), fill(dnoise, NAN);
   } else {
     with_contiguous<3>({grad, logits, dlogits}, [&](const auto& t) {
-      run(SmoothingBackwardArgs{
+      device.run(SmoothingBackwardArgs{
           kind.name, t[0], t[1], t[2], ElementBlocks(logits.numel(), index_offset), words, optional_buffer(noise),
           beta.argument(), optional_buffer(dbeta), optional_buffer(dnoise)});
     });
@@ -116,38 +117,40 @@ std::tuple<Tensor, Tensor, Tensor> run_smoothing_bwd(
   return {dlogits, beta.laid_out(logits, dbeta, beta_grad), noise_grad ? laid_out_like(logits, dnoise) : dnoise};
 }
 
-template <class Run>
-Tensor run_smoothing_log_prob_fwd(
-    const Tensor& zeta, const Tensor& logits, const std::optional<Tensor>& given_beta, const ScalarArgument& one,
-    const SmoothingKind& kind, const Run& run) {
-  check_kind(kind);
+template <class Device>
+Tensor smoothing_log_prob_fwd(
+    const Tensor& zeta, const Tensor& logits, const std::optional<Tensor>& given_beta, double beta_value,
+    const Name& kind_name) {
+  const Device device(logits);
+  const BetaTensor beta(device, given_beta, beta_value, logits);
+  const SmoothingKind kind = checked_kind<Device>(kind_name);
   check_sample_type(logits.scalar_type(), zeta.scalar_type());
-  const BetaTensor beta(given_beta, one, logits);
   const Tensor log_prob = empty_like(zeta, compute_type(zeta.scalar_type()));
   if (beta.known_invalid()) return fill(log_prob, NAN);
   with_contiguous<3>({zeta, logits, log_prob}, [&](const auto& t) {
-    run(SmoothingLogProbArgs{kind.name, t[0], t[1], t[2], ElementBlocks(zeta.numel(), 0), beta.argument()});
+    device.run(SmoothingLogProbArgs{kind.name, t[0], t[1], t[2], ElementBlocks(zeta.numel(), 0), beta.argument()});
   });
   return log_prob;
 }
 
-template <class Run>
-std::tuple<Tensor, Tensor, Tensor> run_smoothing_log_prob_bwd(
+template <class Device>
+std::tuple<Tensor, Tensor, Tensor> smoothing_log_prob_bwd(
     const Tensor& grad, const Tensor& zeta, const Tensor& logits, const std::optional<Tensor>& given_beta,
-    const ScalarArgument& one, const SmoothingKind& kind, bool beta_grad, const Run& run) {
-  check_kind(kind);
+    double beta_value, const Name& kind_name, bool beta_grad) {
+  const Device device(logits);
+  const BetaTensor beta(device, given_beta, beta_value, logits);
+  const SmoothingKind kind = checked_kind<Device>(kind_name);
   check_sample_type(logits.scalar_type(), zeta.scalar_type());
   STD_TORCH_CHECK(
       grad.scalar_type() == compute_type(zeta.scalar_type()),
       "smoothing_log_prob: expected grad of the log density's dtype");
-  const BetaTensor beta(given_beta, one, logits);
   const Tensor dzeta = empty_like(zeta, zeta.scalar_type()), dlogits = empty_like(logits, logits.scalar_type());
   const Tensor dbeta = beta.new_gradient(logits, beta_grad);
   if (beta.known_invalid()) {
     fill(dzeta, NAN), fill(dlogits, NAN), fill(dbeta, NAN);
   } else {
     with_contiguous<5, 2>({grad, zeta, logits, dzeta, dlogits}, [&](const auto& t) {
-      run(SmoothingLogProbBackwardArgs{
+      device.run(SmoothingLogProbBackwardArgs{
           kind.name, t[0], t[1], t[2], t[3], t[4], ElementBlocks(zeta.numel(), 0), beta.argument(),
           optional_buffer(dbeta)});
     });

@@ -13,18 +13,23 @@
 
 namespace dvae {
 
-// A number, or the value of a tensor of one, which on the CPU is at hand.
-inline ScalarArgument host_scalar(const std::optional<Tensor>& tensor, double value, const Tensor& like) {
-  if (!tensor.has_value()) return {nullptr, value};
-  check_same_device(*tensor, like);
-  STD_TORCH_CHECK(
-      tensor->numel() == 1 &&
-          (tensor->scalar_type() == ScalarType::Double || tensor->scalar_type() == ScalarType::Float),
-      "dvae_kernels: expected tau to be one float32 or float64 value");
-  const void* data = tensor->const_data_ptr();
-  return {nullptr, tensor->scalar_type() == ScalarType::Double ? *static_cast<const double*>(data)
-                                                               : *static_cast<const float*>(data)};
-}
+// The CPU as the device of an op. cpu.cpp adds run(args), which runs the kernel of these arguments.
+struct CpuDevice {
+  explicit CpuDevice(const Tensor&) {}
+
+  // A number, or the value of a tensor of one, which on the CPU is at hand.
+  static ScalarArgument scalar(const std::optional<Tensor>& tensor, double value, const Tensor& like) {
+    if (!tensor.has_value()) return {nullptr, value};
+    check_same_device(*tensor, like);
+    STD_TORCH_CHECK(
+        tensor->numel() == 1 &&
+            (tensor->scalar_type() == ScalarType::Double || tensor->scalar_type() == ScalarType::Float),
+        "dvae_kernels: expected tau to be one float32 or float64 value");
+    const void* data = tensor->const_data_ptr();
+    return {nullptr, tensor->scalar_type() == ScalarType::Double ? *static_cast<const double*>(data)
+                                                                 : *static_cast<const float*>(data)};
+  }
+};
 
 // What a kernel can do: split a row or only take whole ones; and take interleaved rows, unless it says not.
 enum RowTiling { kSplitRows, kWholeRows, kNeverInterleaved };
@@ -47,23 +52,22 @@ RowTiles tiles_of(const RowLayout<N>& layout, bool doubles, RowTiling tiling, bo
   return tiles;
 }
 
-// The function that runs kernel(args, tiles, begin, end) over all tiles of args.rows. Results must not depend on how the
-// tiles are shared out. With fewer tiles than threads, and rows long enough to split, the tiles run in sequence and the
-// kernel parallelises inside each row.
+// kernel(args, tiles, begin, end) over all tiles of args.rows. Results must not depend on how the tiles are shared out.
+// With fewer tiles than threads, and rows long enough to split, the tiles run in sequence and the kernel parallelises
+// inside each row.
 template <class Args>
-auto over_tiles(void (*kernel)(const Args&, const RowTiles&, int64_t, int64_t), RowTiling tiling = kSplitRows) {
-  return [kernel, tiling](const Args& args) {
-    const auto& [layout, tensors] = args.rows;
-    const bool doubles = tensors[0].type == Storage::float64;
-    const RowTiles tiles =
-        tiles_of(layout, doubles, tiling, is_large(layout.rows() * layout.columns, tensors.back().type));
-    if (tiles.count() < torch::stable::get_num_threads() && tiles.ranges > tiles.count()) {
-      return kernel(args, tiles, 0, tiles.count());
-    }
-    parallel_for(tiles.count(), tiles.columns * tiles.tile_rows, [&](int64_t begin, int64_t end) {
-      kernel(args, tiles, begin, end);
-    });
-  };
+void parallel_for_tiles(
+    void (*kernel)(const Args&, const RowTiles&, int64_t, int64_t), const Args& args, RowTiling tiling = kSplitRows) {
+  const auto& [layout, tensors] = args.rows;
+  const bool doubles = tensors[0].type == Storage::float64;
+  const RowTiles tiles =
+      tiles_of(layout, doubles, tiling, is_large(layout.rows() * layout.columns, tensors.back().type));
+  if (tiles.count() < torch::stable::get_num_threads() && tiles.ranges > tiles.count()) {
+    return kernel(args, tiles, 0, tiles.count());
+  }
+  parallel_for(tiles.count(), tiles.columns * tiles.tile_rows, [&](int64_t begin, int64_t end) {
+    kernel(args, tiles, begin, end);
+  });
 }
 
 }  // namespace dvae

@@ -45,12 +45,10 @@ void parallel_for_rows(
   parallel_for(args.rows, args.columns, body, thread_elements);
 }
 
-// The function that runs kernel(args, begin, end) over all blocks of elements.
+// kernel(args, begin, end) over all blocks of elements.
 template <class Args>
-auto over_blocks(void (*kernel)(const Args&, int64_t, int64_t)) {
-  return [kernel](const Args& args) {
-    parallel_for(args.blocks.blocks(), kElementBlock, [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
-  };
+void parallel_for_blocks(void (*kernel)(const Args&, int64_t, int64_t), const Args& args) {
+  parallel_for(args.blocks.blocks(), kElementBlock, [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
 }
 
 }  // namespace dvae

@@ -1,7 +1,8 @@
-// Checks and memory of the ops of vector_quantize, for CPU and CUDA.
+// The ops of vector_quantize on torch tensors, for the Device of cpu.cpp and that of cuda.cu.
 #pragma once
 
 #include <optional>
+#include <tuple>
 
 #include "codebook/tensors.h"
 #include "vector_quantize/arguments.h"
@@ -25,68 +26,55 @@ inline void check_codes(const Tensor& codes, const Tensor& x) {
       "vector_quantize: expected codes as wide as x, both float64 or neither");
 }
 
-class QuantizeTensors {
- public:
-  Tensor quantized, codes, errors;
-
-  QuantizeTensors(const Tensor& x, const Tensor& codebook, const Tensor& indices, bool keep_codes)
-      : indices_(checked_row_indices(indices, x)) {
-    check_codes(codebook, x);
-    const int64_t rows = x.size(0), columns = x.size(1);
-    x_ = with_unit_columns(x);
-    codebook_ = with_unit_columns(codebook);
-    quantized = torch::stable::new_empty(x, {rows, columns}, x.scalar_type());
-    codes = torch::stable::new_empty(x, {keep_codes ? rows : 0, columns}, codebook.scalar_type());
-    errors = new_vector(x, rows, compute_type(x.scalar_type()));
+template <class Device>
+std::tuple<Tensor, Tensor, Tensor> vector_quantize_fwd(
+    const Tensor& given_x, const Tensor& given_codebook, const Tensor& given_indices, bool keep_codes) {
+  const Device device(given_x);
+  const Tensor indices = checked_row_indices(given_indices, given_x);
+  check_codes(given_codebook, given_x);
+  const Tensor x = with_unit_columns(given_x), codebook = with_unit_columns(given_codebook);
+  const int64_t rows = x.size(0), columns = x.size(1);
+  const Tensor quantized = torch::stable::new_empty(x, {rows, columns});
+  const Tensor codes = torch::stable::new_empty(codebook, {keep_codes ? rows : 0, columns});
+  const Tensor errors = new_vector(x, rows, compute_type(x.scalar_type()));
+  if (x.numel() > 0) {
+    device.run(QuantizeArgs{
+        rows, columns, buffer_of(x), x.stride(0), buffer_of(codebook), codebook.stride(0), codebook.size(0),
+        index_data(indices), buffer_of(quantized), optional_buffer(codes), buffer_of(errors)});
   }
+  return {quantized, codes, errors};
+}
 
-  QuantizeArgs args() const {
-    return {x_.size(0), x_.size(1), buffer_of(x_), x_.stride(0), buffer_of(codebook_), codebook_.stride(0),
-            codebook_.size(0), static_cast<const int64_t*>(indices_.const_data_ptr()), buffer_of(quantized),
-            optional_buffer(codes), buffer_of(errors)};
+template <class Device>
+std::tuple<Tensor, Tensor> vector_quantize_bwd(
+    const std::optional<Tensor>& given_grad, const std::optional<Tensor>& given_grad_losses, const Tensor& given_x,
+    const Tensor& given_codes, const Tensor& given_indices, double commitment_weight, double codebook_weight,
+    bool rotation, bool codes_grad) {
+  const Device device(given_x);
+  const Tensor indices = checked_row_indices(given_indices, given_x);
+  check_codes(given_codes, given_x);
+  const Tensor x = with_unit_columns(given_x), codes = with_unit_columns(given_codes);
+  const int64_t rows = x.size(0), columns = x.size(1);
+  STD_TORCH_CHECK(codes.size(0) == rows, "vector_quantize: expected one code a row");
+  std::optional<Tensor> grad, grad_losses;
+  if (given_grad.has_value()) {
+    check_same_device(*given_grad, x);
+    check_same_type(*given_grad, x);
+    STD_TORCH_CHECK(given_grad->sizes().equals(x.sizes()), "vector_quantize: expected grad of the shape of x");
+    grad = with_unit_columns(*given_grad);
   }
-
- private:
-  Tensor x_, codebook_, indices_;
-};
-
-class QuantizeBackwardTensors {
- public:
-  Tensor dx, dcodes;
-
-  QuantizeBackwardTensors(
-      const std::optional<Tensor>& grad, const std::optional<Tensor>& grad_losses, const Tensor& x,
-      const Tensor& codes, const Tensor& indices, bool codes_grad)
-      : indices_(checked_row_indices(indices, x)) {
-    check_codes(codes, x);
-    const int64_t rows = x.size(0), columns = x.size(1);
-    const ScalarType compute = compute_type(x.scalar_type());
-    STD_TORCH_CHECK(codes.size(0) == rows, "vector_quantize: expected one code a row");
-    x_ = with_unit_columns(x);
-    codes_ = with_unit_columns(codes);
-    if (grad.has_value()) {
-      check_same_device(*grad, x);
-      check_same_type(*grad, x);
-      STD_TORCH_CHECK(grad->sizes().equals(x.sizes()), "vector_quantize: expected grad of the shape of x");
-      grad_ = with_unit_columns(*grad);
-    }
-    if (grad_losses.has_value()) grad_losses_ = checked_rows(*grad_losses, x, 1);
-    dx = torch::stable::new_empty(x, {rows, columns}, x.scalar_type());
-    dcodes = torch::stable::new_empty(x, {codes_grad ? rows : 0, columns}, compute);
-    if (!grad_losses.has_value()) torch::stable::zero_(dcodes);
+  if (given_grad_losses.has_value()) grad_losses = checked_rows(*given_grad_losses, x, 1);
+  const Tensor dx = torch::stable::new_empty(x, {rows, columns});
+  Tensor dcodes = torch::stable::new_empty(x, {codes_grad ? rows : 0, columns}, compute_type(x.scalar_type()));
+  // without losses zeros, also where x - c overflows
+  if (!grad_losses.has_value()) torch::stable::zero_(dcodes);
+  if (x.numel() > 0) {
+    device.run(QuantizeBackwardArgs{
+        rows, columns, optional_buffer(grad), grad.has_value() ? grad->stride(0) : 0, optional_buffer(grad_losses),
+        buffer_of(x), x.stride(0), buffer_of(codes), codes.stride(0), index_data(indices), commitment_weight,
+        codebook_weight, rotation, buffer_of(dx), grad_losses.has_value() ? optional_buffer(dcodes) : Buffer{}});
   }
-
-  QuantizeBackwardArgs args(double commitment_weight, double codebook_weight, bool rotation) const {
-    return {x_.size(0), x_.size(1), optional_buffer(grad_), grad_.has_value() ? grad_->stride(0) : 0,
-            optional_buffer(grad_losses_), buffer_of(x_), x_.stride(0), buffer_of(codes_), codes_.stride(0),
-            static_cast<const int64_t*>(indices_.const_data_ptr()), commitment_weight, codebook_weight, rotation,
-            // without losses zeros, also where x - c overflows
-            buffer_of(dx), optional_buffer(grad_losses_.has_value() ? std::optional(dcodes) : std::nullopt)};
-  }
-
- private:
-  Tensor x_, codes_, indices_;
-  std::optional<Tensor> grad_, grad_losses_;
-};
+  return {dx, dcodes};
+}
 
 }  // namespace dvae
