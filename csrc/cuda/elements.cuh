@@ -175,9 +175,9 @@ __device__ bool by_fours(const ElementPlan& plan) {
   return sizeof(Acc) == 4 && plan.vector && (int64_t{blockIdx.x} + 1) * kElementBlock <= plan.blocks.count;
 }
 
-// Calls run(chunk, inputs) for the thread's chunks, in a loop that keeps the code small, with what load(chunk, inputs)
-// read a turn before.
-template <int kChunk, class Inputs, class Load, class Run>
+// Calls run(chunk, values) for the thread's chunks, in a loop that keeps the code small, with the values [N][kChunk] that
+// load(chunk, values) read a turn before.
+template <int kChunk, int N, class Acc, class Load, class Run>
 __device__ void for_loaded_chunks(const ElementPlan& plan, const Load& load, const Run& run) {
   constexpr int kStep = kElementThreads * kChunk, kTurns = kElementBlock / kStep;
   const auto at = [&](int turn) {
@@ -187,14 +187,17 @@ __device__ void for_loaded_chunks(const ElementPlan& plan, const Load& load, con
     const int word = kChunk > 1 ? 0 : static_cast<int>(position % 4);
     return ElementChunk{first, plan.blocks.count, plan.blocks.group + position / 4, whole, word};
   };
-  Inputs next;
-  load(at(0), next);
+  struct Values {
+    Acc of[N][kChunk];
+  };
+  Values next;
+  load(at(0), next.of);
 #pragma unroll 1
   for (int turn = 0; turn < kTurns; ++turn) {
     const ElementChunk chunk = at(turn);
-    Inputs inputs = next;
-    if (turn + 1 < kTurns) load(at(turn + 1), next);
-    run(chunk, inputs);
+    Values values = next;
+    if (turn + 1 < kTurns) load(at(turn + 1), next.of);
+    run(chunk, values.of);
   }
 }
 

@@ -36,21 +36,20 @@ class KindArgument {
         one_(valid(beta.data != nullptr && !beta.each ? *beta.data : beta.value)),
         shared_(Functions<Acc>(), one_) {}
 
-  // One beta per element is loaded one at a time.
-  template <int kChunk>
-  __device__ void load(const ElementChunk& chunk, Acc (&betas)[kChunk]) const {
+  // Calls use(i, the kind, its beta) for the elements of a chunk; the beta is NaN if it is invalid. One beta per element is
+  // loaded one at a time.
+  template <int kChunk, class Use>
+  __device__ void for_each(const ElementChunk& chunk, const Use& use) const {
+    Acc betas[kChunk] = {};
+    const bool each = kChunk == 1 && each_ != nullptr;
     if constexpr (kChunk == 1) {
-      if (each_ != nullptr) load_words(each_, chunk, betas);
+      if (each) load_words(each_, chunk, betas);
     }
-  }
-  // The element's own beta if it was loaded, else the one; NaN if it is invalid.
-  template <int kChunk>
-  __device__ Acc beta(Acc loaded) const {
-    return kChunk == 1 && each_ != nullptr ? valid(loaded) : one_;
-  }
-  template <int kChunk>
-  __device__ Kind at(Acc beta) const {
-    return kChunk == 1 && each_ != nullptr ? Kind(Functions<Acc>(), beta) : shared_;
+#pragma unroll
+    for (int i = 0; i < kChunk; ++i) {
+      const Acc beta = each ? valid(betas[i]) : one_;
+      use(i, each ? Kind(Functions<Acc>(), beta) : shared_, beta);
+    }
   }
 
  private:
@@ -119,14 +118,20 @@ class Uniform {
   uint32_t offset_ = 0;
 };
 
-// Calls run(width) with the elements of a chunk: four or one.
-template <class Acc, class Run>
-__device__ void in_chunks(const ElementPlan& plan, const BetaArgument<Acc>& beta, const Run& run) {
+// Calls run(chunk, values) for the thread's chunks of four elements or one, with values [N][elements] that
+// load(chunk, values) read a turn before.
+template <int N, class Acc, class Load, class Run>
+__device__ void for_smoothing_chunks(
+    const ElementPlan& plan, const BetaArgument<Acc>& beta, const Load& load, const Run& run) {
   if constexpr (sizeof(Acc) == 4) {
-    if (by_fours<Acc>(plan) && !beta.each) return run(std::integral_constant<int, 4>());
+    if (by_fours<Acc>(plan) && !beta.each) return for_loaded_chunks<4, N, Acc>(plan, load, run);
   }
-  run(std::integral_constant<int, 1>());
+  for_loaded_chunks<1, N, Acc>(plan, load, run);
 }
+
+// How many elements the values of a chunk are.
+template <class Values>
+constexpr int kWidth = std::extent_v<std::remove_reference_t<Values>, 1>;
 
 template <class Kind, class Tensor>
 __global__ void __launch_bounds__(kElementThreads, kElementMinBlocks<typename Tensor::Acc>) smoothing_fwd_kernel(
@@ -135,25 +140,16 @@ __global__ void __launch_bounds__(kElementThreads, kElementMinBlocks<typename Te
   using Acc = typename Tensor::Acc;
   const Uniform<Acc> noise(noise_argument);
   const KindArgument<Kind, Acc> kind(beta_argument);
-  in_chunks(plan, beta_argument, [&](auto width) {
-    constexpr int kChunk = decltype(width)::value;
-    struct Inputs {
-      Acc logit[kChunk];
-    };
-    const auto load = [&](const ElementChunk& chunk, Inputs& in) { logits.load(chunk, in.logit); };
-    for_loaded_chunks<kChunk, Inputs>(plan, load, [&](const ElementChunk& chunk, Inputs& in) {
-      Acc eps[kChunk], rest[kChunk], betas[kChunk] = {};
-      noise.get(chunk, eps, rest);
-      kind.load(chunk, betas);
-#pragma unroll
-      for (int i = 0; i < kChunk; ++i) {
-        const Acc beta = kind.template beta<kChunk>(betas[i]);
-        const NoisyBit<Acc> bit(in.logit[i], eps[i], rest[i]);
-        const Smoothed<Acc> smoothed = kind.template at<kChunk>(beta).transform(Functions<Acc>(), bit);
-        in.logit[i] = nan_of(in.logit[i], eps[i], beta, smoothed.zeta);
-      }
-      zeta.store(chunk, in.logit);
+  const auto load = [&](const ElementChunk& chunk, auto& x) { logits.load(chunk, x[0]); };
+  for_smoothing_chunks<1>(plan, beta_argument, load, [&](const ElementChunk& chunk, auto& x) {
+    constexpr int kChunk = kWidth<decltype(x)>;
+    Acc eps[kChunk], rest[kChunk];
+    noise.get(chunk, eps, rest);
+    kind.template for_each<kChunk>(chunk, [&](int i, const Kind& kind, Acc beta) {
+      const NoisyBit<Acc> bit(x[0][i], eps[i], rest[i]);
+      x[0][i] = nan_of(x[0][i], eps[i], beta, kind.transform(Functions<Acc>(), bit).zeta);
     });
+    zeta.store(chunk, x[0]);
   });
 }
 
@@ -166,35 +162,26 @@ __global__ void __launch_bounds__(kElementThreads, kElementMinBlocks<typename Te
   using Acc = typename Tensor::Acc;
   const Uniform<Acc> noise(noise_argument);
   const KindArgument<Kind, Acc> kind(beta_argument);
+  const auto load = [&](const ElementChunk& chunk, auto& x) {
+    grad.load(chunk, x[0]);
+    logits.load(chunk, x[1]);
+  };
   Acc partial = 0;
-  in_chunks(plan, beta_argument, [&](auto width) {
-    constexpr int kChunk = decltype(width)::value;
-    struct Inputs {
-      Acc grad[kChunk], logit[kChunk];
-    };
-    const auto load = [&](const ElementChunk& chunk, Inputs& in) {
-      grad.load(chunk, in.grad);
-      logits.load(chunk, in.logit);
-    };
-    for_loaded_chunks<kChunk, Inputs>(plan, load, [&](const ElementChunk& chunk, Inputs& in) {
-      Acc eps[kChunk], rest[kChunk], betas[kChunk] = {};
-      noise.get(chunk, eps, rest);
-      kind.load(chunk, betas);
-#pragma unroll
-      for (int i = 0; i < kChunk; ++i) {
-        const Acc beta = kind.template beta<kChunk>(betas[i]);
-        const NoisyBit<Acc> bit(in.logit[i], eps[i], rest[i]);
-        const Smoothed<Acc> smoothed = kind.template at<kChunk>(beta).transform(Functions<Acc>(), bit);
-        const Acc g = nan_of(in.logit[i], eps[i], beta, in.grad[i]);
-        in.logit[i] = g * smoothed.dlogit;
-        eps[i] = g * smoothed.deps;
-        betas[i] = g * smoothed.dbeta;
-        partial += betas[i];
-      }
-      dlogits.store(chunk, in.logit);
-      if (dnoise != nullptr) store_words(dnoise, chunk, eps);
-      if (kChunk == 1 && dbeta != nullptr && beta_argument.each) store_words(dbeta, chunk, betas);
+  for_smoothing_chunks<2>(plan, beta_argument, load, [&](const ElementChunk& chunk, auto& x) {
+    constexpr int kChunk = kWidth<decltype(x)>;
+    Acc eps[kChunk], rest[kChunk], dbetas[kChunk];
+    noise.get(chunk, eps, rest);
+    kind.template for_each<kChunk>(chunk, [&](int i, const Kind& kind, Acc beta) {
+      const Smoothed<Acc> smoothed = kind.transform(Functions<Acc>(), NoisyBit<Acc>(x[1][i], eps[i], rest[i]));
+      const Acc g = nan_of(x[1][i], eps[i], beta, x[0][i]);
+      x[1][i] = g * smoothed.dlogit;
+      eps[i] = g * smoothed.deps;
+      dbetas[i] = g * smoothed.dbeta;
+      partial += dbetas[i];
     });
+    dlogits.store(chunk, x[1]);
+    if (dnoise != nullptr) store_words(dnoise, chunk, eps);
+    if (kChunk == 1 && dbeta != nullptr && beta_argument.each) store_words(dbeta, chunk, dbetas);
   });
   if (dbeta != nullptr && !beta_argument.each) write_block_sum(partial, dbeta);
 }
@@ -206,26 +193,16 @@ __global__ void __launch_bounds__(kElementThreads, kElementMinBlocks<typename Te
         BetaArgument<typename Tensor::Acc> beta_argument) {
   using Acc = typename Tensor::Acc;
   const KindArgument<Kind, Acc> kind(beta_argument);
-  in_chunks(plan, beta_argument, [&](auto width) {
-    constexpr int kChunk = decltype(width)::value;
-    struct Inputs {
-      Acc zeta[kChunk], logit[kChunk];
-    };
-    const auto load = [&](const ElementChunk& chunk, Inputs& in) {
-      zeta.load(chunk, in.zeta);
-      logits.load(chunk, in.logit);
-    };
-    for_loaded_chunks<kChunk, Inputs>(plan, load, [&](const ElementChunk& chunk, Inputs& in) {
-      Acc betas[kChunk] = {};
-      kind.load(chunk, betas);
-#pragma unroll
-      for (int i = 0; i < kChunk; ++i) {
-        const Acc beta = kind.template beta<kChunk>(betas[i]), at = in.zeta[i], logit = in.logit[i];
-        const LogDensity<Acc> density = kind.template at<kChunk>(beta).log_density(Functions<Acc>(), at, logit);
-        in.zeta[i] = nan_of(at, logit, beta, density.log);
-      }
-      store_words(log_prob, chunk, in.zeta);
+  const auto load = [&](const ElementChunk& chunk, auto& x) {
+    zeta.load(chunk, x[0]);
+    logits.load(chunk, x[1]);
+  };
+  for_smoothing_chunks<2>(plan, beta_argument, load, [&](const ElementChunk& chunk, auto& x) {
+    kind.template for_each<kWidth<decltype(x)>>(chunk, [&](int i, const Kind& kind, Acc beta) {
+      const LogDensity<Acc> density = kind.log_density(Functions<Acc>(), x[0][i], x[1][i]);
+      x[0][i] = nan_of(x[0][i], x[1][i], beta, density.log);
     });
+    store_words(log_prob, chunk, x[0]);
   });
 }
 
@@ -236,34 +213,26 @@ __global__ void __launch_bounds__(kElementThreads, kElementMinBlocks<typename Te
         typename Tensor::Acc* dbeta, BetaArgument<typename Tensor::Acc> beta_argument) {
   using Acc = typename Tensor::Acc;
   const KindArgument<Kind, Acc> kind(beta_argument);
+  const auto load = [&](const ElementChunk& chunk, auto& x) {
+    load_words(grad, chunk, x[0]);
+    zeta.load(chunk, x[1]);
+    logits.load(chunk, x[2]);
+  };
   Acc partial = 0;
-  in_chunks(plan, beta_argument, [&](auto width) {
-    constexpr int kChunk = decltype(width)::value;
-    struct Inputs {
-      Acc grad[kChunk], zeta[kChunk], logit[kChunk];
-    };
-    const auto load = [&](const ElementChunk& chunk, Inputs& in) {
-      load_words(grad, chunk, in.grad);
-      zeta.load(chunk, in.zeta);
-      logits.load(chunk, in.logit);
-    };
-    for_loaded_chunks<kChunk, Inputs>(plan, load, [&](const ElementChunk& chunk, Inputs& in) {
-      Acc betas[kChunk] = {};
-      kind.load(chunk, betas);
-#pragma unroll
-      for (int i = 0; i < kChunk; ++i) {
-        const Acc beta = kind.template beta<kChunk>(betas[i]), at = in.zeta[i], logit = in.logit[i];
-        const LogDensity<Acc> density = kind.template at<kChunk>(beta).log_density(Functions<Acc>(), at, logit);
-        const Acc g = nan_of(at, logit, beta, in.grad[i]);
-        in.zeta[i] = g * density.dzeta;
-        in.logit[i] = g * density.dlogit;
-        betas[i] = g * density.dbeta;
-        partial += betas[i];
-      }
-      dzeta.store(chunk, in.zeta);
-      dlogits.store(chunk, in.logit);
-      if (kChunk == 1 && dbeta != nullptr && beta_argument.each) store_words(dbeta, chunk, betas);
+  for_smoothing_chunks<3>(plan, beta_argument, load, [&](const ElementChunk& chunk, auto& x) {
+    constexpr int kChunk = kWidth<decltype(x)>;
+    Acc dbetas[kChunk];
+    kind.template for_each<kChunk>(chunk, [&](int i, const Kind& kind, Acc beta) {
+      const LogDensity<Acc> density = kind.log_density(Functions<Acc>(), x[1][i], x[2][i]);
+      const Acc g = nan_of(x[1][i], x[2][i], beta, x[0][i]);
+      x[1][i] = g * density.dzeta;
+      x[2][i] = g * density.dlogit;
+      dbetas[i] = g * density.dbeta;
+      partial += dbetas[i];
     });
+    dzeta.store(chunk, x[1]);
+    dlogits.store(chunk, x[2]);
+    if (kChunk == 1 && dbeta != nullptr && beta_argument.each) store_words(dbeta, chunk, dbetas);
   });
   if (dbeta != nullptr && !beta_argument.each) write_block_sum(partial, dbeta);
 }
