@@ -165,10 +165,8 @@ void kl_backward_rows(
     if (prior_grad) dprior.open(outer, inner, rows, false);
     for (int i = 0; i < rows; ++i) {
       row_state.weigh(logits.row(i), has_prior ? prior.row(i) : nullptr);
-      const RowWriter<F> to_logits(dlogits.row(i), tiles.stream && dlogits.in_place());
-      RowWriter<F> to_prior;
-      if (prior_grad) to_prior = RowWriter<F>(dprior.row(i), tiles.stream && dprior.in_place());
-      row_state.gradients(grad[row + i], to_logits, prior_grad ? &to_prior : nullptr);
+      const RowWriter<F> to_prior = dprior.writer(i, tiles);
+      row_state.gradients(grad[row + i], dlogits.writer(i, tiles), prior_grad ? &to_prior : nullptr);
     }
     dlogits.close(rows);
     if (prior_grad) dprior.close(rows);

@@ -103,18 +103,12 @@ void soft_columns(const GumbelSoftmaxArgs& args, const RowTiles& tiles, int64_t 
   }
 }
 
-void store_indices(F32 index, int rows, int64_t* indices) {
-  float lanes[F32::lanes];
-  index.store(lanes);
-  std::copy(lanes, lanes + rows, indices);
-}
-
 void argmax_columns(const GumbelSoftmaxArgs& args, const RowTiles& tiles, int64_t begin, int64_t end) {
   ColumnWeights weights(tiles, args.noise, 1);
   ColumnTensor logits(args.rows, 0, tiles);
   for (int64_t row = begin * F32::lanes; row < end * F32::lanes; row += F32::lanes) {
     logits.open(row, true);
-    store_indices(weights.argmax(logits, row), logits.rows(), args.indices + row);
+    put_rows(weights.argmax(logits, row), logits.rows(), args.indices, row);
   }
 }
 
@@ -129,7 +123,7 @@ void hard_columns(const GumbelSoftmaxArgs& args, const RowTiles& tiles, int64_t 
       sample.store(j, select(index == F32(static_cast<float>(j)), F32(1), rest));
     }
     sample.close();
-    if (args.indices != nullptr) store_indices(index, logits.rows(), args.indices + row);
+    if (args.indices != nullptr) put_rows(index, logits.rows(), args.indices, row);
   }
 }
 
@@ -148,9 +142,7 @@ void recompute_backward_columns(
       sums = weights.compute<Want::grad_and_tau>(logits, &grad, row);
       // -sum(dlogits * log y) with log y = z ln 2 up to a constant of the row
       const F32 covariance = sums.grad_exponent - sums.grad * sums.exponent;
-      float dtau[F32::lanes];
-      (covariance * F32(-kLn2<float>) * inverse_tau).store(dtau);
-      std::copy(dtau, dtau + logits.rows(), dtau_rows + row);
+      put_rows(covariance * F32(-kLn2<float>) * inverse_tau, logits.rows(), dtau_rows, row);
     } else {
       sums = weights.compute<Want::grad>(logits, &grad, row);
     }

@@ -29,12 +29,10 @@ template <class F>
 void argmax_rows(const GumbelSoftmaxArgs& args, const RowTiles& tiles, int64_t begin, int64_t end) {
   RowArgmax<F> argmax(tiles, args.noise.key.read());
   RowTensor<F> logits(args.rows, 0, tiles);
-  for_tiles(tiles, begin, end, [&](int64_t row, int64_t outer, int64_t inner, int rows) {
-    logits.open(outer, inner, rows, true);
-    for (int i = 0; i < rows; ++i) {
-      args.indices[row + i] = argmax.compute(logits.row(i), static_cast<uint32_t>(args.noise.row_offset + row + i));
-    }
-  });
+  const auto run = [&](int64_t row, int i) {
+    args.indices[row] = argmax.compute(logits.row(i), static_cast<uint32_t>(args.noise.row_offset + row));
+  };
+  for_rows<0>(tiles, begin, end, run, logits);
 }
 
 template <class F>
@@ -75,27 +73,20 @@ void recompute_backward_rows(
   auto* dtau_rows = static_cast<Scalar*>(args.dtau_rows);
   const F inverse_tau(static_cast<Scalar>(inverse));
   RowOutput<F, LogitGradient<F>> output(weights, !(dlogits.in_place() && grad.in_place()));
-  for_tiles(tiles, begin, end, [&](int64_t row, int64_t outer, int64_t inner, int rows) {
-    grad.open(outer, inner, rows, true);
-    logits.open(outer, inner, rows, true);
-    dlogits.open(outer, inner, rows, false);
-    for (int i = 0; i < rows; ++i) {
-      const auto number = static_cast<uint32_t>(args.noise.row_offset + row + i);
-      Sums<double> sums;
-      if (dtau_rows != nullptr) {
-        sums = weights.template compute<Want::grad_and_tau>(logits.row(i), grad.row(i), number, output);
-        // -sum(dlogits * log y) with log y = z ln 2 up to a constant of the row
-        dtau_rows[row + i] = static_cast<Scalar>(
-            -(sums.grad_exponent - sums.grad * sums.exponent) * kLn2<double> * inverse);
-      } else {
-        sums = weights.template compute<Want::grad>(logits.row(i), grad.row(i), number, output);
-      }
-      output.put(
-          RowWriter<F>(dlogits.row(i), tiles.stream && dlogits.in_place()),
-          {grad.row(i), F(static_cast<Scalar>(sums.grad)), inverse_tau});
+  const auto run = [&](int64_t row, int i) {
+    const auto number = static_cast<uint32_t>(args.noise.row_offset + row);
+    Sums<double> sums;
+    if (dtau_rows != nullptr) {
+      sums = weights.template compute<Want::grad_and_tau>(logits.row(i), grad.row(i), number, output);
+      // -sum(dlogits * log y) with log y = z ln 2 up to a constant of the row
+      dtau_rows[row] = static_cast<Scalar>(
+          -(sums.grad_exponent - sums.grad * sums.exponent) * kLn2<double> * inverse);
+    } else {
+      sums = weights.template compute<Want::grad>(logits.row(i), grad.row(i), number, output);
     }
-    dlogits.close(rows);
-  });
+    output.put(dlogits.writer(i, tiles), {grad.row(i), F(static_cast<Scalar>(sums.grad)), inverse_tau});
+  };
+  for_rows<1>(tiles, begin, end, run, grad, logits, dlogits);
   output.flush();
   if (tiles.stream) fence_streams();
 }
@@ -106,26 +97,20 @@ void backward_rows(const GumbelSoftmaxBackwardArgs& args, const RowTiles& tiles,
   const int64_t columns = tiles.columns;
   RowTensor<F> grad(args.rows, 0, tiles), sample(args.rows, 1, tiles), dlogits(args.rows, 2, tiles);
   const F inverse_tau(static_cast<Scalar>(finite_inverse<Scalar>(args.tau.value)));
-  for_tiles(tiles, begin, end, [&](int64_t, int64_t outer, int64_t inner, int rows) {
-    grad.open(outer, inner, rows, true);
-    sample.open(outer, inner, rows, true);
-    dlogits.open(outer, inner, rows, false);
-    for (int i = 0; i < rows; ++i) {
-      const Scalar *g = grad.row(i), *y = sample.row(i);
-      // A sample rounded to half precision does not sum to one; the mean under it must be a mean all the same, or the
-      // gradient of a nearly one-hot row is lost in the difference.
-      const auto [total, dot] = sums_by_runs<F, 2>(columns, [=](int64_t j, auto count, F* sums) {
-        const F yj = load_lanes<F>(y + j, count);
-        sums[0] = sums[0] + yj;
-        sums[1] = fma(yj, load_lanes<F>(g + j, count), sums[1]);
-      });
-      const LogitGradient<F> gradient{g, F(static_cast<Scalar>(total == 0 ? 0 : dot / total)), inverse_tau};
-      const RowWriter<F> writer(dlogits.row(i), tiles.stream && dlogits.in_place());
-      writer.put(0, columns, [=](int64_t j, auto count) {
-        return gradient(j, count, load_lanes<F>(y + j, count), F(1));
-      });
-    }
-    dlogits.close(rows);
-  });
+  const auto run = [&](int64_t, int i) {
+    const Scalar *g = grad.row(i), *y = sample.row(i);
+    // A sample rounded to half precision does not sum to one; the mean under it must be a mean all the same, or the
+    // gradient of a nearly one-hot row is lost in the difference.
+    const auto [total, dot] = sums_by_runs<F, 2>(columns, [=](int64_t j, auto count, F* sums) {
+      const F yj = load_lanes<F>(y + j, count);
+      sums[0] = sums[0] + yj;
+      sums[1] = fma(yj, load_lanes<F>(g + j, count), sums[1]);
+    });
+    const LogitGradient<F> gradient{g, F(static_cast<Scalar>(total == 0 ? 0 : dot / total)), inverse_tau};
+    dlogits.writer(i, tiles).put(0, columns, [=](int64_t j, auto count) {
+      return gradient(j, count, load_lanes<F>(y + j, count), F(1));
+    });
+  };
+  for_rows<1>(tiles, begin, end, run, grad, sample, dlogits);
   if (tiles.stream) fence_streams();
 }

@@ -28,24 +28,19 @@ void reinmax_rows(const ReinmaxArgs& args, const RowTiles& tiles, int64_t begin,
   std::optional<RowWeights<F>> untempered;
   if (inverse_tau != 1) untempered.emplace(tiles, KeyWords(), 1.0);
   RowTensor<F> grad(args.rows, 0, tiles), logits(args.rows, 1, tiles), dlogits(args.rows, 2, tiles);
-  for_tiles(tiles, begin, end, [&](int64_t row, int64_t outer, int64_t inner, int rows) {
-    grad.open(outer, inner, rows, true);
-    logits.open(outer, inner, rows, true);
-    dlogits.open(outer, inner, rows, false);
-    for (int i = 0; i < rows; ++i) {
-      const Scalar *x = logits.row(i), *g = grad.row(i);
-      const int64_t index = args.indices[row + i];
-      const double tempered_mean = tempered.template compute<Want::grad>(x, g, 0).grad;
-      const double plain_mean = untempered ? untempered->template compute<Want::grad>(x, g, 0).grad : tempered_mean;
-      const double mixture_mean = index >= 0 ? (tempered_mean + double{g[index]}) / 2 : 0;
-      const RowWriter<F> writer(dlogits.row(i), tiles.stream && dlogits.in_place());
-      tempered.write(writer, ReinmaxGradient<F>{
-                                 g, untempered ? &*untempered : &tempered, F(static_cast<Scalar>(mixture_mean)),
-                                 F(static_cast<Scalar>(plain_mean))});
-      if (index >= 0) dlogits.row(i)[index] += static_cast<Scalar>(g[index] - mixture_mean);
-    }
-    dlogits.close(rows);
-  });
+  const auto run = [&](int64_t row, int i) {
+    const Scalar *x = logits.row(i), *g = grad.row(i);
+    const int64_t index = args.indices[row];
+    const double tempered_mean = tempered.template compute<Want::grad>(x, g, 0).grad;
+    const double plain_mean = untempered ? untempered->template compute<Want::grad>(x, g, 0).grad : tempered_mean;
+    const double mixture_mean = index >= 0 ? (tempered_mean + double{g[index]}) / 2 : 0;
+    tempered.write(dlogits.writer(i, tiles), ReinmaxGradient<F>{
+                                                 g, untempered ? &*untempered : &tempered,
+                                                 F(static_cast<Scalar>(mixture_mean)),
+                                                 F(static_cast<Scalar>(plain_mean))});
+    if (index >= 0) dlogits.row(i)[index] += static_cast<Scalar>(g[index] - mixture_mean);
+  };
+  for_rows<1>(tiles, begin, end, run, grad, logits, dlogits);
   if (tiles.stream) fence_streams();
 }
 
@@ -161,25 +156,19 @@ void gumbel_rao_rows(const GumbelRaoArgs& args, const RowTiles& tiles, int64_t b
   ConditionalWeights<F> weights(tiles, args.noise.key.read(), inverse_tau);
   RowTensor<F> grad(args.rows, 0, tiles), logits(args.rows, 1, tiles), dlogits(args.rows, 2, tiles);
   const F scale(static_cast<Scalar>(inverse_tau / static_cast<double>(args.draws)));
-  for_tiles(tiles, begin, end, [&](int64_t row, int64_t outer, int64_t inner, int rows) {
-    grad.open(outer, inner, rows, true);
-    logits.open(outer, inner, rows, true);
-    dlogits.open(outer, inner, rows, false);
-    for (int i = 0; i < rows; ++i) {
-      const Scalar *x = logits.row(i), *g = grad.row(i);
-      const int64_t index = args.indices[row + i];
-      const RowWriter<F> writer(dlogits.row(i), tiles.stream && dlogits.in_place());
-      if (index < 0) {
-        const F rest(index == kNan ? std::numeric_limits<Scalar>::quiet_NaN() : 0);
-        writer.put(0, columns, [=](int64_t, auto) { return rest; });
-        continue;
-      }
-      plain.template compute<Want::weights>(x, nullptr, 0);
-      const auto level = static_cast<Scalar>(plain.log2_total() * kLn2<double>);
-      const auto number = static_cast<uint32_t>(args.noise.row_offset + row + i);
-      weights.write(x, g, number, index, level, args.draws, writer, [=](F total) { return total * scale; });
+  const auto run = [&](int64_t row, int i) {
+    const Scalar *x = logits.row(i), *g = grad.row(i);
+    const int64_t index = args.indices[row];
+    const RowWriter<F> writer = dlogits.writer(i, tiles);
+    if (index < 0) {
+      const F rest(index == kNan ? std::numeric_limits<Scalar>::quiet_NaN() : 0);
+      return writer.put(0, columns, [=](int64_t, auto) { return rest; });
     }
-    dlogits.close(rows);
-  });
+    plain.template compute<Want::weights>(x, nullptr, 0);
+    const auto level = static_cast<Scalar>(plain.log2_total() * kLn2<double>);
+    const auto number = static_cast<uint32_t>(args.noise.row_offset + row);
+    weights.write(x, g, number, index, level, args.draws, writer, [=](F total) { return total * scale; });
+  };
+  for_rows<1>(tiles, begin, end, run, grad, logits, dlogits);
   if (tiles.stream) fence_streams();
 }

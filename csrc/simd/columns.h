@@ -76,7 +76,8 @@ class ColumnTensor {
 };
 
 // Writes the values of the tile's rows, which begin at number `row`.
-inline void put_rows(F32 values, int rows, float* to, int64_t row) {
+template <class T>
+void put_rows(F32 values, int rows, T* to, int64_t row) {
   float lanes[F32::lanes];
   values.store(lanes);
   std::copy(lanes, lanes + rows, to + row);

@@ -100,6 +100,35 @@ std::array<double, N> sums_by_runs(int64_t columns, const Add& add) {
   return totals;
 }
 
+// Writes the vectors of a row, past the caches where asked.
+template <class F>
+class RowWriter {
+ public:
+  using Scalar = typename F::Scalar;
+  RowWriter() = default;
+  RowWriter(Scalar* row, bool stream) : row_(row), stream_(stream && reinterpret_cast<uintptr_t>(row) % 64 == 0) {}
+
+  // Writes value(column, count) for the columns [begin, end).
+  template <class Value>
+  void put(int64_t begin, int64_t end, const Value& value) const {
+    Scalar* const row = row_;
+    if (stream_) {
+      for (; begin + F::lanes <= end; begin += F::lanes) value(begin, AllLanes<F>()).stream(row + begin);
+    } else {
+      for (; begin + F::lanes <= end; begin += F::lanes) value(begin, AllLanes<F>()).store(row + begin);
+    }
+    if (begin == end) return;
+    const auto count = static_cast<int>(end - begin);
+    Scalar last[F::lanes];
+    value(begin, count).store(last);
+    std::memcpy(row + begin, last, count * sizeof(Scalar));
+  }
+
+ private:
+  Scalar* row_ = nullptr;
+  bool stream_ = false;
+};
+
 // A tensor's rows by tiles: in place where they already are contiguous compute scalars, else through a buffer.
 template <class F>
 class RowTensor {
@@ -131,6 +160,7 @@ class RowTensor {
   Scalar* row(int i) const {
     return in_place_ ? reinterpret_cast<Scalar*>(base_) + i * strides_.inner : buffer_.get() + i * pitch_;
   }
+  RowWriter<F> writer(int i, const RowTiles& tiles) const { return {row(i), tiles.stream && in_place_}; }
   // Writes the opened tile back to memory.
   void close(int rows) {
     if (in_place_) return;
@@ -146,35 +176,6 @@ class RowTensor {
   bool in_place_;
   Allocation<Scalar> buffer_;
   char* base_ = nullptr;
-};
-
-// Writes the vectors of a row, past the caches where asked.
-template <class F>
-class RowWriter {
- public:
-  using Scalar = typename F::Scalar;
-  RowWriter() = default;
-  RowWriter(Scalar* row, bool stream) : row_(row), stream_(stream && reinterpret_cast<uintptr_t>(row) % 64 == 0) {}
-
-  // Writes value(column, count) for the columns [begin, end).
-  template <class Value>
-  void put(int64_t begin, int64_t end, const Value& value) const {
-    Scalar* const row = row_;
-    if (stream_) {
-      for (; begin + F::lanes <= end; begin += F::lanes) value(begin, AllLanes<F>()).stream(row + begin);
-    } else {
-      for (; begin + F::lanes <= end; begin += F::lanes) value(begin, AllLanes<F>()).store(row + begin);
-    }
-    if (begin == end) return;
-    const auto count = static_cast<int>(end - begin);
-    Scalar last[F::lanes];
-    value(begin, count).store(last);
-    std::memcpy(row + begin, last, count * sizeof(Scalar));
-  }
-
- private:
-  Scalar* row_ = nullptr;
-  bool stream_ = false;
 };
 
 // Calls the kernel that a call needs: rows(F()) along the rows with vectors F, or columns() for interleaved ones.
@@ -197,4 +198,18 @@ void for_tiles(const RowTiles& tiles, int64_t begin, int64_t end, const Run& run
     const int rows = static_cast<int>(std::min<int64_t>(tiles.tile_rows, tiles.inner - inner));
     run(outer * tiles.inner + inner, outer, inner, rows);
   }
+}
+
+// Calls run(row number, i) for the rows of the tiles [begin, end): it is row i of the opened tile of each tensor. The last
+// `outputs` tensors are written, the others read.
+template <int outputs, class Run, class... Tensors>
+void for_rows(const RowTiles& tiles, int64_t begin, int64_t end, const Run& run, Tensors&... tensors) {
+  constexpr int inputs = sizeof...(tensors) - outputs;
+  for_tiles(tiles, begin, end, [&](int64_t row, int64_t outer, int64_t inner, int rows) {
+    int n = 0;
+    (tensors.open(outer, inner, rows, n++ < inputs), ...);
+    for (int i = 0; i < rows; ++i) run(row + i, i);
+    n = 0;
+    ((n++ < inputs ? void() : tensors.close(rows)), ...);
+  });
 }
