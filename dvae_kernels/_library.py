@@ -7,6 +7,7 @@ import inspect
 import re
 from collections.abc import Callable
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -15,27 +16,24 @@ _LIBRARY = torch.library.Library("dvae_kernels", "DEF")
 
 
 def define_op(
-    schema: str,
-    *,
-    reference: Callable[..., Any],
-    allocate: Callable[..., Any],
-    triton: str | None = None,
-    composed: str | None = None,
+    schema: str, reference: ModuleType, allocate: Callable[..., Any], *, composed: bool = False
 ) -> dict[str, Callable[..., Any]]:
     """Define `dvae_kernels::<name>.{cpp,triton,cuda}` and return what to call by backend.
 
-    schema: `name(arguments) -> returns`. `reference` is a function of plain torch with those arguments, which stays
-    one, so that torch.compile sees into it. `cpp` and `cuda` get their kernels when their module is loaded; `triton`
-    is the launcher `"module:function"`, imported at the first call. `allocate` makes the outputs, not written, from
-    some of the arguments, which it names as the schema does. Launchers call it, and it is the op's fake: torch.compile
-    takes the same shapes, dtypes and strides for every backend, so all of them must allocate alike.
+    schema: `name(arguments) -> returns`. Functions of that name and those arguments stand in the modules of the op's
+    folder: in `reference` in plain torch, which stays a function, so that torch.compile sees into it; in
+    `triton_kernels.py` the launcher, imported at the first call. `cpp` and `cuda` get their kernels when their module
+    is loaded. `allocate` makes the outputs, not written, from some of the arguments, which it names as the schema does.
+    Launchers call it, and it is the op's fake: torch.compile takes the same shapes, dtypes and strides for every
+    backend, so all of them must allocate alike.
 
-    In place of kernels, an op may be `composed` of other ops: `"module:function"` of the backend's name and the
-    arguments, whose loops and shapes torch.compile does not see.
+    In place of kernels, an op may be `composed` of other ops: by a function in `composition.py` of the backend's name
+    and the arguments, whose loops and shapes torch.compile does not see.
     """
     name, signature = schema.split("(", 1)
     fake = _fake(signature, allocate)
-    implementations: dict[str, Callable[..., Any]] = {"reference": reference}
+    implementations: dict[str, Callable[..., Any]] = {"reference": getattr(reference, name)}
+    function = _Lazy(f"{reference.__package__}.{'composition' if composed else 'triton_kernels'}", name)
     for backend in ("cpp", "triton", "cuda"):
         _LIBRARY.define(f"{name}.{backend}({signature}", tags=(torch.Tag.pt2_compliant_tag,))
         qualified = f"dvae_kernels::{name}.{backend}"
@@ -43,13 +41,10 @@ def define_op(
         torch.library.register_fake(qualified, fake, lib=_LIBRARY)
         torch.library.register_vmap(qualified, _looped(overload), lib=_LIBRARY)
         implementations[backend] = overload
-    kernels: dict[str, Callable[..., Any]] = {"triton": _Lazy(triton)} if triton else {}
-    if composed:
-        function = _Lazy(composed)
-        kernels = {backend: partial(function, backend) for backend in ("cpp", "triton", "cuda")}
-    for backend, kernel in kernels.items():
-        for key in ("CPU", "CUDA"):  # Triton on CPU: under the interpreter
-            _LIBRARY.impl(f"{name}.{backend}", kernel, key)
+        if composed or backend == "triton":
+            kernel = partial(function, backend) if composed else function
+            for key in ("CPU", "CUDA"):  # Triton on CPU: under the interpreter
+                _LIBRARY.impl(f"{name}.{backend}", kernel, key)
     return implementations
 
 
@@ -69,14 +64,13 @@ def _fake(signature: str, allocate: Callable[..., Any]) -> Callable[..., Any]:
 class _Lazy:
     """A function that is imported when it is first called."""
 
-    def __init__(self, path: str):
-        self._path = path
+    def __init__(self, module: str, name: str):
+        self._module, self._name = module, name
         self._function: Callable[..., Any] | None = None
 
     def __call__(self, *args: Any) -> Any:
         if self._function is None:
-            module, function = self._path.split(":")
-            self._function = getattr(importlib.import_module(module), function)
+            self._function = getattr(importlib.import_module(self._module), self._name)
         return self._function(*args)
 
 

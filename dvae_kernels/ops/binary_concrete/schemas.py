@@ -10,8 +10,6 @@ from dvae_kernels._elements import new_block_sums
 from dvae_kernels._library import define_op
 from dvae_kernels.ops.binary_concrete import reference
 
-_TRITON = "dvae_kernels.ops.binary_concrete.triton_kernels"
-
 
 def new_sample(logits: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.empty_like(logits, dtype=dtype)
@@ -33,29 +31,25 @@ def new_density_gradients(y: Tensor, logits: Tensor, tau_grad: bool) -> tuple[Te
 BINARY_CONCRETE_FWD = define_op(
     "binary_concrete_fwd(Tensor logits, Tensor key, Tensor? tau, float tau_value, bool hard, SymInt index_offset, "
     "ScalarType dtype) -> Tensor",
-    reference=reference.binary_concrete_fwd,
-    triton=f"{_TRITON}:binary_concrete_fwd",
-    allocate=new_sample,
+    reference,
+    new_sample,
 )
 # Returns (dlogits, the blocks' contributions to dtau, empty unless tau_grad).
 BINARY_CONCRETE_BWD = define_op(
     "binary_concrete_bwd(Tensor grad, Tensor logits, Tensor key, Tensor? tau, float tau_value, SymInt index_offset, "
     "bool tau_grad) -> (Tensor, Tensor)",
-    reference=reference.binary_concrete_bwd,
-    triton=f"{_TRITON}:binary_concrete_bwd",
-    allocate=new_gradients,
+    reference,
+    new_gradients,
 )
 BINARY_CONCRETE_LOG_PROB_FWD = define_op(
     "binary_concrete_log_prob_fwd(Tensor y, Tensor logits, Tensor? tau, float tau_value) -> Tensor",
-    reference=reference.binary_concrete_log_prob_fwd,
-    triton=f"{_TRITON}:binary_concrete_log_prob_fwd",
-    allocate=new_density,
+    reference,
+    new_density,
 )
 # Returns (dy, dlogits, the blocks' contributions to dtau, empty unless tau_grad).
 BINARY_CONCRETE_LOG_PROB_BWD = define_op(
     "binary_concrete_log_prob_bwd(Tensor grad, Tensor y, Tensor logits, Tensor? tau, float tau_value, bool tau_grad) "
     "-> (Tensor, Tensor, Tensor)",
-    reference=reference.binary_concrete_log_prob_bwd,
-    triton=f"{_TRITON}:binary_concrete_log_prob_bwd",
-    allocate=new_density_gradients,
+    reference,
+    new_density_gradients,
 )

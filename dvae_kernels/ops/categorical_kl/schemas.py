@@ -10,8 +10,6 @@ from dvae_kernels._library import define_op
 from dvae_kernels._rows import new_rows
 from dvae_kernels.ops.categorical_kl import reference
 
-_TRITON = "dvae_kernels.ops.categorical_kl.triton_kernels"
-
 
 def new_divergence(logits: Tensor, dim: int) -> Tensor:
     return new_rows(logits, dim, compute_dtype(logits.dtype))
@@ -23,15 +21,11 @@ def new_gradients(logits: Tensor, prior_grad: bool) -> tuple[Tensor, Tensor]:
 
 # `dim` counts from the front; a prior has the shape of the logits. The result, without `dim`, is contiguous.
 CATEGORICAL_KL_FWD = define_op(
-    "categorical_kl_fwd(Tensor logits, Tensor? prior, int dim) -> Tensor",
-    reference=reference.categorical_kl_fwd,
-    triton=f"{_TRITON}:categorical_kl_fwd",
-    allocate=new_divergence,
+    "categorical_kl_fwd(Tensor logits, Tensor? prior, int dim) -> Tensor", reference, new_divergence
 )
 # Returns (dlogits, dprior), dprior empty unless prior_grad.
 CATEGORICAL_KL_BWD = define_op(
     "categorical_kl_bwd(Tensor grad, Tensor logits, Tensor? prior, int dim, bool prior_grad) -> (Tensor, Tensor)",
-    reference=reference.categorical_kl_bwd,
-    triton=f"{_TRITON}:categorical_kl_bwd",
-    allocate=new_gradients,
+    reference,
+    new_gradients,
 )

@@ -8,8 +8,6 @@ from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels._library import define_op
 from dvae_kernels.ops.codebook import reference
 
-_TRITON = "dvae_kernels.ops.codebook.triton_kernels"
-
 
 def new_codes(codebook: Tensor, indices: Tensor) -> Tensor:
     return codebook.new_empty((*indices.shape, codebook.shape[1]))
@@ -25,23 +23,12 @@ def new_statistics(x: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:
 
 
 # Returns rows of the codebook [K, D] by indices [...]: [..., D]. Index -1 gives zeros, any other outside [0, K) NaN.
-GATHER_CODES = define_op(
-    "gather_codes(Tensor codebook, Tensor indices) -> Tensor",
-    reference=reference.gather_codes,
-    triton=f"{_TRITON}:gather_codes",
-    allocate=new_codes,
-)
+GATHER_CODES = define_op("gather_codes(Tensor codebook, Tensor indices) -> Tensor", reference, new_codes)
 # Returns sums of the rows of x [N, D] by indices [N], in the compute dtype: [num_codes, D].
-CODE_SUMS = define_op(
-    "code_sums(Tensor x, Tensor indices, SymInt num_codes) -> Tensor",
-    reference=reference.code_sums,
-    triton=f"{_TRITON}:code_sums",
-    allocate=new_sums,
-)
+CODE_SUMS = define_op("code_sums(Tensor x, Tensor indices, SymInt num_codes) -> Tensor", reference, new_sums)
 # Returns the number of rows, and the same sums, without the rows that are not finite: [num_codes], [num_codes, D].
 CODE_STATISTICS = define_op(
     "code_statistics(Tensor x, Tensor indices, SymInt num_codes) -> (Tensor counts, Tensor sums)",
-    reference=reference.code_statistics,
-    triton=f"{_TRITON}:code_statistics",
-    allocate=new_statistics,
+    reference,
+    new_statistics,
 )

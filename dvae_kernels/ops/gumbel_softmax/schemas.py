@@ -9,8 +9,6 @@ from dvae_kernels._library import define_op
 from dvae_kernels._rows import new_rows, new_tau_rows
 from dvae_kernels.ops.gumbel_softmax import reference
 
-_TRITON = "dvae_kernels.ops.gumbel_softmax.triton_kernels"
-
 
 def new_sample(logits: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.empty_like(logits, dtype=dtype)
@@ -36,37 +34,30 @@ def new_onehot(logits: Tensor, dim: int, dtype: torch.dtype) -> tuple[Tensor, Te
 GUMBEL_SOFTMAX_FWD = define_op(
     "gumbel_softmax_fwd(Tensor logits, Tensor key, Tensor? tau, float tau_value, int dim, bool hard, "
     "SymInt row_offset, ScalarType dtype) -> Tensor",
-    reference=reference.gumbel_softmax_fwd,
-    triton=f"{_TRITON}:gumbel_softmax_fwd",
-    allocate=new_sample,
+    reference,
+    new_sample,
 )
 # Takes the relaxed sample y and returns dlogits in `dtype`.
 GUMBEL_SOFTMAX_BWD = define_op(
     "gumbel_softmax_bwd(Tensor grad, Tensor y, Tensor? tau, float tau_value, int dim, ScalarType dtype) -> Tensor",
-    reference=reference.gumbel_softmax_bwd,
-    triton=f"{_TRITON}:gumbel_softmax_bwd",
-    allocate=new_dlogits,
+    reference,
+    new_dlogits,
 )
 # Recomputes y from the logits and the key (without a key: no noise). Returns dlogits and the rows' contributions to
 # dtau, empty unless tau_grad.
 GUMBEL_SOFTMAX_RECOMPUTE_BWD = define_op(
     "gumbel_softmax_recompute_bwd(Tensor grad, Tensor logits, Tensor? key, Tensor? tau, float tau_value, int dim, "
     "SymInt row_offset, bool tau_grad) -> (Tensor, Tensor)",
-    reference=reference.gumbel_softmax_recompute_bwd,
-    triton=f"{_TRITON}:gumbel_softmax_recompute_bwd",
-    allocate=new_gradients,
+    reference,
+    new_gradients,
 )
 # Returns the index of the hard sample, int64 without `dim`: NONE or NAN of _indices.py where there is none.
 GUMBEL_ARGMAX = define_op(
-    "gumbel_argmax(Tensor logits, Tensor key, int dim, SymInt row_offset) -> Tensor",
-    reference=reference.gumbel_argmax,
-    triton=f"{_TRITON}:gumbel_argmax",
-    allocate=new_index,
+    "gumbel_argmax(Tensor logits, Tensor key, int dim, SymInt row_offset) -> Tensor", reference, new_index
 )
 # Returns the hard sample and its index.
 GUMBEL_ONEHOT = define_op(
     "gumbel_onehot(Tensor logits, Tensor key, int dim, SymInt row_offset, ScalarType dtype) -> (Tensor, Tensor)",
-    reference=reference.gumbel_onehot,
-    triton=f"{_TRITON}:gumbel_onehot",
-    allocate=new_onehot,
+    reference,
+    new_onehot,
 )

@@ -42,7 +42,7 @@ def _blocks(like: Tensor) -> Iterator[_Block]:
             yield slice(o, o + rows), slice(i, i + columns), o * inner + i
 
 
-def fwd(
+def gumbel_softmax_embed_fwd(
     backend: str, logits: Tensor, codebook: Tensor, key: Tensor, tau: Tensor | None, tau_value: float, hard: bool,
     row_offset: int, dtype: torch.dtype, save_sample: bool, kl: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
@@ -74,7 +74,7 @@ def fwd(
     return outputs
 
 
-def bwd(
+def gumbel_softmax_embed_bwd(
     backend: str, grad: Tensor | None, grad_kl: Tensor | None, logits: Tensor | None, sample: Tensor | None,
     codebook: Tensor, indices: Tensor, key: Tensor, tau: Tensor | None, tau_value: float, row_offset: int,
     dtype: torch.dtype, logits_grad: bool, codebook_grad: bool, tau_grad: bool,

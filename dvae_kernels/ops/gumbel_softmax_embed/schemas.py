@@ -9,8 +9,6 @@ from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels._library import define_op
 from dvae_kernels.ops.gumbel_softmax_embed import reference
 
-_COMPOSITION = "dvae_kernels.ops.gumbel_softmax_embed.composition"
-
 
 def new_embedding(
     logits: Tensor, codebook: Tensor, hard: bool, dtype: torch.dtype, save_sample: bool, kl: bool
@@ -46,9 +44,9 @@ def new_gradients(
 GUMBEL_SOFTMAX_EMBED_FWD = define_op(
     "gumbel_softmax_embed_fwd(Tensor logits, Tensor codebook, Tensor key, Tensor? tau, float tau_value, bool hard, "
     "SymInt row_offset, ScalarType dtype, bool save_sample, bool kl) -> (Tensor, Tensor, Tensor, Tensor)",
-    reference=reference.gumbel_softmax_embed_fwd,
-    composed=f"{_COMPOSITION}:fwd",
-    allocate=new_embedding,
+    reference,
+    new_embedding,
+    composed=True,
 )
 # `grad` [outer, D, inner] is in the dtype of the products. Without `sample` it is made again from the logits and the
 # key. Returns (dlogits in `dtype`, dcodebook in the compute dtype, the rows' contributions to dtau), each empty where
@@ -57,7 +55,7 @@ GUMBEL_SOFTMAX_EMBED_BWD = define_op(
     "gumbel_softmax_embed_bwd(Tensor? grad, Tensor? grad_kl, Tensor? logits, Tensor? sample, Tensor codebook, "
     "Tensor indices, Tensor key, Tensor? tau, float tau_value, SymInt row_offset, ScalarType dtype, bool logits_grad, "
     "bool codebook_grad, bool tau_grad) -> (Tensor, Tensor, Tensor)",
-    reference=reference.gumbel_softmax_embed_bwd,
-    composed=f"{_COMPOSITION}:bwd",
-    allocate=new_gradients,
+    reference,
+    new_gradients,
+    composed=True,
 )

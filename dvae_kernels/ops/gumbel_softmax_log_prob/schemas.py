@@ -10,8 +10,6 @@ from dvae_kernels._library import define_op
 from dvae_kernels._rows import new_rows, new_tau_rows
 from dvae_kernels.ops.gumbel_softmax_log_prob import reference
 
-_TRITON = "dvae_kernels.ops.gumbel_softmax_log_prob.triton_kernels"
-
 
 def new_density(logits: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     density = new_rows(logits, dim, compute_dtype(logits.dtype))
@@ -27,15 +25,13 @@ def new_gradients(y: Tensor, logits: Tensor, dim: int, tau_grad: bool) -> tuple[
 # number of categories that are not excluded. Plain torch adds the lgamma.
 GUMBEL_SOFTMAX_LOG_PROB_FWD = define_op(
     "gumbel_softmax_log_prob_fwd(Tensor y, Tensor logits, Tensor? tau, float tau_value, int dim) -> (Tensor, Tensor)",
-    reference=reference.gumbel_softmax_log_prob_fwd,
-    triton=f"{_TRITON}:gumbel_softmax_log_prob_fwd",
-    allocate=new_density,
+    reference,
+    new_density,
 )
 # Returns (dy, dlogits, the rows' contributions to dtau, empty unless tau_grad).
 GUMBEL_SOFTMAX_LOG_PROB_BWD = define_op(
     "gumbel_softmax_log_prob_bwd(Tensor grad, Tensor y, Tensor logits, Tensor? tau, float tau_value, int dim, "
     "bool tau_grad) -> (Tensor, Tensor, Tensor)",
-    reference=reference.gumbel_softmax_log_prob_bwd,
-    triton=f"{_TRITON}:gumbel_softmax_log_prob_bwd",
-    allocate=new_gradients,
+    reference,
+    new_gradients,
 )

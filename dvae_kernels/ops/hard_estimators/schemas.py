@@ -8,8 +8,6 @@ from torch import Tensor
 from dvae_kernels._library import define_op
 from dvae_kernels.ops.hard_estimators import reference
 
-_TRITON = "dvae_kernels.ops.hard_estimators.triton_kernels"
-
 
 def new_dlogits(logits: Tensor) -> Tensor:
     return torch.empty_like(logits)
@@ -18,14 +16,12 @@ def new_dlogits(logits: Tensor) -> Tensor:
 # `index` is that of gumbel_onehot. The temperature is the tensor `tau` where there is one, else `tau_value`.
 REINMAX_BWD = define_op(
     "reinmax_bwd(Tensor grad, Tensor logits, Tensor index, Tensor? tau, float tau_value, int dim) -> Tensor",
-    reference=reference.reinmax_bwd,
-    triton=f"{_TRITON}:reinmax_bwd",
-    allocate=new_dlogits,
+    reference,
+    new_dlogits,
 )
 GUMBEL_RAO_BWD = define_op(
     "gumbel_rao_bwd(Tensor grad, Tensor logits, Tensor key, Tensor index, Tensor? tau, float tau_value, int dim, "
     "int draws, SymInt row_offset) -> Tensor",
-    reference=reference.gumbel_rao_bwd,
-    triton=f"{_TRITON}:gumbel_rao_bwd",
-    allocate=new_dlogits,
+    reference,
+    new_dlogits,
 )

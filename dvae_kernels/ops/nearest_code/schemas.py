@@ -24,7 +24,6 @@ def new_nearest(x: Tensor, with_score: bool) -> tuple[Tensor, Tensor, Tensor]:
 # were scored again, and of all pairs).
 NEAREST_CODE = define_op(
     "nearest_code(Tensor x, Tensor codebook, str metric, str precision, bool with_score) -> (Tensor, Tensor, Tensor)",
-    reference=reference.nearest_code,
-    triton="dvae_kernels.ops.nearest_code.triton_kernels:nearest_code",
-    allocate=new_nearest,
+    reference,
+    new_nearest,
 )

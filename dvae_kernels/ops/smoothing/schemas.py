@@ -10,8 +10,6 @@ from dvae_kernels._elements import new_parameter_gradient
 from dvae_kernels._library import define_op
 from dvae_kernels.ops.smoothing import reference
 
-_TRITON = "dvae_kernels.ops.smoothing.triton_kernels"
-
 
 def new_sample(logits: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.empty_like(logits, dtype=dtype)
@@ -40,30 +38,26 @@ def new_density_gradients(
 SMOOTHING_FWD = define_op(
     "smoothing_fwd(Tensor logits, Tensor? noise, Tensor? key, Tensor? beta, float beta_value, str kind, "
     "SymInt index_offset, ScalarType dtype) -> Tensor",
-    reference=reference.smoothing_fwd,
-    triton=f"{_TRITON}:smoothing_fwd",
-    allocate=new_sample,
+    reference,
+    new_sample,
 )
 # Returns (dlogits, dbeta, dnoise). dbeta has one value per element where beta is a tensor of them, else one partial sum
 # per block; dbeta and dnoise are empty unless beta_grad and noise_grad.
 SMOOTHING_BWD = define_op(
     "smoothing_bwd(Tensor grad, Tensor logits, Tensor? noise, Tensor? key, Tensor? beta, float beta_value, str kind, "
     "SymInt index_offset, bool beta_grad, bool noise_grad) -> (Tensor, Tensor, Tensor)",
-    reference=reference.smoothing_bwd,
-    triton=f"{_TRITON}:smoothing_bwd",
-    allocate=new_gradients,
+    reference,
+    new_gradients,
 )
 SMOOTHING_LOG_PROB_FWD = define_op(
     "smoothing_log_prob_fwd(Tensor zeta, Tensor logits, Tensor? beta, float beta_value, str kind) -> Tensor",
-    reference=reference.smoothing_log_prob_fwd,
-    triton=f"{_TRITON}:smoothing_log_prob_fwd",
-    allocate=new_density,
+    reference,
+    new_density,
 )
 # Returns (dzeta, dlogits, dbeta as above).
 SMOOTHING_LOG_PROB_BWD = define_op(
     "smoothing_log_prob_bwd(Tensor grad, Tensor zeta, Tensor logits, Tensor? beta, float beta_value, str kind, "
     "bool beta_grad) -> (Tensor, Tensor, Tensor)",
-    reference=reference.smoothing_log_prob_bwd,
-    triton=f"{_TRITON}:smoothing_log_prob_bwd",
-    allocate=new_density_gradients,
+    reference,
+    new_density_gradients,
 )

@@ -9,8 +9,6 @@ from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels._library import define_op
 from dvae_kernels.ops.vector_quantize import reference
 
-_TRITON = "dvae_kernels.ops.vector_quantize.triton_kernels"
-
 
 def new_quantized(x: Tensor, codebook: Tensor, keep_codes: bool) -> tuple[Tensor, Tensor, Tensor]:
     rows, columns = x.shape
@@ -36,23 +34,21 @@ def new_indices(x: Tensor) -> Tensor:
 # index outside [0, K): NaN.
 VECTOR_QUANTIZE_FWD = define_op(
     "vector_quantize_fwd(Tensor x, Tensor codebook, Tensor indices, bool keep_codes) -> (Tensor, Tensor, Tensor)",
-    reference=reference.vector_quantize_fwd,
-    triton=f"{_TRITON}:vector_quantize_fwd",
-    allocate=new_quantized,
+    reference,
+    new_quantized,
 )
 # From the gradients to the quantized rows and to their losses, (commitment_weight + codebook_weight) |x - c|^2: (dx,
 # dcodes in the compute dtype, empty unless codes_grad).
 VECTOR_QUANTIZE_BWD = define_op(
     "vector_quantize_bwd(Tensor? grad, Tensor? grad_losses, Tensor x, Tensor codes, Tensor indices, "
     "float commitment_weight, float codebook_weight, bool rotation, bool codes_grad) -> (Tensor, Tensor)",
-    reference=reference.vector_quantize_bwd,
-    triton=f"{_TRITON}:vector_quantize_bwd",
-    allocate=new_gradients,
+    reference,
+    new_gradients,
 )
 # Of x [H, N, D] and codebook [H, K, D]: indices [H, N]. Row n of head h has number row_offset + n H + h in the stream.
 SAMPLE_CODES = define_op(
     "sample_codes(Tensor x, Tensor codebook, Tensor key, str metric, float temperature, SymInt row_offset) -> Tensor",
-    reference=reference.sample_codes,
-    composed="dvae_kernels.ops.vector_quantize.composition:sample_codes",
-    allocate=new_indices,
+    reference,
+    new_indices,
+    composed=True,
 )
