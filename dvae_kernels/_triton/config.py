@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dvae_kernels._dtypes import compute_dtype
-from dvae_kernels._triton.rows import Rows
+from dvae_kernels._triton.rows import Rows, copy_back, launch_view, view_tensors
 
 
 class Config(NamedTuple):
@@ -62,6 +63,18 @@ def tiling(view: Rows, tensor: Tensor, registers: int = 1) -> tuple[int, dict[st
         "INT64": view.int64,
         "num_warps": tile.num_warps,
     }
+
+
+def launch_rows(
+    kernel: Any, dim: int, inputs: Sequence[Tensor | None], outputs: Sequence[Tensor | None], *args: Any
+) -> None:
+    """kernel(*inputs, *outputs, *args, rows, K, inner, strides of each, ...) over the rows of tensors of one shape."""
+    first = inputs[0]
+    assert first is not None
+    if first.numel():
+        view, tensors = view_tensors(dim, inputs, outputs)
+        launch_view(kernel, view, *tiling(view, first), *tensors, *args)
+        copy_back(outputs, tensors[len(inputs) :])
 
 
 def split_tiling(view: Rows, tensor: Tensor) -> tuple[int, dict[str, Any]]:

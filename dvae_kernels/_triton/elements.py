@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dvae_kernels._elements import BLOCK, count_blocks
 from dvae_kernels._triton.philox import philox
-from dvae_kernels._triton.rows import launch
+from dvae_kernels._triton.rows import contiguous_outputs, copy_back, launch
 
 _INT32_MAX = (1 << 31) - 1
 
@@ -80,14 +80,11 @@ def launch_elements(
     first = outputs[0]
     assert first is not None
     count, shift = first.numel(), index_offset % 4
-    written = [y if y is None or y.is_contiguous() else torch.empty_like(y, memory_format=torch.contiguous_format)
-               for y in outputs]  # fmt: skip
+    written = contiguous_outputs(outputs)
     launch(
         kernel, count_blocks(count), *(x if x is None else x.contiguous() for x in inputs), *written, *args,
         count, shift, (index_offset - shift) // 4 % (1 << 62),
         ACC=tl.float64 if first.dtype == torch.float64 else tl.float32, BLOCK=BLOCK,
         EVEN=count % 16 == 0 and shift == 0, INT64=count > _INT32_MAX - 2 * BLOCK, num_warps=4, **constants,
     )  # fmt: skip
-    for output, y in zip(outputs, written):
-        if output is not None and y is not None and y is not output:
-            output.copy_(y)
+    copy_back(outputs, written)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -55,13 +56,39 @@ def view_as_rows(shape: tuple[int, ...], dim: int, *strides: tuple[int, ...]) ->
     return Rows(rows, k, inner, triples, interleaved, int64)
 
 
+def view_tensors(
+    dim: int, inputs: Sequence[Tensor | None], outputs: Sequence[Tensor | None]
+) -> tuple[Rows, list[Tensor | None]]:
+    """The joint view of inputs and outputs of one shape, and these tensors: copies where they have no view. The first
+    is a tensor; one that is None takes its strides."""
+    tensors = [*inputs, *outputs]
+    first = tensors[0]
+    assert first is not None
+    view = view_as_rows(first.shape, dim, *((first if x is None else x).stride() for x in tensors))
+    if view is None:
+        return view_tensors(dim, [x if x is None else x.contiguous() for x in inputs], contiguous_outputs(outputs))
+    return view, tensors
+
+
+def contiguous_outputs(outputs: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Contiguous tensors to write to, for copy_back to copy where they are others."""
+    return [y if y is None or y.is_contiguous() else torch.empty_like(y, memory_format=torch.contiguous_format)
+            for y in outputs]  # fmt: skip
+
+
+def copy_back(outputs: Sequence[Tensor | None], written: Sequence[Tensor | None]) -> None:
+    for output, y in zip(outputs, written):
+        if output is not None and y is not None and y is not output:
+            output.copy_(y)
+
+
 def launch(kernel: Any, programs: int, *args: Any, **options: Any) -> None:
     """Run `kernel` on a grid of `programs`, on the device of its first argument."""
     with _on_device(args[0]):
         kernel[(programs,)](*args, **options)
 
 
-def launch_rows(kernel: Any, view: Rows, programs: int, constants: dict[str, Any], *args: Any) -> None:
+def launch_view(kernel: Any, view: Rows, programs: int, constants: dict[str, Any], *args: Any) -> None:
     """kernel(*args, rows, K, inner, strides of each tensor, ...) over the rows of `view`."""
     strides = (stride for triple in view.strides for stride in triple)
     launch(kernel, programs, *args, view.rows, view.k, view.inner, *strides, **constants)

@@ -32,6 +32,21 @@ def running_max(top, x):
 
 
 @triton.jit
+def online_sum(top, total, x, scale, ACC: tl.constexpr):
+    """The largest value of each row so far and the sum of exp((x - that) * scale), with another tile."""
+    new_top = running_max(top, x)
+    lag = top - or_zero(new_top)
+    return new_top, total * exp(lag, scale, ACC) + row_sum(exp(x - or_zero(new_top), scale, ACC))
+
+
+@triton.jit
+def online_mean(total, mean, x, g, lag, scale, ACC: tl.constexpr):
+    """The sums of exp(x * scale) and of g times it, with a tile whose maximum is ahead of the former one by -lag."""
+    shrink, w = exp(lag, scale, ACC), exp(x, scale, ACC)
+    return total * shrink + row_sum(w), mean * shrink + row_sum(w * g)
+
+
+@triton.jit
 def row_sum(x):
     """The sum of each row of a tile, [ROWS, 1]."""
     return tl.sum(x, axis=1, keep_dims=True)

@@ -10,10 +10,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dvae_kernels._triton.config import tiling
+from dvae_kernels._triton.config import launch_rows
 from dvae_kernels._triton.numerics import log
-from dvae_kernels._triton.rows import launch_rows, view_as_rows
-from dvae_kernels._triton.softmax import exp, inverse_or_zero, or_zero, row_sum, running_max
+from dvae_kernels._triton.softmax import exp, inverse_or_zero, online_sum, or_zero, row_sum, running_max
 from dvae_kernels._triton.tiles import load_tile, row_tile, store_tile
 from dvae_kernels.ops.categorical_kl.schemas import new_divergence, new_gradients
 
@@ -80,14 +79,10 @@ def _categorical_kl_fwd_kernel(
     else:
         for start in range(0, TILES * BLOCK_K, BLOCK_K):
             x = load_tile(x_rows, start, x_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)
-            larger = running_max(top, x)
-            total = total * exp(top - or_zero(larger), 1.0, ACC) + row_sum(exp(x - or_zero(larger), 1.0, ACC))
-            top = larger
+            top, total = online_sum(top, total, x, 1.0, ACC)
             if prior_ptr is not None:
                 u = load_tile(p_rows, start, p_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)
-                larger = running_max(u_top, u)
-                u_total = u_total * exp(u_top - or_zero(larger), 1.0, ACC) + row_sum(exp(u - or_zero(larger), 1.0, ACC))
-                u_top = larger
+                u_top, u_total = online_sum(u_top, u_total, u, 1.0, ACC)
         normal = log(total / tl.where(u_total == 0, 1.0, u_total))
         norm = inverse_or_zero(total)
         u_norm = inverse_or_zero(u_total)
@@ -104,7 +99,7 @@ def _categorical_kl_fwd_kernel(
 
 @triton.jit
 def _categorical_kl_bwd_kernel(
-    grad_ptr, x_ptr, prior_ptr, dx_ptr, dprior_ptr, rows, K, inner, x_so, x_sk, x_si, p_so, p_sk, p_si,
+    x_ptr, prior_ptr, dx_ptr, dprior_ptr, grad_ptr, rows, K, inner, x_so, x_sk, x_si, p_so, p_sk, p_si,
     dx_so, dx_sk, dx_si, dp_so, dp_sk, dp_si,
     ACC: tl.constexpr, ROWS: tl.constexpr, BLOCK_K: tl.constexpr, TILES: tl.constexpr, INTERLEAVED: tl.constexpr,
     INT64: tl.constexpr,
@@ -180,10 +175,7 @@ def categorical_kl_fwd(logits: Tensor, prior: Tensor | None, dim: int) -> Tensor
     kl = new_divergence(logits, dim)
     if logits.numel() == 0:
         return kl.zero_()
-    view = view_as_rows(logits.shape, dim, logits.stride(), (logits if prior is None else prior).stride())
-    if view is None:
-        return categorical_kl_fwd(logits.contiguous(), None if prior is None else prior.contiguous(), dim)
-    launch_rows(_categorical_kl_fwd_kernel, view, *tiling(view, logits), logits, prior, kl)
+    launch_rows(_categorical_kl_fwd_kernel, dim, [logits, prior], [], kl)
     return kl
 
 
@@ -191,15 +183,6 @@ def categorical_kl_bwd(
     grad: Tensor, logits: Tensor, prior: Tensor | None, dim: int, prior_grad: bool
 ) -> tuple[Tensor, Tensor]:
     dlogits, dprior = new_gradients(logits, prior_grad)
-    if logits.numel() == 0:
-        return dlogits, dprior
-    strides = [t.stride() for t in (logits, logits if prior is None else prior, dlogits)]
-    view = view_as_rows(logits.shape, dim, *strides, (dprior if prior_grad else dlogits).stride())
-    if view is None:
-        copies = categorical_kl_bwd(
-            grad, logits.contiguous(), None if prior is None else prior.contiguous(), dim, prior_grad
-        )
-        return dlogits.copy_(copies[0]), dprior.copy_(copies[1])
-    args = (grad.contiguous(), logits, prior, dlogits, dprior if prior_grad else None)
-    launch_rows(_categorical_kl_bwd_kernel, view, *tiling(view, logits), *args)
+    outputs = [dlogits, dprior if prior_grad else None]
+    launch_rows(_categorical_kl_bwd_kernel, dim, [logits, prior], outputs, grad.contiguous())
     return dlogits, dprior

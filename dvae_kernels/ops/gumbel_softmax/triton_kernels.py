@@ -16,11 +16,11 @@ from torch import Tensor
 
 from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels._indices import NAN, NONE
-from dvae_kernels._triton.config import split_tiling, tiling
+from dvae_kernels._triton.config import launch_rows, split_tiling
 from dvae_kernels._triton.philox import bits_to_gumbel, row_bits
-from dvae_kernels._triton.rows import Rows, launch_rows, view_as_rows
+from dvae_kernels._triton.rows import Rows, copy_back, launch_view, view_tensors
 from dvae_kernels._triton.scalars import scalar_tensor, temperature
-from dvae_kernels._triton.softmax import exp, inverse_or_zero, or_zero
+from dvae_kernels._triton.softmax import exp, inverse_or_zero, online_mean, online_sum, or_zero, row_sum, running_max
 from dvae_kernels._triton.tiles import load_partials, load_tile, row_tile, store_partial, store_tile
 from dvae_kernels.ops.gumbel_softmax.schemas import new_dlogits, new_gradients, new_index, new_onehot, new_sample
 
@@ -90,7 +90,7 @@ def _gumbel_softmax_fwd_kernel(
             y = _one_hot(found, 0, inverse, BLOCK_K).to(ACC)
         else:
             y = exp(z - or_zero(top), inverse, ACC)
-            total = tl.sum(y, axis=1, keep_dims=True)
+            total = row_sum(y)
             y = y * inverse_or_zero(total)
         if y_ptr is not None:
             store_tile(y_rows, 0, y_sk, y, mask, K, ROWS, BLOCK_K, INTERLEAVED, INT64)
@@ -135,10 +135,7 @@ def _gumbel_softmax_fwd_kernel(
                     z = _perturbed(
                         x_rows, x_sk, key_ptr, stream_row, start, mask, K, ACC, ROWS, BLOCK_K, INTERLEAVED, INT64
                     )
-                    new_top = tl.maximum(top, tl.max(z, axis=1, keep_dims=True))
-                    total *= exp(top - or_zero(new_top), inverse, ACC)
-                    total += tl.sum(exp(z - or_zero(new_top), inverse, ACC), axis=1, keep_dims=True)
-                    top = new_top
+                    top, total = online_sum(top, total, z, inverse, ACC)
             else:
                 tops = load_partials(partials_ptr, 0, float("-inf"), rows, SPLITS)
                 top = tl.max(tops)
@@ -174,7 +171,7 @@ def _gumbel_softmax_bwd_kernel(
         y = load_tile(y_rows, 0, y_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)  # [R, K]
         g = load_tile(g_rows, 0, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)  # [R, K]
         # a sample rounded to half precision does not sum to one: its sum keeps <y, grad> a mean
-        mean = tl.sum(y * g, axis=1, keep_dims=True) * inverse_or_zero(tl.sum(y, axis=1, keep_dims=True))
+        mean = row_sum(y * g) * inverse_or_zero(row_sum(y))
         dx = tl.where(tau == 0, 0.0, (y * inverse) * (g - mean))
         store_tile(d_rows, 0, d_sk, dx, mask, K, ROWS, BLOCK_K, INTERLEAVED, INT64)
     else:
@@ -183,8 +180,8 @@ def _gumbel_softmax_bwd_kernel(
         for start in range(0, TILES * BLOCK_K, BLOCK_K):
             y = load_tile(y_rows, start, y_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)
             g = load_tile(g_rows, start, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)
-            mean += tl.sum(y * g, axis=1, keep_dims=True)
-            total += tl.sum(y, axis=1, keep_dims=True)
+            mean += row_sum(y * g)
+            total += row_sum(y)
         mean *= inverse_or_zero(total)
         for start in range(0, TILES * BLOCK_K, BLOCK_K):
             y = load_tile(y_rows, start, y_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)
@@ -214,14 +211,14 @@ def _gumbel_softmax_recompute_bwd_kernel(
         g = load_tile(g_rows, 0, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)  # [R, K]
         z -= or_zero(tl.max(z, axis=1, keep_dims=True))
         w = exp(z, scale, ACC)
-        total = tl.sum(w, axis=1, keep_dims=True)
+        total = row_sum(w)
         norm = inverse_or_zero(total)
-        mean = tl.sum(w * g, axis=1, keep_dims=True) * norm
+        mean = row_sum(w * g) * norm
         dx = tl.where(tau == 0, 0.0, w * (g - mean) * (norm * inverse))
         store_tile(d_rows, 0, d_sk, dx, mask, K, ROWS, BLOCK_K, INTERLEAVED, INT64)
         if dtau_ptr is not None:
             # log y = z * scale + const, and the rows of dx sum to zero
-            dtau = -tl.sum(dx * tl.where(w == 0, 0.0, z * scale), axis=1, keep_dims=True)
+            dtau = -row_sum(dx * tl.where(w == 0, 0.0, z * scale))
     else:
         begin = tl.program_id(0) % SPLITS * (TILES * BLOCK_K)
         if READ:
@@ -234,11 +231,9 @@ def _gumbel_softmax_recompute_bwd_kernel(
                     x_rows, x_sk, key_ptr, stream_row, start, mask, K, ACC, ROWS, BLOCK_K, INTERLEAVED, INT64
                 )
                 g = load_tile(g_rows, start, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)
-                new_top = tl.maximum(top, tl.max(z, axis=1, keep_dims=True))
-                shrink = exp(top - or_zero(new_top), scale, ACC)
-                w = exp(z - or_zero(new_top), scale, ACC)
-                total = total * shrink + tl.sum(w, axis=1, keep_dims=True)
-                mean = mean * shrink + tl.sum(w * g, axis=1, keep_dims=True)
+                new_top = running_max(top, z)
+                lag = top - or_zero(new_top)
+                total, mean = online_mean(total, mean, z - or_zero(new_top), g, lag, scale, ACC)
                 top = new_top
         else:
             tops = load_partials(partials_ptr, 0, float("-inf"), rows, SPLITS)
@@ -262,7 +257,7 @@ def _gumbel_softmax_recompute_bwd_kernel(
                 dx = tl.where(tau == 0, 0.0, w * (g - mean) * (norm * inverse))
                 store_tile(d_rows, start, d_sk, dx, mask, K, ROWS, BLOCK_K, INTERLEAVED, INT64)
                 if dtau_ptr is not None:
-                    dtau -= tl.sum(dx * tl.where(w == 0, 0.0, z * scale), axis=1, keep_dims=True)
+                    dtau -= row_sum(dx * tl.where(w == 0, 0.0, z * scale))
         else:
             store_partial(partials_ptr, 0, top, row, rows, mask, SPLITS)
             store_partial(partials_ptr, 1, total, row, rows, mask, SPLITS)
@@ -300,36 +295,22 @@ def _sample(
     if logits.numel() == 0:
         if index is not None:
             index.fill_(NONE)
-        return None
-    view = view_as_rows(logits.shape, dim, logits.stride(), logits.stride() if y is None else y.stride())
-    if view is None:
-        arguments = (logits.contiguous(), key, tau, tau_value, dim, hard, row_offset)
-        if y is None:
-            return _sample(*arguments, None, index)
-        copy = torch.empty_like(y, memory_format=torch.contiguous_format)
-        _sample(*arguments, copy, index)
-        y.copy_(copy)
-        return None
+        return
+    view, tensors = view_tensors(dim, [logits], [y])
     programs, constants = split_tiling(view, logits)
     partials = _new_partials(logits, view, constants, 2)
     first = None if partials is None else torch.empty_like(partials[0], dtype=torch.int32)
-    sample = (logits, y, index, partials, first, key.contiguous())
-    args = (*sample, scalar_tensor(logits, tau, tau_value), tau_value, int(hard), row_offset)
-    _launch_split(_gumbel_softmax_fwd_kernel, view, programs, constants, *args)
-    return None
+    args = (key.contiguous(), scalar_tensor(logits, tau, tau_value), tau_value, int(hard), row_offset)
+    _launch_split(_gumbel_softmax_fwd_kernel, view, programs, constants, *tensors, index, partials, first, *args)
+    copy_back([y], tensors[1:])
 
 
 def gumbel_softmax_bwd(
     grad: Tensor, y: Tensor, tau: Tensor | None, tau_value: float, dim: int, dtype: torch.dtype
 ) -> Tensor:
     dlogits = new_dlogits(y, dtype)
-    if y.numel() == 0:
-        return dlogits
-    view = view_as_rows(y.shape, dim, y.stride(), grad.stride(), dlogits.stride())
-    if view is None:
-        return dlogits.copy_(gumbel_softmax_bwd(grad.contiguous(), y.contiguous(), tau, tau_value, dim, dtype))
-    args = (y, grad, dlogits, scalar_tensor(y, tau, tau_value), tau_value)
-    launch_rows(_gumbel_softmax_bwd_kernel, view, *tiling(view, y), *args)
+    temperature_args = (scalar_tensor(y, tau, tau_value), tau_value)
+    launch_rows(_gumbel_softmax_bwd_kernel, dim, [y, grad], [dlogits], *temperature_args)
     return dlogits
 
 
@@ -340,20 +321,16 @@ def gumbel_softmax_recompute_bwd(
     dlogits, dtau_rows = new_gradients(logits, dim, tau_grad)
     if logits.numel() == 0:
         return dlogits, dtau_rows
-    view = view_as_rows(logits.shape, dim, logits.stride(), grad.stride(), dlogits.stride())
-    if view is None:
-        copied, dtau_rows = gumbel_softmax_recompute_bwd(
-            grad.contiguous(), logits.contiguous(), key, tau, tau_value, dim, row_offset, tau_grad
-        )
-        return dlogits.copy_(copied), dtau_rows
+    view, tensors = view_tensors(dim, [logits, grad], [dlogits])
     programs, constants = split_tiling(view, logits)
     partials = _new_partials(logits, view, constants, 3)
     dtau = None
     if tau_grad:
         dtau = dtau_rows if partials is None else torch.empty_like(partials[0])
     key = None if key is None else key.contiguous()
-    args = (logits, grad, dlogits, dtau, partials, key, scalar_tensor(logits, tau, tau_value), tau_value, row_offset)
-    _launch_split(_gumbel_softmax_recompute_bwd_kernel, view, programs, constants, *args)
+    args = (dtau, partials, key, scalar_tensor(logits, tau, tau_value), tau_value, row_offset)
+    _launch_split(_gumbel_softmax_recompute_bwd_kernel, view, programs, constants, *tensors, *args)
+    copy_back([dlogits], tensors[2:])
     if dtau is not None and partials is not None:
         torch.sum(dtau, 1, out=dtau_rows)
     return dlogits, dtau_rows
@@ -369,4 +346,4 @@ def _new_partials(logits: Tensor, view: Rows, constants: dict[str, Any], states:
 def _launch_split(kernel: Any, view: Rows, programs: int, constants: dict[str, Any], *args: Any) -> None:
     """All splits of a row are read before one of them is written."""
     for read, write in [(True, True)] if constants["SPLITS"] == 1 else [(True, False), (False, True)]:
-        launch_rows(kernel, view, programs, constants | {"READ": read, "WRITE": write}, *args)
+        launch_view(kernel, view, programs, constants | {"READ": read, "WRITE": write}, *args)

@@ -10,9 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dvae_kernels._triton.config import tiling
+from dvae_kernels._triton.config import launch_rows
 from dvae_kernels._triton.numerics import log
-from dvae_kernels._triton.rows import launch_rows, view_as_rows
 from dvae_kernels._triton.scalars import positive_temperature, scalar_tensor
 from dvae_kernels._triton.softmax import exp, inverse_or_zero, or_zero, row_sum, running_max
 from dvae_kernels._triton.tiles import load_tile, row_tile, store_tile
@@ -83,7 +82,7 @@ def _logit_gradient(g, x, share, count):
 
 @triton.jit
 def _gumbel_softmax_log_prob_bwd_kernel(
-    grad_ptr, y_ptr, x_ptr, dy_ptr, dx_ptr, dtau_ptr, tau_ptr, tau_value, rows, K, inner, y_so, y_sk, y_si,
+    y_ptr, x_ptr, dy_ptr, dx_ptr, grad_ptr, dtau_ptr, tau_ptr, tau_value, rows, K, inner, y_so, y_sk, y_si,
     x_so, x_sk, x_si, dy_so, dy_sk, dy_si, dx_so, dx_sk, dx_si,
     ACC: tl.constexpr, ROWS: tl.constexpr, BLOCK_K: tl.constexpr, TILES: tl.constexpr, INTERLEAVED: tl.constexpr,
     INT64: tl.constexpr,
@@ -154,11 +153,8 @@ def gumbel_softmax_log_prob_fwd(
     density, count = new_density(logits, dim)
     if logits.numel() == 0:
         return density.zero_(), count.zero_()
-    view = view_as_rows(y.shape, dim, y.stride(), logits.stride())
-    if view is None:
-        return gumbel_softmax_log_prob_fwd(y.contiguous(), logits.contiguous(), tau, tau_value, dim)
-    args = (y, logits, density, count, scalar_tensor(logits, tau, tau_value), tau_value)
-    launch_rows(_gumbel_softmax_log_prob_fwd_kernel, view, *tiling(view, y), *args)
+    args = (density, count, scalar_tensor(logits, tau, tau_value), tau_value)
+    launch_rows(_gumbel_softmax_log_prob_fwd_kernel, dim, [y, logits], [], *args)
     return density, count
 
 
@@ -166,13 +162,7 @@ def gumbel_softmax_log_prob_bwd(
     grad: Tensor, y: Tensor, logits: Tensor, tau: Tensor | None, tau_value: float, dim: int, tau_grad: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     dy, dlogits, dtau_rows = new_gradients(y, logits, dim, tau_grad)
-    if logits.numel() == 0:
-        return dy, dlogits, dtau_rows
-    view = view_as_rows(y.shape, dim, *(t.stride() for t in (y, logits, dy, dlogits)))
-    if view is None:
-        copies = gumbel_softmax_log_prob_bwd(grad, y.contiguous(), logits.contiguous(), tau, tau_value, dim, tau_grad)
-        return dy.copy_(copies[0]), dlogits.copy_(copies[1]), copies[2]
     dtau = dtau_rows if tau_grad else None
-    args = (grad.contiguous(), y, logits, dy, dlogits, dtau, scalar_tensor(logits, tau, tau_value), tau_value)
-    launch_rows(_gumbel_softmax_log_prob_bwd_kernel, view, *tiling(view, y), *args)
+    args = (grad.contiguous(), dtau, scalar_tensor(logits, tau, tau_value), tau_value)
+    launch_rows(_gumbel_softmax_log_prob_bwd_kernel, dim, [y, logits], [dy, dlogits], *args)
     return dy, dlogits, dtau_rows

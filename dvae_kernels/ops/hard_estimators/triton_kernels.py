@@ -12,12 +12,12 @@ from torch import Tensor
 
 from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels._indices import NAN
-from dvae_kernels._triton.config import tiling
+from dvae_kernels._triton.config import launch_rows, tiling
 from dvae_kernels._triton.numerics import log2
 from dvae_kernels._triton.philox import bits_to_exponential, row_bits, row_word
-from dvae_kernels._triton.rows import launch_rows, view_as_rows
+from dvae_kernels._triton.rows import copy_back, launch_view, view_tensors
 from dvae_kernels._triton.scalars import scalar_tensor, temperature
-from dvae_kernels._triton.softmax import exp, inverse_or_zero, or_zero
+from dvae_kernels._triton.softmax import exp, inverse_or_zero, online_mean, online_sum, or_zero, row_sum, running_max
 from dvae_kernels._triton.tiles import load_tile, row_tile, store_tile
 from dvae_kernels.ops.hard_estimators.schemas import new_dlogits
 
@@ -59,10 +59,10 @@ def _reinmax_bwd_kernel(
         x -= or_zero(tl.max(x, axis=1, keep_dims=True))
         w = exp(x, 1.0, ACC)
         warm = exp(x, inverse, ACC)
-        norm = inverse_or_zero(tl.sum(w, axis=1, keep_dims=True))
-        warm_norm = inverse_or_zero(tl.sum(warm, axis=1, keep_dims=True))
-        mean = tl.sum(w * g, axis=1, keep_dims=True) * norm
-        warm_mean = tl.sum(warm * g, axis=1, keep_dims=True) * warm_norm
+        norm = inverse_or_zero(row_sum(w))
+        warm_norm = inverse_or_zero(row_sum(warm))
+        mean = row_sum(w * g) * norm
+        warm_mean = row_sum(warm * g) * warm_norm
         dx = _reinmax(w * norm, warm * warm_norm, _is_own(index, 0, BLOCK_K), g, mean, (warm_mean + own_grad) * 0.5)
         dx = tl.where(tau == 0, 0.0, dx + 0.0 * inverse)
         store_tile(d_rows, 0, d_sk, dx, mask, K, ROWS, BLOCK_K, INTERLEAVED, INT64)
@@ -70,16 +70,11 @@ def _reinmax_bwd_kernel(
         for start in range(0, TILES * BLOCK_K, BLOCK_K):
             x = load_tile(x_rows, start, x_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)
             g = load_tile(g_rows, start, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)
-            new_top = tl.maximum(top, tl.max(x, axis=1, keep_dims=True))
+            new_top = running_max(top, x)
             x -= or_zero(new_top)
-            shrink = exp(top - or_zero(new_top), 1.0, ACC)
-            warm_shrink = exp(top - or_zero(new_top), inverse, ACC)
-            w = exp(x, 1.0, ACC)
-            warm = exp(x, inverse, ACC)
-            total = total * shrink + tl.sum(w, axis=1, keep_dims=True)
-            mean = mean * shrink + tl.sum(w * g, axis=1, keep_dims=True)
-            warm_total = warm_total * warm_shrink + tl.sum(warm, axis=1, keep_dims=True)
-            warm_mean = warm_mean * warm_shrink + tl.sum(warm * g, axis=1, keep_dims=True)
+            lag = top - or_zero(new_top)
+            total, mean = online_mean(total, mean, x, g, lag, 1.0, ACC)
+            warm_total, warm_mean = online_mean(warm_total, warm_mean, x, g, lag, inverse, ACC)
             top = new_top
         norm = inverse_or_zero(total)
         warm_norm = inverse_or_zero(warm_total)
@@ -133,15 +128,15 @@ def _gumbel_rao_bwd_kernel(
         g = load_tile(g_rows, 0, g_sk, mask, K, 0.0, ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)  # [R, K]
         own = _is_own(index, 0, BLOCK_K)
         x -= or_zero(tl.max(x, axis=1, keep_dims=True))
-        total = tl.sum(exp(x, 1.0, ACC), axis=1, keep_dims=True)
+        total = row_sum(exp(x, 1.0, ACC))
         deficit = log2(tl.where(total == 0, 1.0, total)) - x * 1.4426950408889634
         result = tl.zeros([ROWS, BLOCK_K], ACC)
         for draw in range(1, DRAWS + 1):
             noise = bits_to_exponential(row_bits(key_ptr, stream_row, 0, draw, ROWS, BLOCK_K), ACC)
-            own_noise = tl.sum(tl.where(own, noise, 0.0), axis=1, keep_dims=True)
+            own_noise = row_sum(tl.where(own, noise, 0.0))
             w = tl.where(own, 1.0, _weight(noise, 1.0 / own_noise, deficit, inverse))
-            norm = inverse_or_zero(tl.sum(w, axis=1, keep_dims=True))
-            mean = tl.sum(w * g, axis=1, keep_dims=True) * norm
+            norm = inverse_or_zero(row_sum(w))
+            mean = row_sum(w * g) * norm
             result += w * norm * (g - mean)
         dx = tl.where(tau == 0, 0.0, result * scale)
         store_tile(d_rows, 0, d_sk, dx, mask, K, ROWS, BLOCK_K, INTERLEAVED, INT64)
@@ -150,10 +145,7 @@ def _gumbel_rao_bwd_kernel(
         total = tl.zeros([ROWS, 1], ACC)
         for start in range(0, TILES * BLOCK_K, BLOCK_K):
             x = load_tile(x_rows, start, x_sk, mask, K, float("-inf"), ACC, ROWS, BLOCK_K, INTERLEAVED, INT64)
-            new_top = tl.maximum(top, tl.max(x, axis=1, keep_dims=True))
-            total *= exp(top - or_zero(new_top), 1.0, ACC)
-            total += tl.sum(exp(x - or_zero(new_top), 1.0, ACC), axis=1, keep_dims=True)
-            top = new_top
+            top, total = online_sum(top, total, x, 1.0, ACC)
         log_total = log2(tl.where(total == 0, 1.0, total))
         # [rows, draws, 2]: 1 / sum w, and the mean of g
         row_sums = sums_ptr + row.to(tl.int64) * (2 * DRAWS)
@@ -168,8 +160,8 @@ def _gumbel_rao_bwd_kernel(
                 deficit = log_total - (x - or_zero(top)) * 1.4426950408889634
                 w = _weight(noise, 1.0 / own_noise, deficit, inverse)
                 w = tl.where(_is_own(index, start, BLOCK_K), 1.0, w)
-                total += tl.sum(w, axis=1, keep_dims=True)
-                mean += tl.sum(w * g, axis=1, keep_dims=True)
+                total += row_sum(w)
+                mean += row_sum(w * g)
             norm = inverse_or_zero(total)
             tl.store(row_sums + 2 * (draw - 1), norm, mask=mask)
             tl.store(row_sums + 2 * (draw - 1) + 1, mean * norm, mask=mask)
@@ -193,13 +185,8 @@ def _gumbel_rao_bwd_kernel(
 
 def reinmax_bwd(grad: Tensor, logits: Tensor, index: Tensor, tau: Tensor | None, tau_value: float, dim: int) -> Tensor:
     dlogits = new_dlogits(logits)
-    if logits.numel() == 0:
-        return dlogits
-    view = view_as_rows(logits.shape, dim, logits.stride(), grad.stride(), dlogits.stride())
-    if view is None:
-        return dlogits.copy_(reinmax_bwd(grad.contiguous(), logits.contiguous(), index, tau, tau_value, dim))
-    args = (logits, grad, dlogits, index.contiguous(), scalar_tensor(logits, tau, tau_value), tau_value)
-    launch_rows(_reinmax_bwd_kernel, view, *tiling(view, logits), *args)
+    args = (index.contiguous(), scalar_tensor(logits, tau, tau_value), tau_value)
+    launch_rows(_reinmax_bwd_kernel, dim, [logits, grad], [dlogits], *args)
     return dlogits
 
 
@@ -210,15 +197,12 @@ def gumbel_rao_bwd(
     dlogits = new_dlogits(logits)
     if logits.numel() == 0:
         return dlogits
-    view = view_as_rows(logits.shape, dim, logits.stride(), grad.stride(), dlogits.stride())
-    if view is None:
-        copies = grad.contiguous(), logits.contiguous()
-        return dlogits.copy_(gumbel_rao_bwd(*copies, key, index, tau, tau_value, dim, draws, row_offset))
+    view, tensors = view_tensors(dim, [logits, grad], [dlogits])
     programs, options = tiling(view, logits, _GUMBEL_RAO_REGISTERS)
     sums = None
     if options["TILES"] > 1:
         sums = logits.new_empty((view.rows, draws, 2), dtype=compute_dtype(logits.dtype))
-    tau_args = (scalar_tensor(logits, tau, tau_value), tau_value)
-    args = (logits, grad, dlogits, sums, key.contiguous(), index.contiguous(), *tau_args, row_offset)
-    launch_rows(_gumbel_rao_bwd_kernel, view, programs, options | {"DRAWS": draws}, *args)
+    args = (sums, key.contiguous(), index.contiguous(), scalar_tensor(logits, tau, tau_value), tau_value, row_offset)
+    launch_view(_gumbel_rao_bwd_kernel, view, programs, options | {"DRAWS": draws}, *tensors, *args)
+    copy_back([dlogits], tensors[2:])
     return dlogits
