@@ -8,6 +8,7 @@ is taken, not after. They expect finite beta > 0 and noise in [0, 1]; NaN passes
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -88,30 +89,12 @@ class Kind:
     vanishes_at_one = False  # the gradient to the logits is 0 at beta = 1 and changes sign there
     unbounded_slope = False  # the slope at the threshold has no second moment, and is clamped
 
-    @staticmethod
-    def value(bit: Bit, beta: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    @staticmethod
-    def dlogits(bit: Bit, beta: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    @staticmethod
-    def dbeta(bit: Bit, beta: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    @staticmethod
-    def dnoise(bit: Bit, beta: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    @staticmethod
-    def log_prob(at: Density, beta: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    @staticmethod
-    def log_prob_gradient(at: Density, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """To (zeta, logits, beta)."""
-        raise NotImplementedError
+    value: Callable[[Bit, Tensor], Tensor]
+    dlogits: Callable[[Bit, Tensor], Tensor]
+    dbeta: Callable[[Bit, Tensor], Tensor]
+    dnoise: Callable[[Bit, Tensor], Tensor]
+    log_prob: Callable[[Density, Tensor], Tensor]
+    log_prob_gradient: Callable[[Density, Tensor], tuple[Tensor, Tensor, Tensor]]  # to (zeta, logits, beta)
 
 
 class Spike(Kind):
@@ -119,33 +102,16 @@ class Spike(Kind):
 
     spike = True
 
-    @staticmethod
-    def curve(u: Tensor, ubar: Tensor, beta: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    @staticmethod
-    def slope(u: Tensor, ubar: Tensor, beta: Tensor) -> Tensor:
-        """The derivative of the curve to u."""
-        raise NotImplementedError
+    curve: Callable[[Tensor, Tensor, Tensor], Tensor]
+    slope: Callable[[Tensor, Tensor, Tensor], Tensor]  # the derivative of the curve to u
+    curve_dbeta: Callable[[Tensor, Tensor, Tensor], Tensor]
+    curve_log_density: Callable[[Density, Tensor], Tensor]  # log of du/dzeta
+    curve_log_density_gradient: Callable[[Density, Tensor], tuple[Tensor, Tensor]]  # to (zeta, beta)
 
     @classmethod
     def moving_slope(cls, u: Tensor, ubar: Tensor, beta: Tensor) -> Tensor:
         """The slope times ubar: the derivative to log p at fixed noise."""
         return cls.slope(u, ubar, beta) * ubar
-
-    @staticmethod
-    def curve_dbeta(u: Tensor, ubar: Tensor, beta: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    @staticmethod
-    def curve_log_density(at: Density, beta: Tensor) -> Tensor:
-        """log of du/dzeta."""
-        raise NotImplementedError
-
-    @staticmethod
-    def curve_log_density_gradient(at: Density, beta: Tensor) -> tuple[Tensor, Tensor]:
-        """To (zeta, beta)."""
-        raise NotImplementedError
 
     @classmethod
     def value(cls, bit: Bit, beta: Tensor) -> Tensor:
