@@ -32,13 +32,17 @@ def floating(op: str, name: str, value: Any) -> None:
         raise TypeError(f"{op}: expected strided {name}, got layout {value.layout}")
 
 
+def on_device(op: str, name: str, value: Tensor, device: torch.device) -> None:
+    if value.device != device:
+        raise ValueError(f"{op}: expected {name} on {device}, got {value.device}")
+
+
 def alike(op: str, name: str, tensor: Tensor, device: torch.device, *dtypes: torch.dtype) -> None:
     """A tensor on the device, and of one of the dtypes, of another one."""
     if tensor.dtype not in dtypes:
         expected = " or ".join(map(dtype_name, dtypes))
         raise TypeError(f"{op}: expected {name} of dtype {expected}, got {dtype_name(tensor.dtype)}")
-    if tensor.device != device:
-        raise ValueError(f"{op}: expected {name} on {device}, got {tensor.device}")
+    on_device(op, name, tensor, device)
 
 
 def broadcastable(op: str, name: str, tensor: Tensor, shape: torch.Size) -> None:
@@ -82,8 +86,7 @@ def codebook(op: str, codes: Any, x: Tensor) -> None:
     row = (*codes.shape[:-2], codes.shape[-1])
     if x.shape[-len(row) :] != row:
         raise ValueError(f"{op}: expected x of shape [..., {', '.join(map(str, row))}], got {tuple(x.shape)}")
-    if codes.device != x.device:
-        raise ValueError(f"{op}: expected codebook on {x.device}, got {codes.device}")
+    on_device(op, "codebook", codes, x.device)
     if (x.dtype == torch.float64) != (codes.dtype == torch.float64):
         names = f"{dtype_name(x.dtype)} and {dtype_name(codes.dtype)}"
         raise TypeError(f"{op}: expected x and codebook both float64 or neither, got {names}")
@@ -124,15 +127,10 @@ def temperature(op: str, name: str, value: Any, device: torch.device, *, positiv
     """A finite Python number >= 0, or > 0 where it must be `positive`, or a one-element float tensor on `device`
     (whose value is not looked at)."""
     if isinstance(value, Tensor):
-        if value.dtype not in FLOATS:
-            raise TypeError(f"{op}: expected floating-point {name}, got {dtype_name(value.dtype)}")
-        if value.layout != torch.strided:
-            raise TypeError(f"{op}: expected strided {name}, got layout {value.layout}")
+        floating(op, name, value)
         if value.numel() != 1:
             raise ValueError(f"{op}: expected {name} with one element, got shape {tuple(value.shape)}")
-        if value.device != device:
-            raise ValueError(f"{op}: expected {name} on {device}, got {value.device}")
-        return
+        return on_device(op, name, value, device)
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise TypeError(f"{op}: expected {name} to be a float or a Tensor, got {type_name(value)}")
     if not 0 <= value <= sys.float_info.max or (positive and value == 0):
@@ -172,8 +170,7 @@ def sharpness(op: str, name: str, value: Any, device: torch.device, shape: torch
     if not isinstance(value, Tensor):
         return temperature(op, name, value, device, positive=True)
     floating(op, name, value)
-    if value.device != device:
-        raise ValueError(f"{op}: expected {name} on {device}, got {value.device}")
+    on_device(op, name, value, device)
     if value.numel() != 1:
         broadcastable(op, name, value, shape)
 
@@ -194,8 +191,7 @@ def noise_source(op: str, device: torch.device, key: Any, seed: Any, generator: 
             raise TypeError(f"{op}: expected key of dtype int64, got {dtype_name(key.dtype)}")
         if key.shape != (2,):
             raise ValueError(f"{op}: expected key of shape (2,), got {tuple(key.shape)}")
-        if key.device != device:
-            raise ValueError(f"{op}: expected key on {device}, got {key.device}")
+        on_device(op, "key", key, device)
     if seed is not None:
         integer(op, "seed", seed)
     if generator is not None:

@@ -191,8 +191,7 @@ def binary_concrete_log_prob(y: Tensor, logits: Tensor, tau: float | Tensor, *, 
     _validate.floating(op, "y", y)
     _validate.floating(op, "logits", logits)
     device = y.device
-    if logits.device != device:
-        raise ValueError(f"{op}: expected logits on {device}, got {logits.device}")
+    _validate.on_device(op, "logits", logits, device)
     if y.dtype not in (logits.dtype, compute_dtype(logits.dtype)):
         expected = _validate.dtype_name(logits.dtype)
         raise TypeError(f"{op}: expected y of dtype {expected} as the logits, got {_validate.dtype_name(y.dtype)}")

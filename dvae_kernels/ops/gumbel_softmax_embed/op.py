@@ -280,8 +280,7 @@ def _embed(
     _validate.floating(op, "codebook", codebook)
     if codebook.dim() != 2 or codebook.shape[0] != shape[dim]:
         raise ValueError(f"{op}: expected codebook of shape [{shape[dim]}, D], got {tuple(codebook.shape)}")
-    if codebook.device != device:
-        raise ValueError(f"{op}: expected codebook on {device}, got {codebook.device}")
+    _validate.on_device(op, "codebook", codebook, device)
     if (logits.dtype == torch.float64) != (codebook.dtype == torch.float64):
         names = f"{_validate.dtype_name(logits.dtype)} and {_validate.dtype_name(codebook.dtype)}"
         raise TypeError(f"{op}: expected logits and codebook both float64 or neither, got {names}")

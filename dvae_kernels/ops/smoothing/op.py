@@ -282,8 +282,7 @@ def smoothing_log_prob(
     _validate.floating(op, "zeta", zeta)
     _validate.floating(op, "logits", logits)
     device = zeta.device
-    if logits.device != device:
-        raise ValueError(f"{op}: expected logits on {device}, got {logits.device}")
+    _validate.on_device(op, "logits", logits, device)
     _validate.alike(op, "zeta", zeta, device, *dict.fromkeys((logits.dtype, compute_dtype(logits.dtype))))
     _check_kind(op, kind)
     zeta, logits = _validate.broadcast_with_logits(op, "zeta", zeta, logits)
