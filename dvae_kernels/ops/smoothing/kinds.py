@@ -8,7 +8,7 @@ is taken, not after. They expect finite beta > 0 and noise in [0, 1]; NaN passes
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -90,9 +90,7 @@ class Kind:
     unbounded_slope = False  # the slope at the threshold has no second moment, and is clamped
 
     value: Callable[[Bit, Tensor], Tensor]
-    dlogits: Callable[[Bit, Tensor], Tensor]
-    dbeta: Callable[[Bit, Tensor], Tensor]
-    dnoise: Callable[[Bit, Tensor], Tensor]
+    gradient: Callable[[Bit, Tensor], Iterator[Tensor]]  # to the logits, beta and noise, made one after the other
     log_prob: Callable[[Density, Tensor], Tensor]
     log_prob_gradient: Callable[[Density, Tensor], tuple[Tensor, Tensor, Tensor]]  # to (zeta, logits, beta)
 
@@ -103,32 +101,22 @@ class Spike(Kind):
     spike = True
 
     curve: Callable[[Tensor, Tensor, Tensor], Tensor]
-    slope: Callable[[Tensor, Tensor, Tensor], Tensor]  # the derivative of the curve to u
-    curve_dbeta: Callable[[Tensor, Tensor, Tensor], Tensor]
+    # to log p at fixed noise, which is that to u times ubar, to beta and to u
+    curve_gradient: Callable[[Tensor, Tensor, Tensor], Iterator[Tensor]]
     curve_log_density: Callable[[Density, Tensor], Tensor]  # log of du/dzeta
     curve_log_density_gradient: Callable[[Density, Tensor], tuple[Tensor, Tensor]]  # to (zeta, beta)
-
-    @classmethod
-    def moving_slope(cls, u: Tensor, ubar: Tensor, beta: Tensor) -> Tensor:
-        """The slope times ubar: the derivative to log p at fixed noise."""
-        return cls.slope(u, ubar, beta) * ubar
 
     @classmethod
     def value(cls, bit: Bit, beta: Tensor) -> Tensor:
         return torch.where(bit.above, cls.curve(*bit.upper(), beta), 0)
 
     @classmethod
-    def dlogits(cls, bit: Bit, beta: Tensor) -> Tensor:
-        return torch.where(bit.above, cls.moving_slope(*bit.upper(), beta) * bit.q, 0)
-
-    @classmethod
-    def dbeta(cls, bit: Bit, beta: Tensor) -> Tensor:
-        return torch.where(bit.above, cls.curve_dbeta(*bit.upper(), beta), 0)
-
-    @classmethod
-    def dnoise(cls, bit: Bit, beta: Tensor) -> Tensor:
-        slope = cls.slope(*bit.upper(), beta) * bit.inverse_p
-        return torch.where(bit.above, at_most(slope, torch.finfo(slope.dtype).max / 2), 0)
+    def gradient(cls, bit: Bit, beta: Tensor) -> Iterator[Tensor]:
+        slopes = cls.curve_gradient(*bit.upper(), beta)
+        yield torch.where(bit.above, next(slopes) * bit.q, 0)
+        yield torch.where(bit.above, next(slopes), 0)
+        dnoise = next(slopes) * bit.inverse_p
+        yield torch.where(bit.above, at_most(dnoise, torch.finfo(dnoise.dtype).max / 2), 0)
 
     @classmethod
     def log_prob(cls, at: Density, beta: Tensor) -> Tensor:
@@ -155,11 +143,9 @@ class SpikeExponential(Spike):
         return at_least(zeta, 0)  # not below by a rounding
 
     @staticmethod
-    def slope(u: Tensor, ubar: Tensor, beta: Tensor) -> Tensor:
-        return _complement(beta) / (beta * (u + ubar * torch.exp(-beta)))
-
-    @staticmethod
-    def curve_dbeta(u: Tensor, ubar: Tensor, beta: Tensor) -> Tensor:
+    def curve_gradient(u: Tensor, ubar: Tensor, beta: Tensor) -> Iterator[Tensor]:
+        slope = _complement(beta) / (beta * (u + ubar * torch.exp(-beta)))
+        yield slope * ubar
         # the integral over s in [0, 1] of s times the variance of a bit with odds u e^(s beta) / ubar, all positive
         small = torch.zeros_like(u)
         low = at_most(beta, 0.25)
@@ -167,7 +153,8 @@ class SpikeExponential(Spike):
             odds = torch.exp(-node * low)
             small = small + weight * odds / (u + ubar * odds).square()
         direct = u / (u + ubar * torch.exp(-beta)) - SpikeExponential.curve(u, ubar, beta)
-        return torch.where(beta < 0.25, u * ubar * small, direct / beta)
+        yield torch.where(beta < 0.25, u * ubar * small, direct / beta)
+        yield slope
 
     @staticmethod
     def curve_log_density(at: Density, beta: Tensor) -> Tensor:
@@ -190,16 +177,11 @@ class SpikePower(Spike):
         return -torch.expm1(beta * _log(ubar, u))
 
     @staticmethod
-    def slope(u: Tensor, ubar: Tensor, beta: Tensor) -> Tensor:
-        return SpikePower.moving_slope(u, ubar, beta) / at_least(ubar, CLAMP)
-
-    @classmethod
-    def moving_slope(cls, u: Tensor, ubar: Tensor, beta: Tensor) -> Tensor:
-        return beta * _power(ubar, u, beta)
-
-    @staticmethod
-    def curve_dbeta(u: Tensor, ubar: Tensor, beta: Tensor) -> Tensor:
-        return -_power(ubar, u, beta) * _finite_log(ubar, u)
+    def curve_gradient(u: Tensor, ubar: Tensor, beta: Tensor) -> Iterator[Tensor]:
+        power = _power(ubar, u, beta)
+        yield beta * power
+        yield -power * _finite_log(ubar, u)
+        yield beta * power / at_least(ubar, CLAMP)
 
     @staticmethod
     def curve_log_density(at: Density, beta: Tensor) -> Tensor:
@@ -223,13 +205,12 @@ class SpikeRoot(Spike):
         return _power(u, ubar, 1 / beta)
 
     @staticmethod
-    def slope(u: Tensor, ubar: Tensor, beta: Tensor) -> Tensor:
-        u = at_least(u, CLAMP)
-        return _power(u, ubar, 1 / beta) / (beta * u)
-
-    @staticmethod
-    def curve_dbeta(u: Tensor, ubar: Tensor, beta: Tensor) -> Tensor:
-        return -_power(u, ubar, 1 / beta) * _finite_log(u, ubar) / beta / beta
+    def curve_gradient(u: Tensor, ubar: Tensor, beta: Tensor) -> Iterator[Tensor]:
+        near = at_least(u, CLAMP)
+        slope = _power(near, ubar, 1 / beta) / (beta * near)
+        yield slope * ubar
+        yield -_power(u, ubar, 1 / beta) * _finite_log(u, ubar) / beta / beta
+        yield slope
 
     @staticmethod
     def curve_log_density(at: Density, beta: Tensor) -> Tensor:
@@ -252,14 +233,12 @@ class SpikeRational(Spike):
         return beta * u / (ubar + beta * u)
 
     @staticmethod
-    def slope(u: Tensor, ubar: Tensor, beta: Tensor) -> Tensor:
+    def curve_gradient(u: Tensor, ubar: Tensor, beta: Tensor) -> Iterator[Tensor]:
         inverse = 1 / (ubar + beta * u)
-        return beta * inverse * inverse
-
-    @staticmethod
-    def curve_dbeta(u: Tensor, ubar: Tensor, beta: Tensor) -> Tensor:
-        inverse = 1 / (ubar + beta * u)
-        return (u * inverse) * (ubar * inverse)
+        slope = beta * inverse * inverse
+        yield slope * ubar
+        yield (u * inverse) * (ubar * inverse)
+        yield slope
 
     @staticmethod
     def curve_log_density(at: Density, beta: Tensor) -> Tensor:
@@ -286,19 +265,12 @@ class Power(Kind):
         return torch.where(bit.above, 1 - part, part)
 
     @staticmethod
-    def dlogits(bit: Bit, beta: Tensor) -> Tensor:
+    def gradient(bit: Bit, beta: Tensor) -> Iterator[Tensor]:
         near, far = bit.sides()
-        return bit.p * bit.q * (beta - 1) * _power(far, near, beta)
-
-    @staticmethod
-    def dbeta(bit: Bit, beta: Tensor) -> Tensor:
-        near, far = bit.sides()
-        return bit.sign(bit.width() * _power(far, near, beta) * _finite_log(far, near))
-
-    @staticmethod
-    def dnoise(bit: Bit, beta: Tensor) -> Tensor:
-        near, far = bit.sides()
-        return beta * _power(far, near, beta) / at_least(far, CLAMP)
+        power = _power(far, near, beta)
+        yield bit.p * bit.q * (beta - 1) * power
+        yield bit.sign(bit.width() * power * _finite_log(far, near))
+        yield beta * power / at_least(far, CLAMP)
 
     @staticmethod
     def log_prob(at: Density, beta: Tensor) -> Tensor:
@@ -335,22 +307,13 @@ class Root(Kind):
         return torch.where(bit.above, 1 - part, part)
 
     @staticmethod
-    def dlogits(bit: Bit, beta: Tensor) -> Tensor:
+    def gradient(bit: Bit, beta: Tensor) -> Iterator[Tensor]:
         near, far = bit.sides()
-        near = at_least(near, CLAMP)
-        log = _log(near, far) / beta
-        return bit.p * bit.q * (torch.expm1(log) + torch.exp(log) * (far / (beta * near)))
-
-    @staticmethod
-    def dbeta(bit: Bit, beta: Tensor) -> Tensor:
-        near, far = bit.sides()
-        return bit.sign(bit.width() * _power(near, far, 1 / beta) * _finite_log(near, far)) / beta / beta
-
-    @staticmethod
-    def dnoise(bit: Bit, beta: Tensor) -> Tensor:
-        near, far = bit.sides()
-        near = at_least(near, CLAMP)
-        return _power(near, far, 1 / beta) / (beta * near)
+        clamped = at_least(near, CLAMP)
+        log = _log(clamped, far) / beta
+        yield bit.p * bit.q * (torch.expm1(log) + torch.exp(log) * (far / (beta * clamped)))
+        yield bit.sign(bit.width() * _power(near, far, 1 / beta) * _finite_log(near, far)) / beta / beta
+        yield _power(clamped, far, 1 / beta) / (beta * clamped)
 
     @staticmethod
     def log_prob(at: Density, beta: Tensor) -> Tensor:
@@ -390,22 +353,14 @@ class ExponentialMixture(Kind):
         return within(torch.where(low, -log, 1 + log), 0, 1)  # not outside by a rounding
 
     @staticmethod
-    def dlogits(bit: Bit, beta: Tensor) -> Tensor:
-        b, s = ExponentialMixture._root(bit, beta, CLAMP)
-        _, _, z, z1, _, _ = ExponentialMixture._parts(bit, beta, b, s)
-        return bit.p * bit.q * z * (z1 / beta) / s
-
-    @staticmethod
-    def dbeta(bit: Bit, beta: Tensor) -> Tensor:
+    def gradient(bit: Bit, beta: Tensor) -> Iterator[Tensor]:
         b, s = ExponentialMixture._root(bit, beta, CLAMP)
         low, log, z, z1, m, m1 = ExponentialMixture._parts(bit, beta, b, s)
+        yield bit.p * bit.q * z * (z1 / beta) / s
         rise = ExponentialMixture._rise(torch.where(low, -log, 1 + log), z, m, beta)
         rise1 = ExponentialMixture._rise(torch.where(low, 1 + log, -log), z1, m1, beta)
-        return (bit.p * rise1 - bit.q * rise) / (beta * s)
-
-    @staticmethod
-    def dnoise(bit: Bit, beta: Tensor) -> Tensor:
-        return _complement(beta) / beta / ExponentialMixture._root(bit, beta, CLAMP)[1]
+        yield (bit.p * rise1 - bit.q * rise) / (beta * s)
+        yield _complement(beta) / beta / s
 
     @staticmethod
     def log_prob(at: Density, beta: Tensor) -> Tensor:
@@ -467,24 +422,19 @@ class LogisticMixture(Kind):
         return torch.where(high, 1 + log, -log)
 
     @staticmethod
-    def dlogits(bit: Bit, beta: Tensor) -> Tensor:
-        _, _, g, scale = LogisticMixture._parts(bit, beta)
-        return bit.p * bit.q * (_complement(beta) * g * scale)
-
-    @staticmethod
-    def dbeta(bit: Bit, beta: Tensor) -> Tensor:
-        high, x, g, scale = LogisticMixture._parts(bit, beta)
-        log = torch.log(x) / beta
-        own, other = torch.where(high, bit.p, bit.q), torch.where(high, bit.q, bit.p)
-        part = (-own * log * g.square() - other * (1 + log) * torch.exp(-beta)) * scale
-        return torch.where(high, part, -part)
-
-    @staticmethod
-    def dnoise(bit: Bit, beta: Tensor) -> Tensor:
-        _, x, _, scale = LogisticMixture._parts(bit, beta)
+    def gradient(bit: Bit, beta: Tensor) -> Iterator[Tensor]:
+        high, x = LogisticMixture._root(bit, beta, CLAMP)
         decay = torch.exp(-beta)
+        own, other = torch.where(high, bit.p, bit.q), torch.where(high, bit.q, bit.p)
+        g = (decay + x) / (1 + x)
+        # 1 / (beta den), where the density is E den / ((E + X) (1 + E / X)) with E = e^-beta
+        scale = 1 / (beta * (own * g.square() + other * decay))
+        yield bit.p * bit.q * (_complement(beta) * g * scale)
+        log = torch.log(x) / beta
+        part = (-own * log * g.square() - other * (1 + log) * decay) * scale
+        yield torch.where(high, part, -part)
         inside = (bit.eps >= LEAST_NOISE) & (bit.rest >= LEAST_NOISE)
-        return torch.where(inside, (decay + x) * (1 + decay / x) * scale, 0)
+        yield torch.where(inside, (decay + x) * (1 + decay / x) * scale, 0)
 
     @staticmethod
     def log_prob(at: Density, beta: Tensor) -> Tensor:
@@ -508,15 +458,6 @@ class LogisticMixture(Kind):
         s = _hypotenuse(b, 4 * eps * rest * torch.exp(-beta), floor)
         return high, at_least(s + b.abs(), torch.finfo(b.dtype).tiny) / (2 * torch.where(high, rest, eps))
 
-    @staticmethod
-    def _parts(bit: Bit, beta: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(B > 0, X, g, 1 / (beta den)); the density is E den / ((E + X) (1 + E / X)), E = e^-beta."""
-        high, x = LogisticMixture._root(bit, beta, CLAMP)
-        decay = torch.exp(-beta)
-        own, other = torch.where(high, bit.p, bit.q), torch.where(high, bit.q, bit.p)
-        g = (decay + x) / (1 + x)
-        return high, x, g, 1 / (beta * (own * g.square() + other * decay))
-
 
 class PowerMixture(Kind):
     """The mixture of the power distributions R0 = zeta^(1 / beta), weight q, and R1 = 1 - (1 - zeta)^(1 / beta), of
@@ -536,16 +477,26 @@ class PowerMixture(Kind):
         return torch.where(bit.above, -torch.expm1(log), torch.exp(log))
 
     @staticmethod
-    def dlogits(bit: Bit, beta: Tensor) -> Tensor:
-        _, near, far, _, _, log_other, ratio = PowerMixture._parts(bit, beta)
-        excess = torch.where(far < 0.5, far + torch.expm1(log_other), torch.exp(log_other) - near)
-        return bit.p * bit.q * (beta * excess * ratio)
-
-    @staticmethod
-    def dbeta(bit: Bit, beta: Tensor) -> Tensor:
-        inside, _, far, (own, other), log_own, log_other, ratio = PowerMixture._parts(bit, beta)
-        part = own * far * log_own - other * torch.exp(log_other) * log_other
-        return torch.where(inside, bit.sign(part * ratio), 0)
+    def gradient(bit: Bit, beta: Tensor) -> Iterator[Tensor]:
+        """With t = far^beta and den the density times beta t (1 - t). There is none to noise."""
+        near, far = bit.sides()
+        log = beta * _finite_log(far, near)
+        t1 = -torch.expm1(log)
+        inside = (far > 0) & (t1 > 0)  # where zeta is inside (0, 1)
+        far = at_least(far, LEAST_NOISE)  # it is a divisor
+        log = torch.where(inside, log, -1)
+        t, t1 = torch.exp(log), -torch.expm1(log)
+        low = log < -1
+        log_other = torch.where(low, torch.log1p(-torch.where(low, t, 0)), torch.log(torch.where(low, 1, t1))) / beta
+        power_other = torch.exp(log_other)  # (1 - t)^(1 / beta)
+        own, other = torch.where(bit.above, bit.p, bit.q), torch.where(bit.above, bit.q, bit.p)
+        den = own * far * t1 + other * power_other * t
+        inside = inside & (den > 0)
+        ratio = torch.where(inside, t * (t1 / torch.where(inside, den, 1)), 0)
+        excess = torch.where(far < 0.5, far + torch.expm1(log_other), power_other - near)
+        yield bit.p * bit.q * (beta * excess * ratio)
+        part = own * far * (log / beta) - other * power_other * log_other
+        yield torch.where(inside, bit.sign(part * ratio), 0)
 
     @staticmethod
     def log_prob(at: Density, beta: Tensor) -> Tensor:
@@ -561,25 +512,6 @@ class PowerMixture(Kind):
         w0, w1 = torch.sigmoid(-odds), torch.sigmoid(odds)
         dbeta = -(1 + (w0 * log0 + w1 * log1) / beta) / beta
         return exponent * (w0 / at.zeta - w1 / at.zeta1), w1 - at.p, dbeta
-
-    @staticmethod
-    def _parts(bit: Bit, beta: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor], Tensor, Tensor, Tensor]:
-        """(where zeta is inside (0, 1), near, far, the weights of the own and the other side, log far,
-        log (1 - t) / beta, t (1 - t) / den), t = far^beta and den the density times beta t (1 - t)."""
-        near, far = bit.sides()
-        log = beta * _finite_log(far, near)
-        t1 = -torch.expm1(log)
-        inside = (far > 0) & (t1 > 0)
-        far = at_least(far, LEAST_NOISE)  # it is a divisor
-        log = torch.where(inside, log, -1)
-        t, t1 = torch.exp(log), -torch.expm1(log)
-        low = log < -1
-        log_other = torch.where(low, torch.log1p(-torch.where(low, t, 0)), torch.log(torch.where(low, 1, t1))) / beta
-        own, other = torch.where(bit.above, bit.p, bit.q), torch.where(bit.above, bit.q, bit.p)
-        den = own * far * t1 + other * torch.exp(log_other) * t
-        inside = inside & (den > 0)
-        ratio = torch.where(inside, t * (t1 / torch.where(inside, den, 1)), 0)
-        return inside, near, far, (own, other), log / beta, log_other, ratio
 
 
 # Gauss's rule on [0, 1] with the weight s, exact for polynomials up to degree 9: (node, weight).

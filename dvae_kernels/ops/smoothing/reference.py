@@ -48,12 +48,14 @@ def smoothing_bwd(
     chosen = find_kind(kind, noise_grad=noise_grad)
     bit, value, valid = _bit(logits, noise, key, beta, beta_value, index_offset)
     grad = torch.where(valid, grad.to(bit.p.dtype), torch.nan)
-    dlogits = (grad * chosen.dlogits(bit, value)).to(logits.dtype)
+    slopes = chosen.gradient(bit, value)
+    dlogits = (grad * next(slopes)).to(logits.dtype)
     dbeta = dnoise = grad.new_empty((0,))
-    if beta_grad:
-        dbeta = _beta_gradient(grad * chosen.dbeta(bit, value), beta, index_offset % 4)
+    if beta_grad or noise_grad:
+        slope = next(slopes)
+        dbeta = _beta_gradient(grad * slope, beta, index_offset % 4) if beta_grad else dbeta
     if noise_grad:
-        dnoise = grad * chosen.dnoise(bit, value)
+        dnoise = grad * next(slopes)
     return dlogits, dbeta, dnoise
 
 
