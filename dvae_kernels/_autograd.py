@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
@@ -55,6 +56,11 @@ def differentiated_twice() -> bool:
     Compiled graphs never do that, and dynamo cannot trace a Function inside a backward.
     """
     return torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+def in_backward(twice: Callable[..., Any], raw: dict[str, Callable[..., Any]], backend: str, *args: Any) -> Any:
+    """Inside a backward: the raw op, or twice(*args, backend), the same with a derivative, where that is needed."""
+    return twice(*args, backend) if differentiated_twice() else raw[backend](*args)
 
 
 def backward_backend(backend: str) -> str:

@@ -6,6 +6,7 @@ Python scalars are checked by value. Tensor values are not: that would synchroni
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -99,7 +100,7 @@ def codebook_shape(op: str, codes: Any) -> None:
         raise ValueError(f"{op}: expected codebook of shape [K, D] or [H, K, D], got {tuple(codes.shape)}")
 
 
-def one_of(op: str, name: str, value: Any, choices: tuple[str, ...]) -> None:
+def one_of(op: str, name: str, value: Any, choices: Collection[str]) -> None:
     if not isinstance(value, str):
         raise TypeError(f"{op}: expected {name} to be a str, got {type_name(value)}")
     if value not in choices:

@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from dvae_kernels._dtypes import compute_dtype
-from dvae_kernels._triton.rows import Rows, copy_back, launch_view, view_tensors
+from dvae_kernels._triton.rows import Rows, acc, copy_back, launch_view, view_tensors
 
 
 class Config(NamedTuple):
@@ -55,7 +54,7 @@ def tiling(view: Rows, tensor: Tensor, registers: int = 1) -> tuple[int, dict[st
     else:
         programs = -(-view.rows // tile.rows)
     return programs, {
-        "ACC": tl.float64 if tensor.dtype == torch.float64 else tl.float32,
+        "ACC": acc(tensor.dtype),
         "ROWS": tile.rows,
         "BLOCK_K": tile.block_k,
         "TILES": -(-view.k // tile.block_k),

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from dvae_kernels._elements import BLOCK, count_blocks
 from dvae_kernels._triton.philox import philox
-from dvae_kernels._triton.rows import contiguous_outputs, copy_back, launch
+from dvae_kernels._triton.rows import acc, contiguous_outputs, copy_back, launch
 
 _INT32_MAX = (1 << 31) - 1
 
@@ -84,7 +83,7 @@ def launch_elements(
     launch(
         kernel, count_blocks(count), *(x if x is None else x.contiguous() for x in inputs), *written, *args,
         count, shift, (index_offset - shift) // 4 % (1 << 62),
-        ACC=tl.float64 if first.dtype == torch.float64 else tl.float32, BLOCK=BLOCK,
+        ACC=acc(first.dtype), BLOCK=BLOCK,
         EVEN=count % 16 == 0 and shift == 0, INT64=count > _INT32_MAX - 2 * BLOCK, num_warps=4, **constants,
     )  # fmt: skip
     copy_back(outputs, written)

@@ -8,6 +8,8 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
 # Below this many contiguous rows, a strided K is as well read row by row.
@@ -80,6 +82,18 @@ def copy_back(outputs: Sequence[Tensor | None], written: Sequence[Tensor | None]
     for output, y in zip(outputs, written):
         if output is not None and y is not None and y is not output:
             output.copy_(y)
+
+
+def column_tiles(columns: int, itemsize: int, warps: int, vectors: int = 1) -> dict[str, int]:
+    """The constants of a kernel over rows of D columns, with tiles of `vectors` 16-byte pieces a thread."""
+    elements = 32 * warps * vectors * 16 // itemsize
+    block = min(triton.next_power_of_2(columns), elements)
+    return {"ROWS": elements // block, "BLOCK_D": block, "TILES": triton.cdiv(columns, block), "num_warps": warps}
+
+
+def acc(dtype: torch.dtype) -> tl.dtype:
+    """The dtype that kernels compute in."""
+    return tl.float64 if dtype == torch.float64 else tl.float32
 
 
 def launch(kernel: Any, programs: int, *args: Any, **options: Any) -> None:

@@ -52,8 +52,7 @@ class GatherCodesFunction(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (indices,) = ctx.saved_tensors
         args = (grad.reshape(indices.numel(), grad.shape[-1]), indices.reshape(-1), ctx.num_codes)
-        twice = _autograd.differentiated_twice()
-        sums = code_sums(*args, ctx.backend) if twice else CODE_SUMS[ctx.backend](*args)
+        sums = _autograd.in_backward(code_sums, CODE_SUMS, ctx.backend, *args)
         return sums.to(ctx.dtype), None, None
 
 
@@ -78,9 +77,7 @@ class CodeSumsFunction(torch.autograd.Function):
         (indices,) = ctx.saved_tensors
         # a row that took no part has gradient zero, not NaN
         index = indices.where((indices >= 0) & (indices < ctx.num_codes), -1)
-        args = (grad.to(ctx.dtype), index)
-        twice = _autograd.differentiated_twice()
-        rows = gather_codes(*args, ctx.backend) if twice else GATHER_CODES[ctx.backend](*args)
+        rows = _autograd.in_backward(gather_codes, GATHER_CODES, ctx.backend, grad.to(ctx.dtype), index)
         return rows, None, None, None
 
 

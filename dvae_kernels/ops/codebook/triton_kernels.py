@@ -6,35 +6,18 @@ and writes a sum at the end of every run of one code. See the README for the lev
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from dvae_kernels._rows import with_unit_columns
-from dvae_kernels._triton.rows import launch
+from dvae_kernels._triton.rows import acc, column_tiles, launch
 from dvae_kernels.ops.codebook.schemas import new_codes, new_statistics, new_sums
 
 BLOCK_ROWS = 64  # sorted rows of a block, the same in every backend: it fixes the order of additions
 _KEY_TILE = 1024
 _WARPS = 2
-
-
-class _Tile(NamedTuple):
-    """How a kernel is cut up: rows (or blocks of rows) and columns of a tile, and the tiles of a row."""
-
-    rows: int
-    block_d: int
-    tiles: int
-
-
-def _tile(columns: int, itemsize: int, vectors: int) -> _Tile:
-    """`vectors` 16-byte pieces a thread."""
-    elements = 32 * _WARPS * vectors * 16 // itemsize
-    block_d = min(triton.next_power_of_2(columns), elements)
-    return _Tile(elements // block_d, block_d, triton.cdiv(columns, block_d))
 
 
 @triton.jit
@@ -145,11 +128,10 @@ def gather_codes(codebook: Tensor, indices: Tensor) -> Tensor:
     if out.numel() == 0:
         return out
     codebook = with_unit_columns(codebook)
-    tile = _tile(columns, codebook.itemsize, 4)
+    tile = column_tiles(columns, codebook.itemsize, _WARPS, 4)
     launch(
-        _gather_codes_kernel, triton.cdiv(indices.numel(), tile.rows), codebook, indices.contiguous(), out,
-        indices.numel(), k, columns, codebook.stride(0),
-        ROWS=tile.rows, BLOCK_D=tile.block_d, TILES=tile.tiles, num_warps=_WARPS,
+        _gather_codes_kernel, triton.cdiv(indices.numel(), tile["ROWS"]), codebook, indices.contiguous(), out,
+        indices.numel(), k, columns, codebook.stride(0), **tile,
     )  # fmt: skip
     return out
 
@@ -175,10 +157,10 @@ def code_statistics(x: Tensor, indices: Tensor, num_codes: int) -> tuple[Tensor,
         return counts.zero_(), sums
     x = with_unit_columns(x)
     keys = x.new_empty((rows,), dtype=torch.int32)
-    tile = _tile(max(columns, 1), x.itemsize, 4)
+    tile = column_tiles(max(columns, 1), x.itemsize, _WARPS, 4)
     launch(
-        _finite_code_keys_kernel, triton.cdiv(rows, tile.rows), x, indices.contiguous(), keys, rows, num_codes, columns,
-        x.stride(0), ROWS=tile.rows, BLOCK_D=tile.block_d, TILES=tile.tiles, num_warps=_WARPS,
+        _finite_code_keys_kernel, triton.cdiv(rows, tile["ROWS"]), x, indices.contiguous(), keys, rows, num_codes,
+        columns, x.stride(0), **tile,
     )  # fmt: skip
     codes, order = keys.sort(stable=True)
     starts = torch.searchsorted(codes, torch.arange(num_codes + 1, dtype=torch.int32, device=x.device))
@@ -195,12 +177,11 @@ def _add_rows(x: Tensor, codes: Tensor, order: Tensor, sums: Tensor) -> None:
     while True:
         rows, blocks = len(codes), triton.cdiv(len(codes), BLOCK_ROWS)
         partial_codes, partials = codes.new_empty((2 * blocks,)), sums.new_empty((2 * blocks, columns))
-        tile = _tile(columns, x.itemsize, 1)
+        tile = column_tiles(columns, x.itemsize, _WARPS)
         launch(
-            _code_sums_kernel, triton.cdiv(blocks, tile.rows) * tile.tiles, x, positions, codes, sums, partial_codes,
-            partials, rows, num_codes, columns, x.stride(0),
-            ACC=tl.float64 if sums.dtype == torch.float64 else tl.float32, LENGTH=BLOCK_ROWS, ROWS=tile.rows,
-            BLOCK_D=tile.block_d, TILES=tile.tiles, num_warps=_WARPS,
+            _code_sums_kernel, triton.cdiv(blocks, tile["ROWS"]) * tile["TILES"], x, positions, codes, sums,
+            partial_codes, partials, rows, num_codes, columns, x.stride(0), ACC=acc(sums.dtype), LENGTH=BLOCK_ROWS,
+            **tile,
         )  # fmt: skip
         if blocks == 1:
             return

@@ -60,21 +60,19 @@ class GumbelSoftmaxFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         tau_value, dim, _, row_offset, _, recompute, _, backend = ctx.options
-        twice = _autograd.differentiated_twice()
         dtau = None
         if recompute:
             logits, key, tau = ctx.saved_tensors
             tau_grad = tau is not None and ctx.needs_input_grad[1]
             args = (grad, logits, key, tau, tau_value, dim, row_offset, tau_grad)
-            dlogits, dtau_rows = (
-                recompute_bwd(*args, backend) if twice else GUMBEL_SOFTMAX_RECOMPUTE_BWD[backend](*args)
-            )
+            dlogits, dtau_rows = _autograd.in_backward(recompute_bwd, GUMBEL_SOFTMAX_RECOMPUTE_BWD, backend, *args)
             # a row with NaN has no gradient at tau = 0 either
             dtau = torch.where(tau == 0, 0, dtau_rows.sum()) if tau_grad else None
         else:
             y, tau = ctx.saved_tensors
-            sample_args = (grad, y, tau, tau_value, dim, ctx.logits_dtype)
-            dlogits = sample_bwd(*sample_args, backend) if twice else GUMBEL_SOFTMAX_BWD[backend](*sample_args)
+            dlogits = _autograd.in_backward(
+                sample_bwd, GUMBEL_SOFTMAX_BWD, backend, grad, y, tau, tau_value, dim, ctx.logits_dtype
+            )
         return dlogits, dtau, None, None
 
 

@@ -119,7 +119,7 @@ def _search(
     """The raw op on checked arguments."""
     _validate.floating(op, "x", x)
     _validate.codebook(op, codebook, x)
-    _validate.one_of(op, "metric", metric, tuple(METRICS))
+    _validate.one_of(op, "metric", metric, METRICS)
     _validate.one_of(op, "precision", precision, PRECISIONS)
     backend = _backend.resolve(op, backend, x.device.type)
     return NEAREST_CODE[backend](*by_head(x.detach(), codebook.detach()), metric, precision, with_score)

@@ -120,15 +120,6 @@ def _warn(reason: str, message: str) -> None:
         warnings.warn(f"smoothing_transform: {message}", stacklevel=4)
 
 
-def _check_kind(op: str, kind: Any) -> type[kinds.Kind]:
-    if not isinstance(kind, str):
-        raise TypeError(f"{op}: expected kind to be a str, got {_validate.type_name(kind)}")
-    try:
-        return kinds.find_kind(kind)
-    except ValueError as error:
-        raise ValueError(f"{op}: {error}") from None
-
-
 def smoothing_transform(
     logits: Tensor,
     beta: float | Tensor,
@@ -212,7 +203,8 @@ def smoothing_transform(
     _validate.floating(op, "logits", logits)
     device = logits.device
     _validate.sharpness(op, "beta", beta, device, logits.shape)
-    chosen = _check_kind(op, kind)
+    _validate.one_of(op, "kind", kind, SMOOTHING_KINDS)
+    chosen = SMOOTHING_KINDS[kind]
     _validate.noise_source(op, device, key, seed, generator, noise)
     if noise is not None:
         _validate.floating(op, "noise", noise)
@@ -284,7 +276,7 @@ def smoothing_log_prob(
     device = zeta.device
     _validate.on_device(op, "logits", logits, device)
     _validate.alike(op, "zeta", zeta, device, *dict.fromkeys((logits.dtype, compute_dtype(logits.dtype))))
-    _check_kind(op, kind)
+    _validate.one_of(op, "kind", kind, SMOOTHING_KINDS)
     zeta, logits = _validate.broadcast_with_logits(op, "zeta", zeta, logits)
     _validate.sharpness(op, "beta", beta, device, logits.shape)
     backend = _backend.resolve(op, backend, device.type)

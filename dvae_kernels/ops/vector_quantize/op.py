@@ -130,8 +130,7 @@ class VectorQuantizeFunction(torch.autograd.Function):
             grad_losses = grad_losses.expand(x.shape[0])
         learns = bool(ctx.needs_input_grad[1] and options.codebook_weight)
         args = (options.commitment_weight, options.codebook_weight, options.rotation, learns)
-        twice = _autograd.differentiated_twice()
-        if twice:
+        if _autograd.differentiated_twice():
             codes = codes.detach() + used if learns else codes
             dx, dcodes = reference.vector_quantize_bwd(grad, grad_losses, x, codes, indices, *args)
         else:
@@ -139,13 +138,9 @@ class VectorQuantizeFunction(torch.autograd.Function):
         dcodebook = None
         if learns:
             dcodes = dcodes if grad_used is None else dcodes + grad_used
-            sums = code_sums if twice else _code_sums
-            dcodebook = sums(dcodes, indices, ctx.num_codes, options.backend).to(ctx.codebook_dtype)
+            sums = _autograd.in_backward(code_sums, CODE_SUMS, options.backend, dcodes, indices, ctx.num_codes)
+            dcodebook = sums.to(ctx.codebook_dtype)
         return dx if ctx.needs_input_grad[0] else None, dcodebook, None, None, None, None
-
-
-def _code_sums(rows: Tensor, indices: Tensor, num_codes: int, backend: str) -> Tensor:
-    return CODE_SUMS[backend](rows, indices, num_codes)
 
 
 def vector_quantize(
@@ -243,7 +238,7 @@ def vector_quantize(
     _validate.weight(op, "commitment_weight", commitment_weight)
     _validate.weight(op, "codebook_weight", codebook_weight)
     _validate.one_of(op, "gradient", gradient, GRADIENTS)
-    _validate.one_of(op, "metric", metric, tuple(METRICS))
+    _validate.one_of(op, "metric", metric, METRICS)
     lead = x.shape[: x.dim() - codebook.dim() + 1]  # without H and D
     if mask is not None:
         _validate.mask(op, mask, x.device, lead)

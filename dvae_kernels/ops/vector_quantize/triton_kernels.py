@@ -12,18 +12,11 @@ from torch import Tensor
 
 from dvae_kernels._indices import MASKED
 from dvae_kernels._rows import with_unit_columns
-from dvae_kernels._triton.rows import launch
+from dvae_kernels._triton.rows import acc, column_tiles, launch
 from dvae_kernels.ops.vector_quantize.schemas import new_gradients, new_quantized
 
 _WARPS = 4
 _MASKED = tl.constexpr(MASKED)
-
-
-def _tile(columns: int, itemsize: int) -> dict[str, int]:
-    """16 bytes a thread: rows and columns of a tile, and the tiles of a row."""
-    elements = 32 * _WARPS * 16 // itemsize
-    block = min(triton.next_power_of_2(columns), elements)
-    return {"ROWS": elements // block, "BLOCK_D": block, "TILES": triton.cdiv(columns, block), "num_warps": _WARPS}
 
 
 @triton.jit
@@ -151,11 +144,11 @@ def vector_quantize_fwd(
     if x.numel() == 0:
         return quantized, codes, errors
     x, codebook = with_unit_columns(x), with_unit_columns(codebook)
-    tile = _tile(columns, x.itemsize)
+    tile = column_tiles(columns, x.itemsize, _WARPS)
     launch(
         _vector_quantize_fwd_kernel, triton.cdiv(rows, tile["ROWS"]), x, codebook, indices.contiguous(), quantized,
         codes if keep_codes else None, errors, rows, codebook.shape[0], columns, x.stride(0), codebook.stride(0),
-        ACC=_acc(x), **tile,
+        ACC=acc(x.dtype), **tile,
     )  # fmt: skip
     return quantized, codes, errors
 
@@ -184,16 +177,12 @@ def vector_quantize_bwd(
     weights = None  # Triton passes a Python float in float32
     if x.dtype == torch.float64:
         weights = torch.tensor((commitment_weight, codebook_weight), dtype=x.dtype, device=x.device)
-    tile = _tile(columns, x.itemsize)
+    tile = column_tiles(columns, x.itemsize, _WARPS)
     launch(
         _vector_quantize_bwd_kernel, triton.cdiv(rows, tile["ROWS"]), x, codes, indices.contiguous(), grad, grad_losses,
         dx, dcodes if learns else None, rows, columns, x.stride(0), codes.stride(0),
         0 if grad is None else grad.stride(0), commitment_weight, codebook_weight, weights,
         COMMITS=grad_losses is not None and commitment_weight != 0, ROTATION=rotation and grad is not None,
-        ACC=_acc(x), **tile,
+        ACC=acc(x.dtype), **tile,
     )  # fmt: skip
     return dx, dcodes
-
-
-def _acc(x: Tensor) -> tl.dtype:
-    return tl.float64 if x.dtype == torch.float64 else tl.float32
