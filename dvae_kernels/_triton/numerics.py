@@ -39,6 +39,15 @@ def inside_unit(x):
 
 
 @triton.jit
+def horner(x, coefficients):
+    """The polynomial with these coefficients, two or more, that of the highest power first."""
+    series = x * coefficients[0] + coefficients[1]
+    for i in tl.static_range(2, len(coefficients)):
+        series = series * x + coefficients[i]
+    return series
+
+
+@triton.jit
 def reciprocal(x):
     """1 / x. In float32 one instruction, to 1 ulp where neither x nor 1 / x is subnormal."""
     if x.dtype == tl.float32 and not INTERPRETED:
@@ -55,11 +64,7 @@ def exp(x):
         n = shifted - 12582912.0
         r = n * -1.42860677e-06 + (n * -0.693145751953125 + x)
         # minimax polynomial of (e^r - 1 - r) / r^2
-        series = r * 0.00138146 + 0.008368717
-        series = series * r + 0.04166839
-        series = series * r + 0.16666521
-        series = series * r + 0.49999994
-        series = (series * r + 1.0) * r + 1.0
+        series = horner(r, (0.00138146, 0.008368717, 0.04166839, 0.16666521, 0.49999994, 1.0, 1.0))
         power = (shifted.to(tl.int32, bitcast=True) << 23) + 0x3F800000
         return series * power.to(tl.float32, bitcast=True)
     else:
@@ -86,13 +91,9 @@ def log_1m(x):
     """log(1 - x) for x in [0, 1/2]."""
     if x.dtype == tl.float32:
         # minimax polynomial, relative error 2^-25 before rounding
-        series = x * 1.4145494 - 1.6395931
-        series = series * x + 1.2087169
-        series = series * x - 0.18095352
-        series = series * x + 0.26369122
-        series = series * x + 0.24368258
-        series = series * x + 0.3336321
-        series = series * x + 0.49999523
+        series = horner(
+            x, (1.4145494, -1.6395931, 1.2087169, -0.18095352, 0.26369122, 0.24368258, 0.3336321, 0.49999523)
+        )
         return -x - (x * x) * series
     else:
         # log(1 - x) = log(y) x / (1 - y) for y = 1 - x rounded, exact to the last bits (Kahan)
@@ -106,14 +107,8 @@ def log1p(x):
     """log(1 + x) for x in [0, 1]."""
     if x.dtype == tl.float32:
         # minimax polynomial, relative error 2^-27 before rounding
-        series = x * -0.0033184718 + 0.02020458
-        series = series * x - 0.05766443
-        series = series * x + 0.10680554
-        series = series * x - 0.15355395
-        series = series * x + 0.196954
-        series = series * x - 0.24958587
-        series = series * x + 0.33330512
-        series = series * x - 0.4999993
+        series = horner(x, (-0.0033184718, 0.02020458, -0.05766443, 0.10680554, -0.15355395, 0.196954, -0.24958587,
+                            0.33330512, -0.4999993))  # fmt: skip
         return x + (x * x) * series
     else:
         y = 1.0 + x
@@ -139,11 +134,7 @@ def one_minus_exp2(y, power):
     close = y > -1
     if y.dtype == tl.float32:
         # minimax polynomial of (1 - 2^-x) / x on [0, 1], relative error 2^-26.7 before rounding
-        series = 0.00129078 + y * 0.000114580565
-        series = series * y + 0.009596276
-        series = series * y + 0.055498954
-        series = series * y + 0.24022606
-        series = series * y + 0.6931472
+        series = horner(y, (0.000114580565, 0.00129078, 0.009596276, 0.055498954, 0.24022606, 0.6931472))
         return tl.where(close, series * -y, 1.0 - power)
     else:
         inside = tl.where(close & (power != 1), power, 0.5)

@@ -6,7 +6,7 @@ A Philox call makes four words, for four consecutive columns of a row, so tiles 
 import triton
 import triton.language as tl
 
-from dvae_kernels._triton.numerics import log2
+from dvae_kernels._triton.numerics import horner, log2
 from dvae_kernels._triton.tiles import join4
 
 
@@ -80,12 +80,7 @@ def bits_to_exponential(bits, dtype: tl.constexpr):
         low = bits < 0x40000000
         x = tl.where(low, bits, bits ^ 0xFFFFFFFF).to(tl.float32) * 2.3283064365386963e-10 + 1.1641532182693481e-10
         # minimax polynomial of -log(1 - x) / x on [0, 1/4], relative error 2^-28 before rounding
-        series = x * 0.333775282 + 0.0896207020
-        series = series * x + 0.214224264
-        series = series * x + 0.248693839
-        series = series * x + 0.333389550
-        series = series * x + 0.499999106
-        series = series * x + 1.0
+        series = horner(x, (0.333775282, 0.0896207020, 0.214224264, 0.248693839, 0.333389550, 0.499999106, 1.0))
         return tl.where(low, series * x, log2(x) * -0.6931471805599453)
 
 

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dvae_kernels._triton.config import launch_rows
-from dvae_kernels._triton.numerics import log
+from dvae_kernels._triton.numerics import horner, log
 from dvae_kernels._triton.softmax import exp, inverse_or_zero, online_sum, or_zero, row_sum, running_max
 from dvae_kernels._triton.tiles import load_tile, row_tile, store_tile
 from dvae_kernels.ops.categorical_kl.schemas import new_divergence, new_gradients
@@ -23,11 +23,7 @@ def _term(t, pi, m, ACC: tl.constexpr):
     near: tl.constexpr = 0.015625 if ACC == tl.float64 else 0.25
     t = tl.where(pi == 0, -1e30, t)  # where pi is 0, all that is left is m
     square = t * t
-    series = t * 0.0011904761904761906 + 0.006944444444444444
-    series = series * t + 0.03333333333333333
-    series = series * t + 0.125
-    series = series * t + 0.3333333333333333
-    series = series * t + 0.5
+    series = horner(t, (1 / 840, 1 / 144, 1 / 30, 1 / 8, 1 / 3, 1 / 2))
     return tl.where(square < near * near, m * square * series, pi * t + (m - pi))
 
 
