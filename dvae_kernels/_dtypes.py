@@ -32,3 +32,7 @@ def sample_dtype(logits: Tensor) -> torch.dtype:
     device = logits.device.type
     autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     return torch.float32 if autocast else dtype
+
+
+def new_sample(logits: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.empty_like(logits, dtype=dtype)

@@ -5,14 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dvae_kernels._dtypes import compute_dtype
+from dvae_kernels._dtypes import compute_dtype, new_sample
 from dvae_kernels._elements import new_block_sums
 from dvae_kernels._library import define_op
 from dvae_kernels.ops.binary_concrete import reference
-
-
-def new_sample(logits: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.empty_like(logits, dtype=dtype)
 
 
 def new_gradients(logits: Tensor, tau_grad: bool) -> tuple[Tensor, Tensor]:

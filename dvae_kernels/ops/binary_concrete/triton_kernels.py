@@ -10,17 +10,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dvae_kernels._dtypes import new_sample
 from dvae_kernels._triton.elements import element_bits, element_tile, launch_elements, load_elements, store_elements
 from dvae_kernels._triton.numerics import inside_unit, log2
 from dvae_kernels._triton.philox import bits_to_logistic
 from dvae_kernels._triton.scalars import positive_temperature, scalar_tensor, temperature
 from dvae_kernels._triton.softmax import exp
-from dvae_kernels.ops.binary_concrete.schemas import (
-    new_density,
-    new_density_gradients,
-    new_gradients,
-    new_sample,
-)
+from dvae_kernels.ops.binary_concrete.schemas import new_density, new_density_gradients, new_gradients
 
 
 @triton.jit

@@ -5,13 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dvae_kernels._dtypes import new_sample
 from dvae_kernels._library import define_op
 from dvae_kernels._rows import new_rows, new_tau_rows
 from dvae_kernels.ops.gumbel_softmax import reference
-
-
-def new_sample(logits: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.empty_like(logits, dtype=dtype)
 
 
 def new_dlogits(y: Tensor, dtype: torch.dtype) -> Tensor:

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dvae_kernels._dtypes import compute_dtype
+from dvae_kernels._dtypes import compute_dtype, new_sample
 from dvae_kernels._indices import NAN, NONE
 from dvae_kernels._triton.config import launch_rows, split_tiling
 from dvae_kernels._triton.philox import bits_to_gumbel, row_bits
@@ -22,7 +22,7 @@ from dvae_kernels._triton.rows import Rows, copy_back, launch_view, view_tensors
 from dvae_kernels._triton.scalars import scalar_tensor, temperature
 from dvae_kernels._triton.softmax import exp, inverse_or_zero, online_mean, online_sum, or_zero, row_sum, running_max
 from dvae_kernels._triton.tiles import load_partials, load_tile, row_tile, store_partial, store_tile
-from dvae_kernels.ops.gumbel_softmax.schemas import new_dlogits, new_gradients, new_index, new_onehot, new_sample
+from dvae_kernels.ops.gumbel_softmax.schemas import new_dlogits, new_gradients, new_index, new_onehot
 
 _NONE, _NAN = tl.constexpr(NONE), tl.constexpr(NAN)
 

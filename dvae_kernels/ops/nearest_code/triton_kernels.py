@@ -163,9 +163,8 @@ def _decide_kernel(
     if fp32_margin_ptr is not None:  # noqa: SIM102
         if undecided:
             best, index, second, taken, beyond = _scan(
-                x_ptr, lines_ptr, term_ptr, maxima_ptr, threshold, codes, blocks, D,
-                BLOCK, BLOCKS, tl.float32,
-            )  # fmt: skip
+                x_ptr, lines_ptr, term_ptr, maxima_ptr, threshold, codes, blocks, D, BLOCK, BLOCKS, tl.float32
+            )
             first = tl.max(best, 0)
             enough = first - tl.load(fp32_margin_ptr + scratch)
             close = tl.sum((best >= enough).to(tl.int32) + (second >= enough).to(tl.int32), 0)
@@ -173,9 +172,8 @@ def _decide_kernel(
             winner = tl.min(tl.where(best == first, index, codes), 0)
     if undecided:
         wide_best, wide_index, _, taken, _ = _scan(
-            x_ptr, lines_ptr, term_ptr, maxima_ptr, threshold, codes, blocks, D,
-            BLOCK, BLOCKS, tl.float64,
-        )  # fmt: skip
+            x_ptr, lines_ptr, term_ptr, maxima_ptr, threshold, codes, blocks, D, BLOCK, BLOCKS, tl.float64
+        )
         wide_first = tl.max(wide_best, 0)
         found = wide_first > float("-inf")
         winner = tl.where(found, tl.min(tl.where(wide_best == wide_first, wide_index, codes), 0), 0)

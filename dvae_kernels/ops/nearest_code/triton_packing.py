@@ -143,9 +143,7 @@ def _code_terms_kernel(
 
 
 @triton.jit
-def _load_centred(
-    code_ptr, term_ptr, centre_ptr, head, code, col, codes, D, head_stride, stride
-):  # fmt: skip
+def _load_centred(code_ptr, term_ptr, centre_ptr, head, code, col, codes, D, head_stride, stride):
     """(codes [ROWS, BLOCK_D] in float64, times their scale; the same less the centre)."""
     inside = (code < codes)[:, None] & (col < D)[None, :]
     offset = head.to(tl.int64) * head_stride + code.to(tl.int64)[:, None] * stride + col[None, :]

@@ -13,12 +13,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dvae_kernels._dtypes import new_sample
 from dvae_kernels._triton.elements import element_bits, element_tile, launch_elements, load_elements, store_elements
 from dvae_kernels._triton.numerics import at_least, at_most, exp, inside_unit, log1p, reciprocal
 from dvae_kernels._triton.philox import bits_to_uniform
 from dvae_kernels._triton.scalars import scalar_tensor
 from dvae_kernels.ops.smoothing.kinds import find_kind
-from dvae_kernels.ops.smoothing.schemas import new_density, new_density_gradients, new_gradients, new_sample
+from dvae_kernels.ops.smoothing.schemas import new_density, new_density_gradients, new_gradients
 from dvae_kernels.ops.smoothing.triton_kinds import KINDS
 
 
