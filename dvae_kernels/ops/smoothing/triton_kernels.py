@@ -18,9 +18,9 @@ from dvae_kernels._triton.elements import element_bits, element_tile, launch_ele
 from dvae_kernels._triton.numerics import at_least, at_most, exp, inside_unit, log1p, reciprocal
 from dvae_kernels._triton.philox import bits_to_uniform
 from dvae_kernels._triton.scalars import scalar_tensor
+from dvae_kernels.ops.smoothing import triton_kinds
 from dvae_kernels.ops.smoothing.kinds import find_kind
 from dvae_kernels.ops.smoothing.schemas import new_density, new_density_gradients, new_gradients
-from dvae_kernels.ops.smoothing.triton_kinds import KINDS
 
 
 @triton.jit
@@ -179,7 +179,7 @@ def smoothing_fwd(
     beta, each = _beta(logits, beta, beta_value)
     launch_elements(
         _smoothing_fwd_kernel, [logits, noise, beta], [zeta], _key(noise, key), beta_value,
-        index_offset=index_offset, KIND=KINDS[kind].transform, EACH=each,
+        index_offset=index_offset, KIND=getattr(triton_kinds, kind), EACH=each,
     )  # fmt: skip
     return zeta
 
@@ -202,7 +202,7 @@ def smoothing_bwd(
     launch_elements(
         _smoothing_bwd_kernel, [grad, logits, noise, beta],
         [dlogits, dbeta if beta_grad else None, dnoise if noise_grad else None], _key(noise, key), beta_value,
-        index_offset=index_offset, KIND=KINDS[kind].transform, EACH=each,
+        index_offset=index_offset, KIND=getattr(triton_kinds, kind), EACH=each,
     )  # fmt: skip
     return dlogits, dbeta, dnoise
 
@@ -248,4 +248,5 @@ def _key(noise: Tensor | None, key: Tensor | None) -> Tensor | None:
 
 def _density_constants(kind: str) -> dict[str, Any]:
     chosen = find_kind(kind)
-    return {"DENSITY": KINDS[kind].density, "SPIKE": chosen.spike, "WHOLE_LINE": chosen.whole_line}
+    density = getattr(triton_kinds, f"{kind}_density")
+    return {"DENSITY": density, "SPIKE": chosen.spike, "WHOLE_LINE": chosen.whole_line}

@@ -1,4 +1,4 @@
-"""The smoothing kinds in Triton: two functions a kind, listed in KINDS at the end of the file.
+"""The smoothing kinds in Triton: two functions a kind, `name` and `name_density`, which the launchers find by the name.
 
 A transform gets odds = e^-logit in [2^-126, 2^126], the noise eps and rest = 1 - eps, both accurate, and beta > 0; it
 returns zeta and its derivatives to the logit, to beta and to the noise. A result that a kernel does not use costs
@@ -10,8 +10,6 @@ Names and order are those of kinds.py and csrc/smoothing/formulas.h, family by f
 """
 
 from __future__ import annotations
-
-from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
@@ -424,23 +422,3 @@ def power_mixture_density(zeta, logit, p, q, log_p, log_q, beta):
     total, w0, w1 = _log_sum(log_odds, log_q + exponent * log0, log_p + exponent * log1)
     dzeta = exponent * (w0 * reciprocal(zeta) - w1 * reciprocal(zeta1))
     return total - log(beta), dzeta, w1 - p, -(1.0 + (w0 * log0 + w1 * log1) * inverse_beta) * inverse_beta
-
-
-class Kind(NamedTuple):
-    """The functions of a kind; kinds.py has its properties."""
-
-    transform: Any
-    density: Any
-
-
-KINDS = {
-    "spike_exponential": Kind(spike_exponential, spike_exponential_density),
-    "spike_power": Kind(spike_power, spike_power_density),
-    "spike_root": Kind(spike_root, spike_root_density),
-    "spike_rational": Kind(spike_rational, spike_rational_density),
-    "power": Kind(power, power_density),
-    "root": Kind(root, root_density),
-    "exponential_mixture": Kind(exponential_mixture, exponential_mixture_density),
-    "logistic_mixture": Kind(logistic_mixture, logistic_mixture_density),
-    "power_mixture": Kind(power_mixture, power_mixture_density),
-}
