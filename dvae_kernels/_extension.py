@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ _HOW = {
     "_C": "build it with a C++17 compiler: pip install --no-build-isolation -e . (in a checkout: make build)",
     "_C_cuda": "build it with nvcc: DVAE_KERNELS_BUILD_CUDA=1 pip install --no-build-isolation -e .",
 }
-_loaded: dict[str, str] = {}
 
 
 def build_info(module: str) -> dict[str, Any]:
@@ -26,14 +26,9 @@ def build_info(module: str) -> dict[str, Any]:
     return info
 
 
+@cache
 def load(module: str) -> str:
     """Load `dvae_kernels.<module>` once, which registers its kernels. Returns why it cannot, or an empty string."""
-    if module not in _loaded:
-        _loaded[module] = _load(module)
-    return _loaded[module]
-
-
-def _load(module: str) -> str:
     if module == "_C_cuda" and not torch.cuda.is_available():
         return "torch.cuda.is_available() is False" + (
             "" if torch.version.cuda else f" (torch {torch.__version__} was built without CUDA)"

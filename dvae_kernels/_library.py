@@ -6,7 +6,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from types import ModuleType
 from typing import Any
 
@@ -33,7 +33,7 @@ def define_op(
     name, signature = schema.split("(", 1)
     fake = _fake(signature, allocate)
     implementations: dict[str, Callable[..., Any]] = {"reference": getattr(reference, name)}
-    function = _Lazy(f"{reference.__package__}.{'composition' if composed else 'triton_kernels'}", name)
+    function = _lazy(f"{reference.__package__}.{'composition' if composed else 'triton_kernels'}", name)
     for backend in ("cpp", "triton", "cuda"):
         _LIBRARY.define(f"{name}.{backend}({signature}", tags=(torch.Tag.pt2_compliant_tag,))
         qualified = f"dvae_kernels::{name}.{backend}"
@@ -61,17 +61,10 @@ def _fake(signature: str, allocate: Callable[..., Any]) -> Callable[..., Any]:
     return fake
 
 
-class _Lazy:
+def _lazy(module: str, name: str) -> Callable[..., Any]:
     """A function that is imported when it is first called."""
-
-    def __init__(self, module: str, name: str):
-        self._module, self._name = module, name
-        self._function: Callable[..., Any] | None = None
-
-    def __call__(self, *args: Any) -> Any:
-        if self._function is None:
-            self._function = getattr(importlib.import_module(self._module), self._name)
-        return self._function(*args)
+    function = cache(lambda: getattr(importlib.import_module(module), name))
+    return lambda *args: function()(*args)
 
 
 def _looped(overload: torch._ops.OpOverload) -> Callable[..., Any]:

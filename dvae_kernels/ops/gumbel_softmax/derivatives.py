@@ -56,7 +56,7 @@ class SampleBackward(torch.autograd.Function):
     def backward(ctx: Any, ddlogits: Tensor) -> tuple[Tensor | None, ...]:
         grad, y, tau = ctx.saved_tensors
         temperature = scalar_tensor(tau, ctx.options.tau_value, y)
-        dgrad, dy, _ = _double_backward(grad, y, temperature, ctx.options.dim, ddlogits, 0.0)
+        dgrad, dy, _ = reference.double_backward(grad, y, temperature, ctx.options.dim, ddlogits, 0.0)
         return dgrad, dy, None, None
 
 
@@ -93,16 +93,8 @@ class RecomputeBackward(torch.autograd.Function):
         y = reference.gumbel_softmax_fwd(logits, key, tau, tau_value, dim, False, row_offset, compute)
         # every row's contribution to dtau gets the same cotangent, since backward sums them
         ddtau = ddtau_rows[0] if ddtau_rows.numel() else 0.0
-        dgrad, dy, dtau = _double_backward(grad, y, temperature, dim, ddlogits, ddtau)
+        dgrad, dy, dtau = reference.double_backward(grad, y, temperature, dim, ddlogits, ddtau)
         dlogits = reference.dlogits_from_sample(dy, y, temperature, dim)
         if tau is not None:
             dtau = dtau + reference.dtau_from_sample(dlogits, y, dim).sum()
         return dgrad, dlogits.to(logits.dtype), dtau if tau is not None else None, None, None
-
-
-def _double_backward(
-    grad: Tensor, y: Tensor, tau: Tensor, dim: int, ddlogits: Tensor, ddtau: Tensor | float
-) -> tuple[Tensor, Tensor, Tensor]:
-    compute = compute_dtype(y.dtype)
-    dgrad, dy, dtau = reference.double_backward(grad.to(compute), y.to(compute), tau, dim, ddlogits.to(compute), ddtau)
-    return dgrad.to(grad.dtype), dy.to(y.dtype), dtau

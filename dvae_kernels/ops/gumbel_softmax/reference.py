@@ -119,13 +119,15 @@ def double_backward(
     grad: Tensor, y: Tensor, tau: Tensor, dim: int, ddlogits: Tensor, ddtau: Tensor | float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients to grad, y and tau of (dlogits_from_sample, the sum of dtau_from_sample), given those of the two."""
+    compute, grad_dtype, y_dtype = compute_dtype(y.dtype), grad.dtype, y.dtype
+    grad, y, ddlogits = grad.to(compute), y.to(compute), ddlogits.to(compute)
     inverse = inverse_temperature(tau)
     centred = grad - (y * grad).sum(dim, keepdim=True)
     cotangent = ddlogits - ddtau * _log_or_zero(y)
     dgrad = y * (cotangent - (y * cotangent).sum(dim, keepdim=True)) * inverse
     dy = (cotangent * centred - grad * (y * cotangent).sum(dim, keepdim=True) - ddtau * centred) * inverse
     dtau = -(cotangent * y * centred).sum() * inverse**2
-    return dgrad, dy, dtau
+    return dgrad.to(grad_dtype), dy.to(y_dtype), dtau
 
 
 def _log_or_zero(y: Tensor) -> Tensor:
