@@ -165,15 +165,9 @@ def _smoothing_log_prob_bwd_kernel(
 
 
 def smoothing_fwd(
-    logits: Tensor,
-    noise: Tensor | None,
-    key: Tensor | None,
-    beta: Tensor | None,
-    beta_value: float,
-    kind: str,
-    index_offset: int,
-    dtype: torch.dtype,
-) -> Tensor:
+    logits: Tensor, noise: Tensor | None, key: Tensor | None, beta: Tensor | None, beta_value: float, kind: str,
+    index_offset: int, dtype: torch.dtype,
+) -> Tensor:  # fmt: skip
     find_kind(kind)
     zeta = new_sample(logits, dtype)
     beta, each = _beta(logits, beta, beta_value)
@@ -185,17 +179,9 @@ def smoothing_fwd(
 
 
 def smoothing_bwd(
-    grad: Tensor,
-    logits: Tensor,
-    noise: Tensor | None,
-    key: Tensor | None,
-    beta: Tensor | None,
-    beta_value: float,
-    kind: str,
-    index_offset: int,
-    beta_grad: bool,
-    noise_grad: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+    grad: Tensor, logits: Tensor, noise: Tensor | None, key: Tensor | None, beta: Tensor | None, beta_value: float,
+    kind: str, index_offset: int, beta_grad: bool, noise_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     find_kind(kind, noise_grad=noise_grad)
     dlogits, dbeta, dnoise = new_gradients(logits, beta, beta_grad, noise_grad)
     beta, each = _beta(logits, beta, beta_value)
@@ -218,14 +204,8 @@ def smoothing_log_prob_fwd(zeta: Tensor, logits: Tensor, beta: Tensor | None, be
 
 
 def smoothing_log_prob_bwd(
-    grad: Tensor,
-    zeta: Tensor,
-    logits: Tensor,
-    beta: Tensor | None,
-    beta_value: float,
-    kind: str,
-    beta_grad: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+    grad: Tensor, zeta: Tensor, logits: Tensor, beta: Tensor | None, beta_value: float, kind: str, beta_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     dzeta, dlogits, dbeta = new_density_gradients(zeta, logits, beta, beta_grad)
     beta, each = _beta(logits, beta, beta_value)
     launch_elements(

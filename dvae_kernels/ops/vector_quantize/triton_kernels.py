@@ -154,16 +154,9 @@ def vector_quantize_fwd(
 
 
 def vector_quantize_bwd(
-    grad: Tensor | None,
-    grad_losses: Tensor | None,
-    x: Tensor,
-    codes: Tensor,
-    indices: Tensor,
-    commitment_weight: float,
-    codebook_weight: float,
-    rotation: bool,
-    codes_grad: bool,
-) -> tuple[Tensor, Tensor]:
+    grad: Tensor | None, grad_losses: Tensor | None, x: Tensor, codes: Tensor, indices: Tensor,
+    commitment_weight: float, codebook_weight: float, rotation: bool, codes_grad: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     rows, columns = x.shape
     dx, dcodes = new_gradients(x, codes_grad)
     learns = codes_grad and grad_losses is not None
