@@ -349,13 +349,12 @@ class ExponentialMixture(Kind):
 
     @staticmethod
     def value(bit: Bit, beta: Tensor) -> Tensor:
-        low, log, *_ = ExponentialMixture._parts(bit, beta, *ExponentialMixture._root(bit, beta))
+        low, log, *_ = ExponentialMixture._parts(bit, beta, 0.0)
         return within(torch.where(low, -log, 1 + log), 0, 1)  # not outside by a rounding
 
     @staticmethod
     def gradient(bit: Bit, beta: Tensor) -> Iterator[Tensor]:
-        b, s = ExponentialMixture._root(bit, beta, CLAMP)
-        low, log, z, z1, m, m1 = ExponentialMixture._parts(bit, beta, b, s)
+        low, log, z, z1, m, m1, s = ExponentialMixture._parts(bit, beta, CLAMP)
         yield bit.p * bit.q * z * (z1 / beta) / s
         rise = ExponentialMixture._rise(torch.where(low, -log, 1 + log), z, m, beta)
         rise1 = ExponentialMixture._rise(torch.where(low, 1 + log, -log), z1, m1, beta)
@@ -375,16 +374,12 @@ class ExponentialMixture(Kind):
         return beta * (w1 - w0), w1 - at.p, dbeta
 
     @staticmethod
-    def _root(bit: Bit, beta: Tensor, floor: float = 0.0) -> tuple[Tensor, Tensor]:
-        """(B, S) of the quadratic equation of e^(-beta zeta), S >= floor."""
-        b = bit.d - torch.exp(-beta) * bit.d1()
-        return b, _hypotenuse(b, 4 * bit.p * bit.q * torch.exp(-beta), floor)
-
-    @staticmethod
-    def _parts(bit: Bit, beta: Tensor, b: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """(B <= 0, log, z, z1, 1 - z, 1 - z1): log is -zeta where B <= 0 and zeta - 1 elsewhere,
-        z = 1 - e^(-beta zeta), z1 = 1 - e^(-beta (1 - zeta))."""
+    def _parts(bit: Bit, beta: Tensor, floor: float) -> tuple[Tensor, ...]:
+        """(B <= 0, log, z, z1, 1 - z, 1 - z1, S): log is -zeta where B <= 0 and zeta - 1 elsewhere,
+        z = 1 - e^(-beta zeta), z1 = 1 - e^(-beta (1 - zeta)); B and S >= floor of the quadratic equation of 1 - z."""
         decay, complement = torch.exp(-beta), _complement(beta)
+        b = bit.d - decay * bit.d1()
+        s = _hypotenuse(b, 4 * bit.p * bit.q * decay, floor)
         low = b <= 0
         big = at_least(s + b.abs(), torch.finfo(b.dtype).tiny)
         small = 4 * bit.p * bit.q * decay / big
@@ -394,7 +389,7 @@ class ExponentialMixture(Kind):
         gentle = beta <= 1
         log = torch.log1p(-torch.where(gentle, torch.where(low, z, z1), 0))
         log = torch.where(gentle, log, torch.log(torch.where(gentle, 1, own))) / beta
-        return low, log, z, z1, torch.where(low, own, decay / own), torch.where(low, decay / own, own)
+        return low, log, z, z1, torch.where(low, own, decay / own), torch.where(low, decay / own, own), s
 
     @staticmethod
     def _rise(x: Tensor, z: Tensor, m: Tensor, beta: Tensor) -> Tensor:
