@@ -1,5 +1,5 @@
-// The binary concrete ops on torch tensors, for the Device of cpu.cpp and that of cuda.cu. No kernel runs where the host
-// knows a temperature for which all results are alike.
+// The binary concrete ops on torch tensors, for the Device of cpu.cpp and that of cuda.cu. No kernel runs
+// where the host knows a temperature for which all results are alike.
 #pragma once
 
 #include <cmath>

@@ -1,5 +1,5 @@
-// The categorical divergence on torch tensors, for the Device of cpu.cpp and that of cuda.cu. No kernel runs where there
-// is nothing to compute.
+// The categorical divergence on torch tensors, for the Device of cpu.cpp and that of cuda.cu. No kernel runs
+// where there is nothing to compute.
 #pragma once
 
 #include <tuple>

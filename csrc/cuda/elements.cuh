@@ -175,8 +175,8 @@ __device__ bool by_fours(const ElementPlan& plan) {
   return sizeof(Acc) == 4 && plan.vector && (int64_t{blockIdx.x} + 1) * kElementBlock <= plan.blocks.count;
 }
 
-// Calls run(chunk, values) for the thread's chunks, in a loop that keeps the code small, with the values [N][kChunk] that
-// load(chunk, values) read a turn before.
+// Calls run(chunk, values) for the thread's chunks, in a loop that keeps the code small, with the values
+// [N][kChunk] that load(chunk, values) read a turn before.
 template <int kChunk, int N, class Acc, class Load, class Run>
 __device__ void for_loaded_chunks(const ElementPlan& plan, const Load& load, const Run& run) {
   constexpr int kStep = kElementThreads * kChunk, kTurns = kElementBlock / kStep;

@@ -1,5 +1,5 @@
-// The ops of Gumbel-softmax on torch tensors, for the Device of cpu.cpp and that of cuda.cu. No kernel runs where there is
-// nothing to compute, or the host knows a temperature for which all results are alike.
+// The ops of Gumbel-softmax on torch tensors, for the Device of cpu.cpp and that of cuda.cu. No kernel runs
+// where there is nothing to compute, or the host knows a temperature for which all results are alike.
 #pragma once
 
 #include <cmath>

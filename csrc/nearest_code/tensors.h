@@ -14,8 +14,9 @@ inline Metric checked_metric(const Name& name) {
   return *metric;
 }
 
-// x [heads, rows, D] beside the codebook [heads, K, D]. Indices and scores are [heads, rows], scores empty where they are not
-// asked for; `rescored` counts rows with several candidates, blocks scored again, and all blocks.
+// x [heads, rows, D] beside the codebook [heads, K, D]. Indices and scores are [heads, rows], scores empty
+// where they are not asked for; `rescored` counts rows with several candidates, blocks scored again, and all
+// blocks.
 template <class Device>
 std::tuple<Tensor, Tensor, Tensor> nearest_codes(
     const Tensor& x, const Tensor& codebook, const Name& metric_name, const Name& precision, bool with_score) {

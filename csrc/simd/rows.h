@@ -200,8 +200,8 @@ void for_tiles(const RowTiles& tiles, int64_t begin, int64_t end, const Run& run
   }
 }
 
-// Calls run(row number, i) for the rows of the tiles [begin, end): it is row i of the opened tile of each tensor. The last
-// `outputs` tensors are written, the others read.
+// Calls run(row number, i) for the rows of the tiles [begin, end): it is row i of the opened tile of each
+// tensor. The last `outputs` tensors are written, the others read.
 template <int outputs, class Run, class... Tensors>
 void for_rows(const RowTiles& tiles, int64_t begin, int64_t end, const Run& run, Tensors&... tensors) {
   constexpr int inputs = sizeof...(tensors) - outputs;

@@ -36,8 +36,8 @@ class KindArgument {
         one_(valid(beta.data != nullptr && !beta.each ? *beta.data : beta.value)),
         shared_(Functions<Acc>(), one_) {}
 
-  // Calls use(i, the kind, its beta) for the elements of a chunk; the beta is NaN if it is invalid. One beta per element is
-  // loaded one at a time.
+  // Calls use(i, the kind, its beta) for the elements of a chunk; the beta is NaN if it is invalid. One beta
+  // per element is loaded one at a time.
   template <int kChunk, class Use>
   __device__ void for_each(const ElementChunk& chunk, const Use& use) const {
     Acc betas[kChunk] = {};

@@ -1,5 +1,5 @@
-// The smoothing ops on torch tensors, for the Device of cpu.cpp and that of cuda.cu, which finds a kind by its name too. No
-// kernel runs where the host knows that beta is invalid and all results are NaN.
+// The smoothing ops on torch tensors, for the Device of cpu.cpp and that of cuda.cu, which finds a kind by
+// its name too. No kernel runs where the host knows that beta is invalid and all results are NaN.
 #pragma once
 
 #include <cmath>

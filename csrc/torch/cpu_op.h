@@ -52,9 +52,9 @@ RowTiles tiles_of(const RowLayout<N>& layout, bool doubles, RowTiling tiling, bo
   return tiles;
 }
 
-// kernel(args, tiles, begin, end) over all tiles of args.rows. Results must not depend on how the tiles are shared out.
-// With fewer tiles than threads, and rows long enough to split, the tiles run in sequence and the kernel parallelises
-// inside each row.
+// kernel(args, tiles, begin, end) over all tiles of args.rows. Results must not depend on how the tiles are
+// shared out. With fewer tiles than threads, and rows long enough to split, the tiles run in sequence and the
+// kernel parallelises inside each row.
 template <class Args>
 void parallel_for_tiles(
     void (*kernel)(const Args&, const RowTiles&, int64_t, int64_t), const Args& args, RowTiling tiling = kSplitRows) {

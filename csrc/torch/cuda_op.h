@@ -11,8 +11,8 @@
 
 namespace dvae {
 
-// The device of `like`, current while this stands, as the device of an op. cuda.cu adds run(args), which launches the
-// kernel of these arguments.
+// The device of `like`, current while this stands, as the device of an op. cuda.cu adds run(args), which
+// launches the kernel of these arguments.
 struct CudaDevice {
   const Tensor& like;
   torch::stable::accelerator::DeviceGuard guard;
