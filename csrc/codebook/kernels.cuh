@@ -233,12 +233,11 @@ void with_sum_types(int chunk, Storage type, const Call& call) {
     call(TensorTypes<StridedTensor<double>, StridedTensor<double>>{});
   } else if (chunk == 0) {
     call(TensorTypes<StridedTensor<float>, StridedTensor<float>>{});
-  } else if (type == Storage::float32) {
-    call(TensorTypes<VectorTensor<float, 4>, VectorTensor<float, 4>>{});
-  } else if (type == Storage::bfloat16) {
-    call(TensorTypes<VectorTensor<BFloat16, 8>, VectorTensor<float, 8>>{});
   } else {
-    call(TensorTypes<VectorTensor<Half, 8>, VectorTensor<float, 8>>{});
+    visit<float>(type, [&](auto row) {
+      using Row = decltype(row);
+      call(TensorTypes<VectorTensorOf<Row>, VectorTensorOf<float, Row>>{});
+    });
   }
 }
 

@@ -3,7 +3,7 @@
 
 #include <type_traits>
 
-#include "common/half.h"
+#include "common/storage.h"
 #include "cuda/plan.cuh"
 
 namespace dvae {

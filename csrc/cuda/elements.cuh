@@ -139,13 +139,10 @@ struct StoredElements {
       if (storage == Storage::float32) return load_words(data, chunk, x);
       uint16_t words[N];
       load_words(data, chunk, words);
-      if (storage == Storage::bfloat16) {
+      visit_half(storage, [&](auto half) {
 #pragma unroll
-        for (int i = 0; i < N; ++i) x[i] = load_as_compute(BFloat16{words[i]});
-      } else {
-#pragma unroll
-        for (int i = 0; i < N; ++i) x[i] = load_as_compute(Half{words[i]});
-      }
+        for (int i = 0; i < N; ++i) x[i] = load_as_compute(decltype(half){words[i]});
+      });
     }
   }
 
@@ -156,13 +153,10 @@ struct StoredElements {
     } else {
       if (storage == Storage::float32) return store_words(data, chunk, x);
       uint16_t words[N];
-      if (storage == Storage::bfloat16) {
+      visit_half(storage, [&](auto half) {
 #pragma unroll
-        for (int i = 0; i < N; ++i) words[i] = store_from_compute<BFloat16>(x[i]).bits;
-      } else {
-#pragma unroll
-        for (int i = 0; i < N; ++i) words[i] = store_from_compute<Half>(x[i]).bits;
-      }
+        for (int i = 0; i < N; ++i) words[i] = store_from_compute<decltype(half)>(x[i]).bits;
+      });
       store_words(data, chunk, words);
     }
   }

@@ -12,7 +12,7 @@ HALVES = (torch.float16, torch.bfloat16)
 FLOATS = (torch.float32, torch.float64, *HALVES)
 # (logits, samples)
 PAIRS = [*((dtype, dtype) for dtype in FLOATS), *((half, torch.float32) for half in HALVES)]
-# their values of the enum Storage in csrc/common/buffers.h
+# their values of the enum Storage in csrc/common/storage.h
 STORAGE = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 # bytes of a value, by the type's name in csrc, of what is computed in float32
 SIZES = {"float": 4, "Half": 2, "BFloat16": 2}

@@ -1,4 +1,4 @@
-// The half-precision formats, for host and device without torch.
+// The formats that tensors are stored in, for host and device without torch. Kernels name no format: they visit them.
 #pragma once
 
 #include <cstdint>
@@ -77,6 +77,52 @@ DVAE_HD inline Half store_from_compute<Half, float>(float x) {
   }
   return {static_cast<uint16_t>(sign | rest)};
 #endif
+}
+
+enum class Storage : uint8_t { float32, float64, bfloat16, half };
+
+template <class T>
+inline constexpr Storage storage_of = Storage::float32;
+template <>
+inline constexpr Storage storage_of<double> = Storage::float64;
+template <>
+inline constexpr Storage storage_of<BFloat16> = Storage::bfloat16;
+template <>
+inline constexpr Storage storage_of<Half> = Storage::half;
+
+// Bytes of an element; Scalar is the type that it is computed in.
+template <class Scalar>
+DVAE_HD int size_of(Storage type) {
+  return sizeof(Scalar) == sizeof(double) ? 8 : type == Storage::float32 ? 4 : 2;
+}
+inline int size_of(Storage type) { return type == Storage::float64 ? 8 : size_of<float>(type); }
+
+// Calls run(T()) with a storage type of 16 bits.
+#ifdef __CUDACC__
+#pragma nv_exec_check_disable
+#endif
+template <class Run>
+DVAE_HD void visit_half(Storage type, const Run& run) {
+  type == Storage::bfloat16 ? run(BFloat16()) : run(Half());
+}
+
+// Calls run(T()) with the storage type; Scalar is the type that its elements are computed in.
+#ifdef __CUDACC__
+#pragma nv_exec_check_disable
+#endif
+template <class Scalar, class Run>
+DVAE_HD void visit(Storage type, const Run& run) {
+  if constexpr (sizeof(Scalar) == sizeof(double)) {
+    run(double());
+  } else if (type == Storage::float32) {
+    run(float());
+  } else {
+    visit_half(type, run);
+  }
+}
+template <class Run>
+void visit(Storage type, const Run& run) {
+  type == Storage::float64 ? visit<double>(type, run) : visit<float>(type, run);
 }
 
 }  // namespace dvae
