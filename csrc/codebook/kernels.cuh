@@ -169,14 +169,12 @@ inline bool gathers_vectors(const Buffer& codebook, int64_t stride, int64_t colu
 // A word with NaN in every element of `type`.
 template <class Word>
 Word nan_word(Storage type) {
-  const double nan64 = kNaN<double>;
-  const float nan32 = kNaN<float>;
-  const uint16_t nan16 = type == Storage::half ? 0x7e00 : 0x7fc0;
-  const void* nan = &nan16;
-  if (type == Storage::float64) nan = &nan64;
-  if (type == Storage::float32) nan = &nan32;
   unsigned char bytes[sizeof(Bits128)];
-  for (size_t i = 0; i < sizeof(bytes); i += size_of(type)) memcpy(bytes + i, nan, size_of(type));
+  visit(type, [&](auto element) {
+    using T = decltype(element);
+    const T nan = store_from_compute<T>(kNaN<typename Compute<T>::type>);
+    for (size_t i = 0; i < sizeof(bytes); i += sizeof(T)) memcpy(bytes + i, &nan, sizeof(T));
+  });
   Word word;
   memcpy(&word, bytes, sizeof(word));
   return word;
