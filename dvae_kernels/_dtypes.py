@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 HALVES = (torch.float16, torch.bfloat16)
-FLOATS = (torch.float32, torch.float64, *HALVES)
+FLOATS = (torch.float32, torch.float64, *HALVES)  # in the order of Storage in csrc/common/storage.h
 
 # Of the compute dtypes: the largest number, the least normal one and the least of all. torch.finfo takes a microsecond.
 LARGEST, LEAST_NORMAL, LEAST = (

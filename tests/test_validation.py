@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dvae_kernels import BackendUnavailable, _backend, gumbel_softmax, use_backend
 from kit.discovery import OPINFOS
+from kit.dtypes import FLOATS
 from kit.layouts import META
 from kit.opinfo import ErrorInputs
 
@@ -160,6 +161,11 @@ def test_the_valid_calls_are_valid() -> None:
     for info in OPINFOS:
         for errors in info.errors:
             errors.function(**errors.arguments)
+
+
+def test_no_dtype_is_lost() -> None:
+    """All other tests take their dtypes from the package, so a dtype that it forgot would be tested nowhere."""
+    assert {torch.float32, torch.float64, torch.float16, torch.bfloat16} <= set(FLOATS)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)

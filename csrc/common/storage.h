@@ -79,7 +79,7 @@ DVAE_HD inline Half store_from_compute<Half, float>(float x) {
 #endif
 }
 
-enum class Storage : uint8_t { float32, float64, bfloat16, half };
+enum class Storage : uint8_t { float32, float64, half, bfloat16 };  // in the order of dvae_kernels/_dtypes.py
 
 template <class T>
 inline constexpr Storage storage_of = Storage::float32;

@@ -1,4 +1,4 @@
-"""The floating-point dtypes under test. No other file of the tests lists them all."""
+"""The floating-point dtypes under test: those of the package. test_validation.py holds that none of them is lost."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from dvae_kernels._dtypes import FLOATS, HALVES
 from kit.targets import Target
 
-HALVES = (torch.float16, torch.bfloat16)
-FLOATS = (torch.float32, torch.float64, *HALVES)
 # (logits, samples)
 PAIRS = [*((dtype, dtype) for dtype in FLOATS), *((half, torch.float32) for half in HALVES)]
-# their values of the enum Storage in csrc/common/storage.h
-STORAGE = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
-# bytes of a value, by the type's name in csrc, of what is computed in float32
-SIZES = {"float": 4, "Half": 2, "BFloat16": 2}
-UNRELIABLE = (torch.bfloat16,)  # in Triton's interpreter
+# their values of the enum Storage in csrc/common/storage.h, which has their order
+STORAGE = {dtype: value for value, dtype in enumerate(FLOATS)}
+# in Triton's interpreter, which computes with numpy: float16 is its only half
+UNRELIABLE = tuple(dtype for dtype in HALVES if dtype != torch.float16)
 
 each_dtype = pytest.mark.parametrize("dtype", FLOATS, ids=str)
 each_half = pytest.mark.parametrize("dtype", HALVES, ids=str)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from kit.dtypes import SIZES
+from kit.dtypes import FLOATS, PAIRS
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / "build" / "nvcc"
@@ -82,6 +82,11 @@ class Kernel:
         return "double" in self.name
 
     @property
+    def sizes(self) -> list[int]:
+        """The bytes of an element of each tensor with 16-byte accesses, which holds floats or a format of 16 bits."""
+        return [4 if name == "float" else 2 for name in re.findall(r"VectorTensor<(\w+)", self.name)]
+
+    @property
     def vector(self) -> bool:
         vector = any(word in self.name for word in ("VectorTensor", "uint4", "Elements"))
         return vector and "StoredElements<double>" not in self.name  # those go element by element
@@ -144,6 +149,8 @@ Pipes = dict[str, float]  # instructions per element: in total and by pipe
 
 ELEMENTS_PER_THREAD = 8  # of elementwise kernels
 COLUMNS_PER_TURN = 8  # of the reading loops of rows: chunks in flight times columns per chunk
+# What is computed in float has 16-byte accesses: one dtype, and the pairs of logits and samples.
+VECTOR_DTYPES, VECTOR_PAIRS = len(FLOATS) - 1, len(PAIRS) - 1
 
 
 def wide_accesses(code: Loop, base: str) -> int:
@@ -169,8 +176,7 @@ def row_columns(kernel: Kernel, loop: Loop, role: str) -> int:
     """Elements per turn: of a writing loop as many as it writes to one output."""
     if role in ("draw", "pick", "read"):
         return COLUMNS_PER_TURN
-    last = re.findall("|".join(SIZES), kernel.name)[-1]  # the output is the last of the tensor types
-    return wide_accesses(loop, "STG") * 16 // SIZES[last]
+    return wide_accesses(loop, "STG") * 16 // kernel.sizes[-1]  # the output is the last of the tensor types
 
 
 @dataclass(frozen=True)
@@ -182,7 +188,7 @@ class Gates:
     # the same for instantiations that have the word in their names
     instances: dict[str, dict[str, Pipes]] = field(default_factory=dict)
     code: Pipes = field(default_factory=dict)  # of all code, per element of a thread; float kernels without loops
-    vector: int = 5  # instantiations with 16-byte accesses: the pairs of dtypes
+    vector: int = VECTOR_PAIRS  # instantiations with 16-byte accesses
     strided: int = 2  # those for any layout: the compute types, of which one is double
     registers_double: int = 128
     narrow_loads: int = 3  # of a kernel with 16-byte accesses: the key (one or two loads) and tau

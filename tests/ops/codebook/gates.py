@@ -1,6 +1,6 @@
 """The CUDA kernels of gather_codes, code_sums and code_statistics."""
 
-from kit.nvcc import Gates, Kernel, Loop, wide_accesses
+from kit.nvcc import VECTOR_DTYPES, Gates, Kernel, Loop, wide_accesses
 
 
 def _role(loop: Loop) -> str | None:
@@ -11,7 +11,7 @@ def _role(loop: Loop) -> str | None:
 
 
 def _columns(kernel: Kernel, loop: Loop, role: str) -> int:
-    return wide_accesses(loop, "LDG") * 16 // (2 if "Half" in kernel.name or "BFloat16" in kernel.name else 4)
+    return wide_accesses(loop, "LDG") * 16 // min(kernel.sizes, default=4)
 
 
 KERNELS = {
@@ -28,7 +28,7 @@ KERNELS = {
     "finite_code_keys": Gates(
         registers=32,
         loops={"walk": {"total": 4.75, "mufu": 0, "wide": 0.25, "convert": 0, "memory": 0.25}},
-        vector=3,
+        vector=VECTOR_DTYPES,
         narrow_loads=1,  # the index
         narrow_stores=1,
         wide_stores=False,
@@ -40,7 +40,7 @@ KERNELS = {
         registers=96,
         # with the end of a run, which most rows skip
         loops={"walk": {"total": 22, "mufu": 0, "wide": 1.25, "convert": 0, "memory": 1.5}},
-        vector=3,
+        vector=VECTOR_DTYPES,
         narrow_loads=24,  # codes and row numbers
         narrow_stores=2,  # the codes of the partial rows
         role=_role,
