@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from dvae_kernels import _library
+
 Function = TypeVar("Function", bound=type[torch.autograd.Function])
 
 
@@ -41,8 +43,48 @@ def apply_or_forward(
     if not needs_function(*differentiable):
         return function.forward(*differentiable, *constants)
     if borrows_key:
-        constants = (constants[0].clone(), *constants[1:])
+        constants = (snapshot(constants[0]), *constants[1:])
     return function.apply(*differentiable, *constants)
+
+
+def snapshot(tensor: Tensor) -> Tensor:
+    """A copy that later changes of `tensor` in place leave alone, in compiled graphs too."""
+    return _library.snapshot(tensor) if traced_for_training() else tensor.clone()
+
+
+def traced_for_training() -> bool:
+    """Whether torch.compile traces, but not torch.export, whose graphs have no backward."""
+    return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+
+
+def check_unchanged_in_recomputation(name: str, state: Tensor) -> None:
+    """Raise where activation checkpointing runs a forward again, inside a backward, and `state`, which the forward
+    reads, was changed in place after the last forward outside one.
+    """
+    if torch.compiler.is_compiling():
+        return
+    version = state._version
+    if torch._C._current_graph_task_id() == -1:
+        state._version_read = version  # type: ignore[attr-defined]
+    elif getattr(state, "_version_read", version) != version:
+        raise RuntimeError(
+            f"{name} was changed in place between a forward and its recomputation in backward, by activation "
+            f"checkpointing, which would get other values: change it after backward, or give the checkpointed function "
+            "a copy (without key, seed or generator, torch restores the noise by itself)"
+        )
+
+
+def saved_with_output(ctx: Any, op: str, output: str) -> tuple[Any, ...]:
+    """Inside a backward: the saved tensors, an output among them, which the caller may have changed in place."""
+    try:
+        return ctx.saved_tensors
+    except RuntimeError as error:
+        if "modified by an inplace operation" not in str(error):
+            raise
+        raise RuntimeError(
+            f"{op}: {output}, which backward needs, was changed in place before it; give the function that changes it "
+            f"a copy, {output}.clone(), or use one that does not work in place"
+        ) from error
 
 
 def transformed() -> bool:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+import torch
 
 from dvae_kernels import _extension
 
@@ -15,6 +18,9 @@ _PREFERENCE = {"cpu": ("cpp", "reference"), "cuda": ("triton", "cuda", "referenc
 
 # Read by every call. A plain module global, because ContextVars break torch.compile(fullgraph=True).
 _forced: str | None = os.environ.get("DVAE_KERNELS_BACKEND") or None
+_outermost = _forced
+_open: dict[object, str | None] = {}  # the blocks of use_backend that are open, in the order of their entering
+_lock = threading.Lock()
 _reasons: dict[tuple[str, str], str] = {}
 
 
@@ -40,7 +46,12 @@ def _probe(backend: str, device_type: str) -> str:
     if backend == "cpp":
         return _extension.load("_C") if device_type == "cpu" else "it runs CPU tensors only"
     if backend == "cuda":
-        return _extension.load("_C_cuda") if device_type == "cuda" else "it runs CUDA tensors only"
+        if device_type != "cuda":
+            return "it runs CUDA tensors only"
+        if not torch.cuda.is_available():
+            without = "" if torch.version.cuda else f" (torch {torch.__version__} was built without CUDA)"
+            return f"torch.cuda.is_available() is False{without}"
+        return _extension.load("_C_cuda")
     if device_type not in ("cpu", "cuda"):
         return "it runs CUDA tensors only"
     if device_type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
@@ -82,13 +93,33 @@ def resolve(op: str, backend: str | None, device_type: str) -> str:
 def use_backend(backend: str | None) -> Iterator[None]:
     """Run every op of the block on one backend; `None` restores the automatic choice.
 
-    Process-wide (all threads), since it is a plain global that torch.compile can guard on.
+    Process-wide (all threads), since it is a plain global that torch.compile can guard on; where the blocks of several
+    threads overlap, the one that was entered last rules until it is left.
     Raises ValueError for an unknown name; a call inside the block raises BackendUnavailable where it cannot run.
     """
     global _forced
     check_name("use_backend", backend)
-    before, _forced = _forced, backend
+    if torch.compiler.is_compiling():  # a trace is one thread's, and knows no locks
+        before, _forced = _forced, backend
+        try:
+            yield
+        finally:
+            _forced = before
+        return
+    block = object()
+    _set(block, backend)
     try:
         yield
     finally:
-        _forced = before
+        _set(block)
+
+
+def _set(block: object, *backend: str | None) -> None:
+    """Open a block, or close it without a backend; the last one that is open rules."""
+    global _forced
+    with _lock:
+        if backend:
+            _open[block] = backend[0]
+        else:
+            del _open[block]
+        _forced = next(reversed(_open.values())) if _open else _outermost

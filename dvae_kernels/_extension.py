@@ -1,4 +1,4 @@
-"""Lazy loading of the compiled modules, with errors that say what to do."""
+"""Loading of the compiled modules, with errors that say what to do."""
 
 from __future__ import annotations
 
@@ -29,10 +29,6 @@ def build_info(module: str) -> dict[str, Any]:
 @cache
 def load(module: str) -> str:
     """Load `dvae_kernels.<module>` once, which registers its kernels. Returns why it cannot, or an empty string."""
-    if module == "_C_cuda" and not torch.cuda.is_available():
-        return "torch.cuda.is_available() is False" + (
-            "" if torch.version.cuda else f" (torch {torch.__version__} was built without CUDA)"
-        )
     spec = importlib.util.find_spec(f"dvae_kernels.{module}")
     if spec is None or spec.origin is None:
         return f"dvae_kernels.{module} is not built; {_HOW[module]}"

@@ -1,4 +1,8 @@
-"""The one torch.library.Library: every op is an overload packet with one overload per compiled backend."""
+"""The one torch.library.Library: every op is an overload packet with one overload per compiled backend.
+
+An exported program names the overloads of the machine that exported it. So that it runs anywhere, an overload whose
+kernels are not built here, or not for the device of its tensors, does what the automatic choice would do.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,16 @@ from typing import Any
 
 import torch
 
-_LIBRARY = torch.library.Library("dvae_kernels", "DEF")
+from dvae_kernels import _backend, _extension
+
+_NAMESPACE: Any = torch.ops.dvae_kernels
+# A second import in one process, after sys.modules was purged, takes the ops of the first: the Library outlives it.
+_FIRST_IMPORT = "process_library" not in vars(_NAMESPACE)
+if _FIRST_IMPORT:
+    _NAMESPACE.process_library = torch.library.Library("dvae_kernels", "DEF")
+_LIBRARY: torch.library.Library = _NAMESPACE.process_library
+_DEVICES = {"CPU": "cpu", "CUDA": "cuda"}  # by dispatch key
+_ops: dict[str, dict[str, Callable[..., Any]]] = {}
 
 
 def define_op(
@@ -32,20 +45,48 @@ def define_op(
     """
     name, signature = schema.split("(", 1)
     fake = _fake(signature, allocate)
-    implementations: dict[str, Callable[..., Any]] = {"reference": getattr(reference, name)}
+    implementations = _ops[name] = {"reference": getattr(reference, name)}
     function = _lazy(f"{reference.__package__}.{'composition' if composed else 'triton_kernels'}", name)
     for backend in ("cpp", "triton", "cuda"):
-        _LIBRARY.define(f"{name}.{backend}({signature}", tags=(torch.Tag.pt2_compliant_tag,))
-        qualified = f"dvae_kernels::{name}.{backend}"
-        overload = getattr(getattr(torch.ops.dvae_kernels, name), backend)
-        torch.library.register_fake(qualified, fake, lib=_LIBRARY)
-        torch.library.register_vmap(qualified, _looped(overload), lib=_LIBRARY)
-        implementations[backend] = overload
-        if composed or backend == "triton":
-            kernel = partial(function, backend) if composed else function
-            for key in ("CPU", "CUDA"):  # Triton on CPU: under the interpreter
-                _LIBRARY.impl(f"{name}.{backend}", kernel, key)
+        if _FIRST_IMPORT:
+            _register(name, backend, signature, fake, function, composed)
+        implementations[backend] = getattr(getattr(_NAMESPACE, name), backend)
     return implementations
+
+
+def _register(
+    name: str, backend: str, signature: str, fake: Callable[..., Any], function: Callable[..., Any], composed: bool
+) -> None:
+    _LIBRARY.define(f"{name}.{backend}({signature}", tags=(torch.Tag.pt2_compliant_tag,))
+    qualified, overload = f"dvae_kernels::{name}.{backend}", getattr(getattr(_NAMESPACE, name), backend)
+    torch.library.register_fake(qualified, fake, lib=_LIBRARY)
+    torch.library.register_vmap(qualified, _looped(overload), lib=_LIBRARY)
+    for key, device in _DEVICES.items():
+        if composed:
+            _LIBRARY.impl(f"{name}.{backend}", partial(function, backend), key)
+        elif backend == "triton":  # on the CPU: under the interpreter
+            _LIBRARY.impl(f"{name}.triton", _where_available("triton", function, name, device), key)
+
+
+def load_kernels() -> None:
+    """Load the compiled modules, once all ops are defined; where that leaves an overload without kernels for a device,
+    the automatic choice runs there."""
+    for module in ("_C", "_C_cuda"):
+        _extension.load(module)
+    for name in _ops if _FIRST_IMPORT else ():
+        for backend in ("cpp", "cuda"):
+            for key, device in _DEVICES.items():
+                if not torch._C._dispatch_has_kernel_for_dispatch_key(f"dvae_kernels::{name}.{backend}", key):
+                    _LIBRARY.impl(f"{name}.{backend}", _automatic(name, device), key)
+
+
+def _automatic(name: str, device: str) -> Callable[..., Any]:
+    return lambda *args: _ops[name][_backend.resolve(name, None, device)](*args)
+
+
+def _where_available(backend: str, kernel: Callable[..., Any], name: str, device: str) -> Callable[..., Any]:
+    automatic = _automatic(name, device)
+    return lambda *args: (automatic if _backend.why_not(backend, device) else kernel)(*args)
 
 
 def _fake(signature: str, allocate: Callable[..., Any]) -> Callable[..., Any]:
@@ -61,6 +102,22 @@ def _fake(signature: str, allocate: Callable[..., Any]) -> Callable[..., Any]:
     return fake
 
 
+def _define_snapshot() -> Callable[[torch.Tensor], torch.Tensor]:
+    """A copy of a tensor as it is now. torch.compile makes a plain clone again in backward, when its source may have
+    changed in place; an op that it cannot see into is made once."""
+    if _FIRST_IMPORT:
+        name = "dvae_kernels::snapshot"
+        _LIBRARY.define("snapshot(Tensor tensor) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
+        _LIBRARY.impl("snapshot", lambda tensor: tensor.clone(), "CompositeExplicitAutograd")
+        torch.library.register_fake(name, lambda tensor: torch.empty_like(tensor), lib=_LIBRARY)
+        torch.library.register_vmap(name, lambda _, dims, tensor: (_NAMESPACE.snapshot(tensor), dims[0]), lib=_LIBRARY)
+        torch.library.register_autograd(name, lambda _, grad: grad, lib=_LIBRARY)
+    return _NAMESPACE.snapshot.default
+
+
+snapshot = _define_snapshot()
+
+
 def _lazy(module: str, name: str) -> Callable[..., Any]:
     """A function that is imported when it is first called."""
     function = cache(lambda: getattr(importlib.import_module(module), name))
@@ -71,14 +128,16 @@ def _looped(overload: torch._ops.OpOverload) -> Callable[..., Any]:
     """The vmap rule: one call per sample, since folding samples into rows would give them other noise."""
 
     def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
-        if info.batch_size == 0:
-            raise ValueError(f"{overload}: vmap over an empty batch")
-        results = []
-        for i in range(info.batch_size):
-            sample = (a if d is None else a.select(d, i) for a, d in zip(args, in_dims))
-            results.append(overload(*sample))
+        if info.batch_size == 0:  # shapes of one sample's results
+            samples = (a if d is None else a.new_zeros(a.shape[:d] + a.shape[d + 1 :]) for a, d in zip(args, in_dims))
+            results = [overload(*samples)]
+        else:
+            results = [
+                overload(*(a if d is None else a.select(d, i) for a, d in zip(args, in_dims)))
+                for i in range(info.batch_size)
+            ]
         if isinstance(results[0], torch.Tensor):
-            return torch.stack(results), 0
-        return tuple(torch.stack(column) for column in zip(*results)), (0,) * len(results[0])
+            return torch.stack(results)[: info.batch_size], 0
+        return tuple(torch.stack(column)[: info.batch_size] for column in zip(*results)), (0,) * len(results[0])
 
     return rule

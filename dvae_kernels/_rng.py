@@ -14,6 +14,7 @@ import math
 import torch
 from torch import Tensor
 
+from dvae_kernels._autograd import check_unchanged_in_recomputation
 from dvae_kernels._dtypes import compute_dtype
 
 _MASK = 0xFFFFFFFF
@@ -24,6 +25,7 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 def make_key(device: torch.device, key: Tensor | None, seed: int | None, generator: torch.Generator | None) -> Tensor:
     """int64[2] on `device` from at most one (validated) source; from torch's default generator without any."""
     if key is not None:
+        check_unchanged_in_recomputation("key", key)
         return key
     if seed is not None:
         # torch.full, since torch.tensor copies from the host and breaks CUDA-graph capture

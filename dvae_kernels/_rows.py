@@ -5,6 +5,8 @@ See _rng.py for how rows are numbered.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -30,8 +32,8 @@ def with_unit_columns(x: Tensor) -> Tensor:
 def by_head(x: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
     """x as [H, N, D] and the codebook as [H, K, D], with one head where it has none."""
     if codebook.dim() == 2:
-        return x.reshape(1, -1, x.shape[-1]), codebook[None]
-    return x.reshape(-1, *x.shape[-2:]).transpose(0, 1), codebook
+        return x.reshape(1, math.prod(x.shape[:-1]), x.shape[-1]), codebook[None]
+    return x.reshape(math.prod(x.shape[:-2]), *x.shape[-2:]).transpose(0, 1), codebook
 
 
 def from_heads(values: Tensor, shape: torch.Size) -> Tensor:

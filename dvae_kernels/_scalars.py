@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dvae_kernels._autograd import transformed
+from dvae_kernels._autograd import snapshot, traced_for_training, transformed
 from dvae_kernels._bounds import at_most
 from dvae_kernels._dtypes import LARGEST, LEAST_NORMAL, compute_dtype
 
@@ -26,13 +26,13 @@ class Scalar(NamedTuple):
         return self.tensor is not None and (self.tensor.requires_grad or transformed())
 
 
-def split_temperature(tau: float | Tensor, dtype: torch.dtype, *, least: float = 0.0) -> Scalar:
-    """A (validated) temperature as ops take it beside logits of `dtype`: a scalar tensor of the compute dtype, or a
-    finite number of it that is `least` or more."""
-    compute = compute_dtype(dtype)
+def split_temperature(tau: float | Tensor, logits: Tensor, *, least: float = 0.0) -> Scalar:
+    """A (validated) temperature as ops take it: a scalar tensor of the compute dtype, or a finite number of it that is
+    `least` or more."""
+    compute = compute_dtype(logits.dtype)
     if isinstance(tau, Tensor):
-        return Scalar(tau.to(compute).reshape(()), 0.0)
-    return Scalar(None, _within(float(tau), least, LARGEST[compute]))
+        return Scalar(_held(tau.to(compute).reshape(())), 0.0)
+    return _number(float(tau), least, logits)
 
 
 def split_sharpness(beta: float | Tensor, logits: Tensor) -> Scalar:
@@ -41,12 +41,27 @@ def split_sharpness(beta: float | Tensor, logits: Tensor) -> Scalar:
     compute = compute_dtype(logits.dtype)
     if isinstance(beta, Tensor):
         beta = beta.to(compute)
-        return Scalar(beta.reshape(()) if beta.numel() == 1 else beta.expand(logits.shape), 0.0)
-    return Scalar(None, _within(float(beta), LEAST_NORMAL[compute], LARGEST[compute]))
+        return Scalar(_held(beta.reshape(())) if beta.numel() == 1 else beta.expand(logits.shape), 0.0)
+    return _number(float(beta), LEAST_NORMAL[compute], logits)
 
 
-def _within(value: float, least: float, most: float) -> float:
-    return least if value < least else most if value > most else value
+def _number(value: float, least: float, like: Tensor) -> Scalar:
+    """`value` at its nearest in [least, the largest number of the compute dtype].
+
+    torch.compile would make a graph for every value of a number that an op takes, and can even take the graph of
+    another value for it; a product with a tensor it makes with whatever value there is.
+    """
+    compute = compute_dtype(like.dtype)
+    if traced_for_training():
+        product = torch.ones((), dtype=torch.float64, device=like.device) * value
+        return Scalar(product.clamp(least, LARGEST[compute]).to(compute), 0.0)
+    return Scalar(None, least if value < least else min(value, LARGEST[compute]))
+
+
+def _held(scalar: Tensor) -> Tensor:
+    """The scalar as it is now. In eager mode autograd's version check tells where a saved one is changed in place; a
+    compiled graph would take the changed one for it."""
+    return snapshot(scalar) if traced_for_training() else scalar
 
 
 def scalar_tensor(tensor: Tensor | None, value: float, like: Tensor) -> Tensor:

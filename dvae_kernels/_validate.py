@@ -5,6 +5,8 @@ Python scalars are checked by value. Tensor values are not: that would synchroni
 
 from __future__ import annotations
 
+import math
+import numbers
 import sys
 from collections.abc import Collection
 from typing import Any
@@ -29,7 +31,13 @@ def floating(op: str, name: str, value: Any) -> None:
         raise TypeError(f"{op}: expected {name} to be a Tensor, got {type_name(value)}")
     if value.dtype not in FLOATS:
         raise TypeError(f"{op}: expected floating-point {name}, got {dtype_name(value.dtype)}")
-    if value.layout != torch.strided or value.is_nested:
+    strided(op, name, value)
+
+
+def strided(op: str, name: str, value: Tensor) -> None:
+    if value.is_nested:
+        raise TypeError(f"{op}: expected {name} to be a plain Tensor, got a nested one")
+    if value.layout != torch.strided:
         raise TypeError(f"{op}: expected strided {name}, got layout {value.layout}")
 
 
@@ -39,7 +47,8 @@ def on_device(op: str, name: str, value: Tensor, device: torch.device) -> None:
 
 
 def alike(op: str, name: str, tensor: Tensor, device: torch.device, *dtypes: torch.dtype) -> None:
-    """A tensor on the device, and of one of the dtypes, of another one."""
+    """A strided tensor on the device, and of one of the dtypes, of another one."""
+    strided(op, name, tensor)
     if tensor.dtype not in dtypes:
         expected = " or ".join(map(dtype_name, dtypes))
         raise TypeError(f"{op}: expected {name} of dtype {expected}, got {dtype_name(tensor.dtype)}")
@@ -113,15 +122,15 @@ def boolean(op: str, name: str, value: Any) -> None:
 
 
 def integer(op: str, name: str, value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, (int, numbers.Integral)):
         raise TypeError(f"{op}: expected {name} to be an int, got {type_name(value)}")
 
 
-def count(op: str, name: str, value: Any, *, least: int = 1) -> None:
-    """A number of things, which 32 bits hold: `least` or more."""
+def count(op: str, name: str, value: Any, *, least: int = 1, bits: int = 32) -> None:
+    """A number of things, which so many bits hold: `least` or more."""
     integer(op, name, value)
-    if not least <= value < 1 << 32:
-        raise ValueError(f"{op}: expected {name} in [{least}, 2^32), got {value}")
+    if not least <= value < 1 << bits:
+        raise ValueError(f"{op}: expected {name} in [{least}, 2^{bits}), got {value}")
 
 
 def temperature(op: str, name: str, value: Any, device: torch.device, *, positive: bool = False) -> None:
@@ -132,15 +141,24 @@ def temperature(op: str, name: str, value: Any, device: torch.device, *, positiv
         if value.numel() != 1:
             raise ValueError(f"{op}: expected {name} with one element, got shape {tuple(value.shape)}")
         return on_device(op, name, value, device)
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
+    if not _is_number(value):
         raise TypeError(f"{op}: expected {name} to be a float or a Tensor, got {type_name(value)}")
-    if not 0 <= value <= sys.float_info.max or (positive and value == 0):
+    if not 0 <= value < math.inf or (positive and value == 0) or _beyond_floats(value):
         raise ValueError(f"{op}: expected finite {name} {'>' if positive else '>='} 0, got {value}")
 
 
 def number(op: str, name: str, value: Any) -> None:
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
+    if not _is_number(value):
         raise TypeError(f"{op}: expected {name} to be a float, got {type_name(value)}")
+
+
+def _is_number(value: Any) -> bool:
+    # NumPy's numbers register with the classes of `numbers`, whose checks take longer
+    return isinstance(value, (int, float, numbers.Real)) and not isinstance(value, bool)
+
+
+def _beyond_floats(value: Any) -> bool:
+    return isinstance(value, int) and value > sys.float_info.max
 
 
 def share(op: str, name: str, value: Any) -> None:
@@ -153,8 +171,53 @@ def share(op: str, name: str, value: Any) -> None:
 def weight(op: str, name: str, value: Any) -> None:
     """A finite Python number >= 0."""
     number(op, name, value)
-    if not 0 <= value <= sys.float_info.max:
+    if not 0 <= value < math.inf or _beyond_floats(value):
         raise ValueError(f"{op}: expected finite {name} >= 0, got {value}")
+
+
+def written(op: str, tensors: dict[str, Tensor]) -> None:
+    """Tensors that an op writes in place: autograd lets it, and no two elements share memory, of one or of two."""
+    taken: list[tuple[str, Tensor, int, int]] = []
+    for name, tensor in tensors.items():
+        if any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape)):
+            raise ValueError(f"{op}: expected {name} whose elements do not share memory, got strides {tensor.stride()}")
+        if torch.compiler.is_compiling():  # where memory has no address
+            continue
+        if tensor.is_inference() and not torch.is_inference_mode_enabled():
+            raise ValueError(f"{op}: expected {name} that may be written here, got a tensor made in inference mode")
+        if not _nests(tensor) and _places(tensor).unique().numel() < tensor.numel():
+            raise ValueError(f"{op}: expected {name} whose elements do not share memory, got strides {tensor.stride()}")
+        start = tensor.data_ptr()
+        reach = sum(stride * (size - 1) for stride, size in zip(tensor.stride(), tensor.shape)) + 1
+        end = start + reach * tensor.element_size()
+        for other_name, other, other_start, other_end in taken:
+            if start < other_end and other_start < end and _share(tensor, other):
+                raise ValueError(f"{op}: expected {name} and {other_name} that do not share memory")
+        taken.append((name, tensor, start, end))
+
+
+def _nests(tensor: Tensor) -> bool:
+    """Whether each stride, from the least, steps over all that the lesser ones reach: then no elements share memory."""
+    reach = 0
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape)):
+        if size > 1 and stride <= reach:
+            return False
+        reach += stride * (size - 1)
+    return True
+
+
+def _places(tensor: Tensor) -> Tensor:
+    """The addresses of a tensor's elements."""
+    places = torch.full((), tensor.data_ptr(), dtype=torch.int64)
+    for stride, size in zip(tensor.stride(), tensor.shape):
+        places = places.unsqueeze(-1) + torch.arange(size) * (stride * tensor.element_size())
+    return places.flatten()
+
+
+def _share(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors, each without elements that share memory, have memory in common. Exact where their elements
+    are of one size."""
+    return torch.cat([_places(a), _places(b)]).unique().numel() < a.numel() + b.numel()
 
 
 def mask(op: str, value: Any, device: torch.device, shape: torch.Size) -> None:
@@ -186,8 +249,7 @@ def noise_source(op: str, device: torch.device, key: Any, seed: Any, generator: 
     if key is not None:
         if not isinstance(key, Tensor):
             raise TypeError(f"{op}: expected key to be a Tensor, got {type_name(key)}")
-        if key.layout != torch.strided:
-            raise TypeError(f"{op}: expected strided key, got layout {key.layout}")
+        strided(op, "key", key)
         if key.dtype != torch.int64:
             raise TypeError(f"{op}: expected key of dtype int64, got {dtype_name(key.dtype)}")
         if key.shape != (2,):
@@ -203,14 +265,16 @@ def noise_source(op: str, device: torch.device, key: Any, seed: Any, generator: 
 
 
 def row_range(op: str, row_offset: Any, rows: int) -> None:
-    """The noise stream numbers rows in 32 bits."""
+    """The noise stream numbers rows in 32 bits. An exported program is not to be bound to that; its kernels check."""
     integer(op, "row_offset", row_offset)
-    if row_offset < 0 or row_offset + rows > 1 << 32:
+    if row_offset < 0 or (not torch.compiler.is_exporting() and row_offset + rows > 1 << 32):
         raise ValueError(f"{op}: expected rows within [0, 2^32), got {rows} from row_offset {row_offset}")
 
 
 def index_range(op: str, index_offset: Any, count: int) -> None:
     """The noise stream numbers elements in 64 bits."""
     integer(op, "index_offset", index_offset)
-    if index_offset < 0 or index_offset > (1 << 64) - count:
+    if isinstance(count, Tensor):  # in torch.jit.trace, where no tensor holds 2^64
+        count = int(count)
+    if index_offset < 0 or (not torch.compiler.is_exporting() and index_offset + count > 1 << 64):
         raise ValueError(f"{op}: expected elements within [0, 2^64), got {count} from index_offset {index_offset}")

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd import forward_ad, gradcheck
 from torch.utils.checkpoint import checkpoint
 
-from dvae_kernels import gumbel_softmax
+from dvae_kernels import gumbel_softmax, vector_quantize
 from kit.discovery import OPS
 from kit.opinfo import Inputs, Op
 from kit.targets import Target
@@ -212,3 +212,33 @@ def test_half_gradients_accumulate_like_float32_ones(backend: Target, hard: bool
     gumbel_softmax(logits, 0.5, hard, key=key_on(backend), backend=backend.backend).sum().backward()
     assert logits.grad is not None
     assert logits.grad.abs().max() <= 2 * torch.finfo(torch.float16).eps
+
+
+@ops
+def test_vmap_over_an_empty_batch(backend: Target, op: Op) -> None:
+    leaves = {name: x.detach() for name, x in leaves_of(op, backend, (3, 5), torch.float32).items()}
+    right = call(op, backend, leaves)
+    first = next(iter(leaves))
+
+    def mapped(x: Tensor) -> Tensor:
+        return call(op, backend, {**leaves, first: x})
+
+    assert torch.func.vmap(mapped)(leaves[first].new_empty((0, *leaves[first].shape))).shape == (0, *right.shape)
+
+
+@pytest.mark.parametrize("name", ["vector_quantize", "gumbel_softmax"])
+def test_a_result_that_is_changed_in_place(name: str) -> None:
+    """Backward keeps it: the message says what to do. A copy may be changed."""
+    x = torch.randn(6, 8, requires_grad=True)
+
+    def result() -> Tensor:
+        return gumbel_softmax(x) if name == "gumbel_softmax" else vector_quantize(x, torch.randn(9, 8)).quantized
+
+    changed = torch.nn.functional.relu(result(), inplace=True)
+    with pytest.raises(RuntimeError, match=rf"^{name}: .*, which backward needs, was changed in place before it; give"):
+        changed.sum().backward()
+    torch.nn.functional.relu(result().clone(), inplace=True).sum().backward()
+    y = result().sum()
+    y.backward()
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        y.backward()

@@ -32,30 +32,34 @@ def bad_tensor(name: str, x: Tensor) -> dict[str, Bad]:
         f"{name} sparse": (
             {name: x.to_sparse()}, TypeError, f"expected strided {name}, got layout torch.sparse_coo",
         ),
+        f"{name} nested": (
+            {name: torch.nested.nested_tensor([x.flatten()])}, TypeError,
+            f"expected {name} to be a plain Tensor, got a nested one",
+        ),
     }  # fmt: skip
 
 
-def bad_temperatures(positive: bool) -> dict[str, Bad]:
-    expected = f"expected finite tau {'>' if positive else '>='} 0"
+def bad_temperatures(name: str, positive: bool) -> dict[str, Bad]:
+    expected = f"expected finite {name} {'>' if positive else '>='} 0"
     cases: dict[str, Bad] = {
-        "tau negative": ({"tau": -0.5}, ValueError, f"{expected}, got -0.5"),
-        "tau nan": ({"tau": math.nan}, ValueError, f"{expected}, got nan"),
-        "tau infinite": ({"tau": math.inf}, ValueError, f"{expected}, got inf"),
-        "tau beyond floats": ({"tau": 10**400}, ValueError, f"{expected}, got {10**400}"),
-        "tau text": ({"tau": "1"}, TypeError, "expected tau to be a float or a Tensor, got str"),
-        "tau none": ({"tau": None}, TypeError, "expected tau to be a float or a Tensor, got NoneType"),
-        "tau bool": ({"tau": True}, TypeError, "expected tau to be a float or a Tensor, got bool"),
-        "tau complex": ({"tau": 1j}, TypeError, "expected tau to be a float or a Tensor, got complex"),
-        "tau size": ({"tau": torch.ones(2)}, ValueError, "expected tau with one element, got shape (2,)"),
-        "tau empty": ({"tau": torch.ones(0)}, ValueError, "expected tau with one element, got shape (0,)"),
-        "tau dtype": ({"tau": torch.tensor(1)}, TypeError, "expected floating-point tau, got int64"),
-        "tau device": ({"tau": torch.ones((), device=META)}, ValueError, "expected tau on cpu, got meta"),
-        "tau sparse": (
-            {"tau": torch.tensor([1.0]).to_sparse()}, TypeError, "expected strided tau, got layout torch.sparse_coo",
+        f"{name} negative": ({name: -0.5}, ValueError, f"{expected}, got -0.5"),
+        f"{name} nan": ({name: math.nan}, ValueError, f"{expected}, got nan"),
+        f"{name} infinite": ({name: math.inf}, ValueError, f"{expected}, got inf"),
+        f"{name} beyond floats": ({name: 10**400}, ValueError, f"{expected}, got {10**400}"),
+        f"{name} text": ({name: "1"}, TypeError, f"expected {name} to be a float or a Tensor, got str"),
+        f"{name} none": ({name: None}, TypeError, f"expected {name} to be a float or a Tensor, got NoneType"),
+        f"{name} bool": ({name: True}, TypeError, f"expected {name} to be a float or a Tensor, got bool"),
+        f"{name} complex": ({name: 1j}, TypeError, f"expected {name} to be a float or a Tensor, got complex"),
+        f"{name} size": ({name: torch.ones(2)}, ValueError, f"expected {name} with one element, got shape (2,)"),
+        f"{name} empty": ({name: torch.ones(0)}, ValueError, f"expected {name} with one element, got shape (0,)"),
+        f"{name} dtype": ({name: torch.tensor(1)}, TypeError, f"expected floating-point {name}, got int64"),
+        f"{name} device": ({name: torch.ones((), device=META)}, ValueError, f"expected {name} on cpu, got meta"),
+        f"{name} sparse": (
+            {name: torch.tensor([1.0]).to_sparse()}, TypeError, f"expected strided {name}, got layout torch.sparse_coo",
         ),
     }  # fmt: skip
     if positive:
-        cases["tau zero"] = ({"tau": 0.0}, ValueError, f"{expected}, got 0.0")
+        cases[f"{name} zero"] = ({name: 0.0}, ValueError, f"{expected}, got 0.0")
     return cases
 
 
@@ -124,8 +128,9 @@ def bad_calls(errors: ErrorInputs) -> dict[str, Bad]:
         cases |= bad_tensor(name, x)
     for name in parameters:
         cases |= COMMON.get(name, {})
-    if "tau" in parameters:
-        cases |= bad_temperatures(errors.positive_tau)
+    for name in ("tau", "temperature"):
+        if name in parameters:
+            cases |= bad_temperatures(name, errors.positive_tau)
     if "generator" in parameters:
         elsewhere = {name: x.to(META) for name, x in tensors.items()} | {"generator": torch.Generator()}
         cases["generator elsewhere"] = (elsewhere, ValueError, "expected a generator on meta, got cpu")

@@ -353,9 +353,12 @@ def nearest_code(types: Types) -> Iterator[Case]:
 def sample_codes(types: Types) -> Iterator[Case]:
     for name, x, book in _searches(types):
         for i, metric in enumerate(("l2", "cosine")):
-            yield f"{name} {metric}", (x, book, torch.tensor([3, -i]), metric, (1.0, 0.05)[i], (0, 5)[i])
+            yield f"{name} {metric}", (x, book, torch.tensor([3, -i]), metric, None, (1.0, 0.05)[i], (0, 5)[i])
     for temperature in (1e-30, 1e30):
-        yield f"{name} temperature{temperature}", (x, book, torch.tensor([3, 4]), "l2", temperature, (1 << 32) - 20)
+        yield (
+            f"{name} temperature{temperature}",
+            (x, book, torch.tensor([3, 4]), "l2", None, temperature, (1 << 32) - 20),
+        )
 
 
 def _embeddings(types: Types) -> Iterator[tuple[str, Rows, Tensor]]:

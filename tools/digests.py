@@ -89,11 +89,13 @@ def overload(op: str, backend: str) -> Function:
 
 
 def adapted(op: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The arguments as the schema takes them: the metric was once a bool."""
+    """The arguments as the schema takes them: the metric was once a bool, and a temperature never a tensor."""
     if op in NO_RAW_OPS:
         return args
     schema = overload(op, "cpp")._schema
     names = [argument.name for argument in schema.arguments]
+    if len(args) > len(names):
+        args = tuple(value for value in args if value is not None)
     return tuple(value == "cosine" if name == "cosine" else value for name, value in zip(names, args))
 
 

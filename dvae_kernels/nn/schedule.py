@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dvae_kernels import _validate
+from dvae_kernels import _autograd, _validate
+from dvae_kernels._dtypes import LARGEST, LEAST_NORMAL
 
 # (start, end, progress from 0 to 1) -> value
 _SHAPES: dict[str, Callable[[float, float, Tensor], Tensor]] = {
@@ -33,22 +33,22 @@ class Schedule(nn.Module):
     and torch.compile neither recompiles nor freezes it. float() gives it as a number.
 
     Args:
-        start: the first value, finite in float32; above 0 for "exponential".
+        start: the first value, finite in float32; a normal number of it, above 0, for "exponential".
         end: the last value, likewise; it stays.
         steps: the number of steps from start to end, in [1, 2^32).
         shape: "linear", "exponential" or "cosine".
         hold: the number of steps before that for which the value stays at start, in [0, 2^32).
 
     Attributes:
-        position: the number of steps made, an int64 scalar and all of the state_dict. A schedule made with the same
-            arguments goes on exactly where the saved one stood.
-        value: a float32 scalar, changed in place by step(), so that a captured CUDA graph follows it. Its dtype, and
-            position's, stay as they are where the module that holds the schedule changes its own, by .half() or
-            .to(torch.bfloat16).
+        position: the number of steps made, an int64 scalar and all of the state, whichever way it is loaded: the value
+            is computed from it at every call. step() changes it in place, so that a captured CUDA graph follows it. It
+            stays int64 where the module that holds the schedule changes its dtype.
 
     Raises:
         TypeError: for arguments of a wrong type.
         ValueError: for arguments outside the ranges above.
+        RuntimeError: where activation checkpointing calls the schedule again in backward, after a step, and would get
+            another value than forward got. Call the schedule outside the checkpointed function, or step after backward.
 
     Source: the exponential shape is that of Jang, Gu, Poole, "Categorical Reparameterization with Gumbel-Softmax", ICLR
     2017 (arXiv:1611.01144), section 4.
@@ -68,48 +68,41 @@ class Schedule(nn.Module):
     """
 
     position: Tensor
-    value: Tensor
 
     def __init__(self, start: float, end: float, steps: int, *, shape: str = "linear", hold: int = 0):
         super().__init__()
-        if shape not in _SHAPES:
-            raise ValueError(f"Schedule: unknown shape {shape!r}, expected one of {', '.join(_SHAPES)}")
+        _validate.one_of("Schedule", "shape", shape, tuple(_SHAPES))
         for name, number in (("start", start), ("end", end)):
             _validate.number("Schedule", name, number)
-            if not abs(number) <= torch.finfo(torch.float32).max:
+            if not abs(number) <= LARGEST[torch.float32]:
                 raise ValueError(f"Schedule: expected {name} to be finite in float32, got {number}")
-            if shape == "exponential" and number <= 0:
-                raise ValueError(f"Schedule: expected {name} > 0 for shape 'exponential', got {number}")
+            if shape == "exponential" and number < LEAST_NORMAL[torch.float32]:
+                raise ValueError(f"Schedule: expected {name} >= 2^-126 for shape 'exponential', got {number}")
         _validate.count("Schedule", "steps", steps)
         _validate.count("Schedule", "hold", hold, least=0)
         self.start, self.end, self.steps, self.shape, self.hold = float(start), float(end), steps, shape, hold
         self.register_buffer("position", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("value", torch.empty((), dtype=torch.float32), persistent=False)
-        self._update()
+
+    def reset_parameters(self) -> None:
+        """Go back to the start, as after to_empty() of a module that was made on the meta device."""
+        self.position.zero_()
 
     def forward(self) -> Tensor:
         """The value as a float32 scalar of its own, which later steps leave alone: backward may come after them."""
-        return self.value.clone()
+        _autograd.check_unchanged_in_recomputation("Schedule: its position", self.position)
+        return self._exact(_autograd.snapshot(self.position)).float()
 
     def __float__(self) -> float:
         """The value as a number, in float64; this waits for the device."""
-        return self._exact().item()
+        return self._exact(self.position).item()
 
     def step(self) -> None:
         """Go one step on."""
         self.position.add_(1)
-        self._update()
 
-    def _exact(self) -> Tensor:
-        progress = ((self.position - self.hold).double() / self.steps).clamp(0, 1)
+    def _exact(self, position: Tensor) -> Tensor:
+        progress = ((position - self.hold).double() / self.steps).clamp(0, 1)
         return _SHAPES[self.shape](self.start, self.end, progress)
-
-    def _update(self) -> None:
-        self.value.copy_(self._exact())
-
-    def _load_from_state_dict(self, *args: Any) -> None:
-        super()._load_from_state_dict(*args)
-        self._update()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Schedule:
         def move(buffer: Tensor) -> Tensor:

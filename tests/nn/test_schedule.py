@@ -50,13 +50,13 @@ def test_both_ends_are_exact(shape: str) -> None:
     assert float(schedule) == pytest.approx(1e-3, rel=1e-15)
 
 
-def test_the_value_is_a_scalar_that_steps_change_in_place() -> None:
+def test_steps_change_the_position_in_place_and_leave_values_alone() -> None:
     schedule = Schedule(2, 1, 2)
-    buffer, address, before = schedule.value, schedule.value.data_ptr(), schedule()
+    position, before = schedule.position, schedule()
     schedule.step()
-    assert schedule.value is buffer and buffer.data_ptr() == address
-    assert (buffer.item(), before.item()) == (1.5, 2)
-    assert (buffer.shape, buffer.dtype, buffer.requires_grad) == ((), torch.float32, False)
+    assert schedule.position is position and position.item() == 1
+    assert (schedule().item(), before.item()) == (1.5, 2)
+    assert (before.shape, before.dtype, before.requires_grad) == ((), torch.float32, False)
 
 
 def test_a_step_between_forward_and_backward() -> None:
@@ -97,9 +97,29 @@ def test_a_model_that_changes_dtype_keeps_it_exact(dtype: torch.dtype) -> None:
     for convert in (model.to, model.type):
         convert(dtype)
         assert next(model.parameters()).dtype == dtype
-        assert (tau.value.dtype, tau.position.dtype) == (torch.float32, torch.int64)
+        assert (tau().dtype, tau.position.dtype) == (torch.float32, torch.int64)
         assert (tau().item(), tau.position.item()) == (before, 4098)
-    assert (model.to("meta"), tau.value.device.type, tau.value.dtype)[1:] == ("meta", torch.float32)
+    assert (model.to("meta"), tau().device.type, tau().dtype)[1:] == ("meta", torch.float32)
+
+
+def test_made_on_the_meta_device_it_is_right_however_it_is_loaded() -> None:
+    saved = {"position": torch.tensor(4)}
+
+    def on_meta() -> Schedule:
+        with torch.device("meta"):
+            return Schedule(1.0, 0.1, steps=10)
+
+    assigned, copied, by_name, empty = (on_meta() for _ in range(4))
+    assigned.load_state_dict(saved, assign=True)
+    copied.to_empty(device="cpu").load_state_dict(saved)
+    by_name._buffers["position"] = saved["position"].clone()
+    empty.to_empty(device="cpu").reset_parameters()
+    for schedule in (assigned, copied, by_name):
+        assert schedule().item() == pytest.approx(0.64)
+        schedule.step()
+        assert (schedule().item(), float(schedule)) == (pytest.approx(0.55), pytest.approx(0.55))
+    assert (empty.position.item(), empty().item()) == (0, 1)
+    assert on_meta()().device.type == "meta"
 
 
 def test_compiled_graphs_follow_it_without_recompiling() -> None:
@@ -143,8 +163,9 @@ def test_its_text_names_the_curve() -> None:
         ((1e39, 1, 3), ValueError, "Schedule: expected start to be finite in float32, got 1e+39"),
         ((1, 2, 3.0), TypeError, "Schedule: expected steps to be an int, got float"),
         ((1, 2, 0), ValueError, "Schedule: expected steps in [1, 2^32), got 0"),
+        ((1, 2, 3, ["linear"]), TypeError, "Schedule: expected shape to be a str, got list"),
         ((1, 2, 3, "step"), ValueError, "Schedule: unknown shape 'step', expected one of linear, exponential, cosine"),
-        ((1, 0, 3, "exponential"), ValueError, "Schedule: expected end > 0 for shape 'exponential', got 0"),
+        ((1, 0, 3, "exponential"), ValueError, "Schedule: expected end >= 2^-126 for shape 'exponential', got 0"),
     ],
 )
 def test_bad_arguments(arguments: tuple[Any, ...], error: type[Exception], message: str) -> None:

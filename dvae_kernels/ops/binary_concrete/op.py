@@ -112,7 +112,8 @@ def binary_concrete(
         seed: an int, taken modulo 2^64; short for the key (seed, 0).
         generator: a torch.Generator to draw the key from (not under torch.compile(fullgraph=True), as for torch's own
             functions). Without key, seed or generator, torch's default generator of the device is used; then
-            torch.func.vmap needs its `randomness`. Under activation checkpointing, pass `key`.
+            torch.func.vmap needs its `randomness`. Under activation checkpointing use that one, which torch restores,
+            or a key that nothing changes before backward (else RuntimeError).
         index_offset: number of the first element in the noise stream, so that a shard of a batch draws its own part.
             Elements are numbered in row-major order.
         backend: "cpp", "triton", "cuda" or "reference" instead of the automatic choice.
@@ -152,7 +153,7 @@ def binary_concrete(
     backend = _backend.resolve(op, backend, device.type)
 
     noise_key = _rng.make_key(device, key, seed, generator)
-    temperature = split_temperature(tau, logits.dtype)
+    temperature = split_temperature(tau, logits)
     options = _Options(temperature.value, hard, _rng.as_int64(index_offset), sample_dtype(logits), backend)
     return _autograd.apply_or_forward(
         BinaryConcreteFunction, (logits, temperature.tensor), noise_key, options, borrows_key=key is not None
@@ -200,7 +201,7 @@ def binary_concrete_log_prob(y: Tensor, logits: Tensor, tau: float | Tensor, *, 
     backend = _backend.resolve(op, backend, device.type)
 
     # a positive number must stay one in the compute dtype
-    temperature = split_temperature(tau, logits.dtype, least=LEAST[compute_dtype(logits.dtype)])
+    temperature = split_temperature(tau, logits, least=LEAST[compute_dtype(logits.dtype)])
     return _autograd.apply_or_forward(
         BinaryConcreteLogProbFunction, (y, logits, temperature.tensor), temperature.value, backend
     )

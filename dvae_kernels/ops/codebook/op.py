@@ -210,8 +210,9 @@ def ema_update_(
     Raises:
         TypeError: for tensors that are not floating-point or of another dtype than said above, and for arguments of a
             wrong type.
-        ValueError: for tensors of other shapes, on several devices, or whose elements share memory where they are
-            written, decay outside [0, 1], laplace that is negative or not finite, an int steps outside [1, 2^32).
+        ValueError: for tensors of other shapes, on several devices, made in inference mode and written outside it, or
+            whose elements share memory where they are written, with each other or with another of the three; decay
+            outside [0, 1], laplace that is negative or not finite, an int steps outside [1, 2^32).
         Nothing is changed when an error is raised.
 
     Source: van den Oord, Vinyals, Kavukcuoglu, NeurIPS 2017 (arXiv:1711.00937), equations 6 to 8; smoothing and bias
@@ -236,9 +237,7 @@ def ema_update_(
         shape = codebook.shape[:-1] if name in ("cluster_size", "counts") else codebook.shape
         if tensor.shape != shape:
             raise ValueError(f"{op}: expected {name} of shape {tuple(shape)}, got {tuple(tensor.shape)}")
-    for name, tensor in {"codebook": codebook, "cluster_size": cluster_size, "code_sum": code_sum}.items():
-        if any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape)):
-            raise ValueError(f"{op}: expected {name} whose elements do not share memory, got strides {tensor.stride()}")
+    _validate.written(op, {"codebook": codebook, "cluster_size": cluster_size, "code_sum": code_sum})
     _validate.share(op, "decay", decay)
     _validate.weight(op, "laplace", laplace)
     if isinstance(steps, Tensor):

@@ -69,7 +69,7 @@ class GumbelSoftmaxFunction(torch.autograd.Function):
             # a row with NaN has no gradient at tau = 0 either
             dtau = torch.where(tau == 0, 0, dtau_rows.sum()) if tau_grad else None
         else:
-            y, tau = ctx.saved_tensors
+            y, tau = _autograd.saved_with_output(ctx, "gumbel_softmax", "sample")
             dlogits = _autograd.in_backward(
                 sample_bwd, GUMBEL_SOFTMAX_BWD, backend, grad, y, tau, tau_value, dim, ctx.logits_dtype
             )
@@ -116,7 +116,8 @@ def gumbel_softmax(
         seed: an int, taken modulo 2^64; short for the key (seed, 0).
         generator: a torch.Generator to draw the key from (not under torch.compile(fullgraph=True), as for torch's own
             functions). Without key, seed or generator, torch's default generator of the device is used; then
-            torch.func.vmap needs its `randomness`. Under activation checkpointing, pass `key`.
+            torch.func.vmap needs its `randomness`. Under activation checkpointing use that one, which torch restores,
+            or a key that nothing changes before backward (else RuntimeError).
         row_offset: number of the first row in the noise stream, so that a shard of a batch draws its own part. Rows
             are numbered outer_index * inner_size + inner_index around `dim`.
         backend: "cpp", "triton", "cuda" or "reference" instead of the automatic choice.
@@ -168,7 +169,7 @@ def gumbel_softmax(
     if eps != 1e-10 and not torch.compiler.is_compiling():  # which cannot trace a warning
         warnings.warn(f"{op}: `eps` is deprecated and has no effect", stacklevel=2)
 
-    temperature = split_temperature(tau, logits.dtype)
+    temperature = split_temperature(tau, logits)
     noise_key = _rng.make_key(device, key, seed, generator)
     dtype = sample_dtype(logits)
     if estimator in hard_estimators.ESTIMATORS:

@@ -170,7 +170,8 @@ def gumbel_softmax_embed(
         key: int64[2] = (seed, offset) on the device of the logits: the identity of the noise.
         seed: an int, taken modulo 2^64; short for the key (seed, 0).
         generator: a torch.Generator to draw the key from; without key, seed or generator, torch's default one. Under
-            activation checkpointing, pass `key`.
+            activation checkpointing use that one, which torch restores, or a key that nothing changes before backward
+            (else RuntimeError).
         row_offset: number of the first row in the noise stream, so that a shard of a batch draws its own part.
         backend: "cpp", "triton", "cuda" or "reference" instead of the automatic choice.
 
@@ -294,7 +295,7 @@ def _embed(
 
     dtype = torch.promote_types(sample_dtype(logits), codebook.dtype)
     noise_key = _rng.make_key(device, key, seed, generator)
-    temperature = split_temperature(tau, logits.dtype)
+    temperature = split_temperature(tau, logits)
     recompute = hard or kl or temperature.learns()
     save_sample = _autograd.needs_function(logits, codebook, temperature.tensor)
     options = _Options(temperature.value, hard, row_offset, dtype, kl, save_sample, recompute, backend)

@@ -103,7 +103,7 @@ def gumbel_softmax_log_prob(
 
     logits = logits.expand(y.shape)
     # a positive number must stay one in the compute dtype
-    temperature = split_temperature(tau, logits.dtype, least=LEAST_NORMAL[compute_dtype(logits.dtype)])
+    temperature = split_temperature(tau, logits, least=LEAST_NORMAL[compute_dtype(logits.dtype)])
     options = _Options(temperature.value, dim, backend)
     density, count = _autograd.apply_or_forward(GumbelSoftmaxLogProbFunction, (y, logits, temperature.tensor), options)
     return density + torch.where(count == 0, 0, torch.lgamma(count))

@@ -76,7 +76,7 @@ def validate(op: str, estimator: Any, draws: Any, hard: bool, tau: float | Tenso
     """An estimator that exists, and the arguments that it needs; `tau` is validated."""
     if estimator not in _NAMES:
         raise ValueError(f"{op}: unknown estimator {estimator!r}, expected one of {', '.join(_NAMES)}")
-    _validate.count(op, "draws", draws)
+    _validate.count(op, "draws", draws, bits=31)
     if draws != 1 and estimator != "gumbel_rao":
         raise ValueError(f"{op}: expected draws of 1 for estimator {estimator!r}, got {draws}")
     if estimator == "gumbel":

@@ -158,7 +158,8 @@ def smoothing_transform(
         seed: an int, taken modulo 2^64; short for the key (seed, 0).
         generator: a torch.Generator to draw the key from (not under torch.compile(fullgraph=True), as for torch's own
             functions). Without noise, key, seed or generator, torch's default generator of the device is used; then
-            torch.func.vmap needs its `randomness`. Under activation checkpointing, pass `key`.
+            torch.func.vmap needs its `randomness`. Under activation checkpointing use that one, which torch restores,
+            or a key that nothing changes before backward (else RuntimeError).
         index_offset: number of the first element in the noise stream, so that a shard of a batch draws its own part.
             Elements are numbered in row-major order.
         backend: "cpp", "triton", "cuda" or "reference" instead of the automatic choice.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from dvae_kernels._dtypes import compute_dtype
+from dvae_kernels._scalars import scalar_tensor
 from dvae_kernels.ops.gumbel_softmax.schemas import GUMBEL_ARGMAX
 from dvae_kernels.ops.vector_quantize.formulas import code_logits, scoring_codes
 from dvae_kernels.ops.vector_quantize.schemas import new_indices
@@ -18,11 +19,13 @@ _BLOCK = {"cpu": 1 << 19, "cuda": 1 << 23}
 
 
 def sample_codes(
-    backend: str, x: Tensor, codebook: Tensor, key: Tensor, metric: str, temperature: float, row_offset: int
-) -> Tensor:
+    backend: str, x: Tensor, codebook: Tensor, key: Tensor, metric: str, temperature: Tensor | None,
+    temperature_value: float, row_offset: int,
+) -> Tensor:  # fmt: skip
     heads, rows, _ = x.shape
     indices = new_indices(x)
     codes, offsets, centre = scoring_codes(codebook, metric, compute_dtype(x.dtype))
+    temperature = scalar_tensor(temperature, temperature_value, x)
     step = max(_BLOCK[x.device.type] // (codebook.shape[1] * heads), 1)
     for first in range(0, rows, step):
         block = slice(first, first + step)

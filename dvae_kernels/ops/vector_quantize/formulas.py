@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from dvae_kernels._autograd import without_autocast
+from dvae_kernels._bounds import within
 from dvae_kernels.ops.nearest_code import METRICS
 
 
@@ -27,11 +28,12 @@ def scoring_codes(codebook: Tensor, metric: str, dtype: torch.dtype) -> tuple[Te
     return codes, torch.where(finite[:, :, 0], offsets, -torch.inf)[:, None], centre
 
 
-def code_logits(x: Tensor, codes: Tensor, offsets: Tensor, centre: Tensor, temperature: float) -> Tensor:
+def code_logits(x: Tensor, codes: Tensor, offsets: Tensor, centre: Tensor, temperature: Tensor) -> Tensor:
     """Log probabilities of the codes, up to a constant for each row: [N, K, H]."""
     with without_autocast(x.device):
         scores = torch.baddbmm(offsets, x.to(codes.dtype) - centre, codes.transpose(1, 2))
     # the best is 0, so that no temperature overflows; a scale of 0 would make NaN of -inf
     limits = torch.finfo(scores.dtype)
-    scale = max(min(2 / temperature, limits.max), limits.tiny)
+    scale = within(2 / temperature, limits.tiny, limits.max)
+    scale = torch.where((temperature >= 0) & (temperature < torch.inf), scale, torch.nan)
     return scores.sub_(scores.amax(2, keepdim=True)).mul_(scale).permute(1, 2, 0)

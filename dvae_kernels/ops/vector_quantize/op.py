@@ -15,6 +15,7 @@ from torch import Tensor
 from dvae_kernels import _autograd, _backend, _rng, _validate
 from dvae_kernels._indices import MASKED
 from dvae_kernels._rows import by_head, from_heads
+from dvae_kernels._scalars import split_temperature
 from dvae_kernels.ops.codebook import code_sums
 from dvae_kernels.ops.codebook.schemas import CODE_SUMS
 from dvae_kernels.ops.nearest_code import METRICS
@@ -49,7 +50,13 @@ class _Options(NamedTuple):
 
 
 def _quantize(
-    x: Tensor, codebook: Tensor, real: Tensor | None, elements: Tensor | int, key: Tensor | None, options: _Options
+    x: Tensor,
+    codebook: Tensor,
+    real: Tensor | None,
+    elements: Tensor | int,
+    key: Tensor | None,
+    temperature: Tensor | None,
+    options: _Options,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(quantized [N H, D], indices [N H] into the codebook [H K, D], the reduced loss, codes in the codebook's dtype
     where that is another) of x [N H, D], without the rows that are not `real` [N H]; a mean is over `elements`."""
@@ -62,7 +69,8 @@ def _quantize(
     if key is None:
         index, _, _ = NEAREST_CODE[backend](rows, books, options.metric, "exact", False)
     else:
-        index = SAMPLE_CODES[backend](rows, books, key, options.metric, options.temperature, options.row_offset)
+        scalar = (temperature, options.temperature)
+        index = SAMPLE_CODES[backend](rows, books, key, options.metric, *scalar, options.row_offset)
     if heads > 1:
         index = index + torch.arange(0, heads * num_codes, num_codes, device=x.device)[:, None]
     index = from_heads(index, x.shape[:1])
@@ -79,8 +87,8 @@ def _quantize(
 
 def _total(rows: Tensor) -> Tensor:
     """The sum. torch shares out a long one among threads, but never the columns of a matrix: the same bits for any
-    number of threads."""
-    if not torch.compiler.is_compiling() and rows.shape[0] < 32768:  # not shared out either
+    number of threads. An exported program has the plain sum, which takes any number of rows."""
+    if torch.compiler.is_exporting() or (not torch.compiler.is_compiling() and rows.shape[0] < 32768):
         return rows.sum()
     for _ in range(2):
         rows = torch.nn.functional.pad(rows, (0, -rows.shape[0] % 2048)).unflatten(0, (-1, 2048)).sum(1)
@@ -99,15 +107,17 @@ class VectorQuantizeFunction(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, codebook: Tensor, real: Tensor | None, elements: Tensor | int, key: Tensor | None,
-                options: _Options) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    def forward(
+        x: Tensor, codebook: Tensor, real: Tensor | None, elements: Tensor | int, key: Tensor | None,
+        temperature: Tensor | None, options: _Options,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
         rows = x.shape[0] if options.codebook_weight else 0
         used = codebook.new_zeros(()).expand(rows, codebook.shape[1])
-        return *_quantize(x, codebook, real, elements, key, options), used
+        return *_quantize(x, codebook, real, elements, key, temperature, options), used
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        x, codebook, _, elements, _, ctx.options = inputs
+        x, codebook, _, elements, _, _, ctx.options = inputs
         quantized, indices, _, codes, used = output
         ctx.num_codes, ctx.codebook_dtype = codebook.shape[0], codebook.dtype
         ctx.elements = None if isinstance(elements, Tensor) else elements
@@ -122,7 +132,7 @@ class VectorQuantizeFunction(torch.autograd.Function):
     def backward(
         ctx: Any, grad: Tensor | None, _: Any, grad_losses: Tensor | None, __: Any, grad_used: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        x, codes, indices, used, elements = ctx.saved_tensors
+        x, codes, indices, used, elements = _autograd.saved_with_output(ctx, "vector_quantize", "quantized")
         options = ctx.options
         if grad_losses is not None and options.reduction == "mean":
             grad_losses = grad_losses / (ctx.elements if elements is None else elements)
@@ -133,6 +143,8 @@ class VectorQuantizeFunction(torch.autograd.Function):
         if _autograd.differentiated_twice():
             codes = codes.detach() + used if learns else codes
             dx, dcodes = reference.vector_quantize_bwd(grad, grad_losses, x, codes, indices, *args)
+        elif torch.compiler.is_compiling():
+            dx, dcodes = _backward_with_any_weights(grad, grad_losses, x, codes, indices, options, learns)
         else:
             dx, dcodes = VECTOR_QUANTIZE_BWD[options.backend](grad, grad_losses, x, codes, indices, *args)
         dcodebook = None
@@ -140,7 +152,24 @@ class VectorQuantizeFunction(torch.autograd.Function):
             dcodes = dcodes if grad_used is None else dcodes + grad_used
             sums = _autograd.in_backward(code_sums, CODE_SUMS, options.backend, dcodes, indices, ctx.num_codes)
             dcodebook = sums.to(ctx.codebook_dtype)
-        return dx if ctx.needs_input_grad[0] else None, dcodebook, None, None, None, None
+        return dx if ctx.needs_input_grad[0] else None, dcodebook, None, None, None, None, None
+
+
+def _backward_with_any_weights(
+    grad: Tensor | None, grad_losses: Tensor | None, x: Tensor, codes: Tensor, indices: Tensor, options: _Options,
+    learns: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """VECTOR_QUANTIZE_BWD with each weight in a product with the losses' gradient: a graph that passes the op a number
+    is made again for every value of the number."""
+    bwd = VECTOR_QUANTIZE_BWD[options.backend]
+
+    def losses(weight: float) -> Tensor | None:
+        return grad_losses * weight if grad_losses is not None and weight else None
+
+    dx, dcodes = bwd(grad, losses(options.commitment_weight), x, codes, indices, 1.0, 0.0, options.rotation, False)
+    if learns:
+        _, dcodes = bwd(None, losses(options.codebook_weight), x, codes, indices, 0.0, 1.0, False, True)
+    return dx, dcodes
 
 
 def vector_quantize(
@@ -153,7 +182,7 @@ def vector_quantize(
     metric: str = "l2",
     mask: Tensor | None = None,
     reduction: str = "mean",
-    temperature: float = 0.0,
+    temperature: float | Tensor = 0.0,
     key: Tensor | None = None,
     seed: int | None = None,
     generator: torch.Generator | None = None,
@@ -178,13 +207,15 @@ def vector_quantize(
             are squared distances with any.
         mask: bool, broadcastable to the shape of x without D and H: True for rows that are real, False for padding.
         reduction: of the losses: "mean" over all elements of real rows, "sum", or "none": one of each row.
-        temperature: a finite number >= 0. Above 0 code k is drawn with a probability that goes as
-            exp(2 s(k) / temperature): exp(-|x - c_k|^2 / temperature) with l2. At 0 the nearest is taken and nothing
-            is drawn.
+        temperature: a finite number >= 0, or a one-element float tensor on the device of x. Above 0 code k is drawn
+            with a probability that goes as exp(2 s(k) / temperature): exp(-|x - c_k|^2 / temperature) with l2. At the
+            number 0 the nearest is taken and nothing is drawn. A tensor's value is not checked: at 0 the best of the
+            scores is taken as they are rounded, and negative, NaN or infinite gives index 0.
         key: int64[2] = (seed, offset) on the device of x: the identity of the noise.
         seed: an int, taken modulo 2^64; short for the key (seed, 0).
         generator: a torch.Generator to draw the key from; without key, seed or generator, torch's default one. Under
-            activation checkpointing, pass `key`.
+            activation checkpointing use that one, which torch restores, or a key that nothing changes before backward
+            (else RuntimeError).
         row_offset: number of the first row (with heads, of its first head) in the noise stream, so that a shard of a
             batch draws its own part.
         backend: "cpp", "triton", "cuda" or "reference" instead of the automatic choice.
@@ -243,14 +274,16 @@ def vector_quantize(
     if mask is not None:
         _validate.mask(op, mask, x.device, lead)
     _validate.one_of(op, "reduction", reduction, REDUCTIONS)
-    _validate.weight(op, "temperature", temperature)
+    _validate.temperature(op, "temperature", temperature, x.device)
     _validate.noise_source(op, x.device, key, seed, generator)
     shape = x.shape[:-1]
     rows, columns, heads = math.prod(shape), x.shape[-1], math.prod(codebook.shape[:-2])
     _validate.row_range(op, row_offset, rows)
     backend = _backend.resolve(op, backend, x.device.type)
 
-    noise_key = _rng.make_key(x.device, key, seed, generator) if temperature else None
+    draws = isinstance(temperature, Tensor) or temperature > 0
+    noise_key = _rng.make_key(x.device, key, seed, generator) if draws else None
+    scalar = split_temperature(temperature, x)
     real: Tensor | None = None
     elements: Tensor | int = max(rows * columns, 1)
     if mask is not None:
@@ -260,17 +293,17 @@ def vector_quantize(
         real = real.reshape(rows)
         elements = real.sum().clamp(min=1) * columns
     options = _Options(
-        heads, reduction, metric, temperature, row_offset, commitment_weight, codebook_weight,
+        heads, reduction, metric, scalar.value, row_offset, commitment_weight, codebook_weight,
         gradient == "rotation", backend,
     )  # fmt: skip
     flat_x = x.reshape(rows, columns)
-    flat_codes = (codebook if codebook_weight else codebook.detach()).reshape(-1, columns)
+    flat_codes = (codebook if codebook_weight else codebook.detach()).reshape(math.prod(codebook.shape[:-1]), columns)
     if _autograd.needs_function(flat_x, flat_codes):
         quantized, indices, loss, _, _ = VectorQuantizeFunction.apply(
-            flat_x, flat_codes, real, elements, noise_key, options
+            flat_x, flat_codes, real, elements, noise_key, scalar.tensor, options
         )
     else:
-        quantized, indices, loss, _ = _quantize(flat_x, flat_codes, real, elements, noise_key, options)
+        quantized, indices, loss, _ = _quantize(flat_x, flat_codes, real, elements, noise_key, scalar.tensor, options)
     indices = indices.view(shape)
     if heads > 1:
         indices = indices.where(indices < 0, indices % codebook.shape[1])

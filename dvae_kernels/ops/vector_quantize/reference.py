@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels._indices import MASKED
+from dvae_kernels._scalars import scalar_tensor
 from dvae_kernels.ops.codebook import reference as codebook_ops
 from dvae_kernels.ops.gumbel_softmax import reference as gumbel_softmax
 from dvae_kernels.ops.vector_quantize.formulas import code_logits, scoring_codes
@@ -78,8 +79,12 @@ def rotated_gradient(grad: Tensor, x: Tensor, codes: Tensor) -> Tensor:
     return torch.where(exists, rotated, grad)
 
 
-def sample_codes(x: Tensor, codebook: Tensor, key: Tensor, metric: str, temperature: float, row_offset: int) -> Tensor:
+def sample_codes(
+    x: Tensor, codebook: Tensor, key: Tensor, metric: str, temperature: Tensor | None, temperature_value: float,
+    row_offset: int,
+) -> Tensor:  # fmt: skip
     """Indices [H, N] of codes drawn with p(k) ~ exp(2 s(k) / temperature), s as nearest_code's, for x [H, N, D] and the
     codebook [H, K, D]."""
-    logits = code_logits(x, *scoring_codes(codebook, metric, compute_dtype(x.dtype)), temperature)
+    scores = scoring_codes(codebook, metric, compute_dtype(x.dtype))
+    logits = code_logits(x, *scores, scalar_tensor(temperature, temperature_value, x))
     return gumbel_softmax.gumbel_argmax(logits, key, 1, row_offset).t().clamp(min=0)

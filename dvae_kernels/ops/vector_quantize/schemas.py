@@ -47,7 +47,8 @@ VECTOR_QUANTIZE_BWD = define_op(
 )
 # Of x [H, N, D] and codebook [H, K, D]: indices [H, N]. Row n of head h has number row_offset + n H + h in the stream.
 SAMPLE_CODES = define_op(
-    "sample_codes(Tensor x, Tensor codebook, Tensor key, str metric, float temperature, SymInt row_offset) -> Tensor",
+    "sample_codes(Tensor x, Tensor codebook, Tensor key, str metric, Tensor? temperature, float temperature_value, "
+    "SymInt row_offset) -> Tensor",
     reference,
     new_indices,
     composed=True,

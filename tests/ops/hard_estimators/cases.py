@@ -158,8 +158,8 @@ _LEARNING_TAU = torch.tensor(1.5, requires_grad=True)
 ERRORS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "estimator unknown": ({"estimator": "st"}, ValueError, _UNKNOWN.format("st")),
     "estimator type": ({"estimator": None}, ValueError, _UNKNOWN.format(None)),
-    "draws zero": (_hard("gumbel_rao", draws=0), ValueError, "expected draws in [1, 2^32), got 0"),
-    "draws beyond": (_hard("gumbel_rao", draws=1 << 32), ValueError, "expected draws in [1, 2^32), got 4294967296"),
+    "draws zero": (_hard("gumbel_rao", draws=0), ValueError, "expected draws in [1, 2^31), got 0"),
+    "draws beyond": (_hard("gumbel_rao", draws=1 << 31), ValueError, "expected draws in [1, 2^31), got 2147483648"),
     "draws float": (_hard("gumbel_rao", draws=1.0), TypeError, "expected draws to be an int, got float"),
     "draws bool": (_hard("gumbel_rao", draws=True), TypeError, "expected draws to be an int, got bool"),
     "draws of reinmax": (

@@ -104,7 +104,7 @@ def _raw_calls(logits: Tensor, key: Tensor) -> list[RawCall]:
         (bwd, (rows, losses, rows, rows + 1, indices, 0.25, 0.5, True, True)),
         (bwd, (rows[:1].expand(rows.shape), None, rows, (rows + 1).to(compute), indices, 0.25, 0.5, False, False)),
         (bwd, (None, losses, rows, rows.to(dtype), indices, 0.25, 0.0, False, False)),
-        ("sample_codes", (rows[None], books, key, "l2", 1.0, 5)),
+        ("sample_codes", (rows[None], books, key, "l2", None, 1.0, 5)),
     ]
 
 
@@ -136,7 +136,6 @@ OPINFO = OpInfo(
             {
                 **_weight_errors("commitment_weight"),
                 **_weight_errors("codebook_weight"),
-                **_weight_errors("temperature"),
                 "gradient": (
                     {"gradient": "straight"}, ValueError,
                     "unknown gradient 'straight', expected one of straight_through, rotation",
@@ -147,6 +146,9 @@ OPINFO = OpInfo(
                     {"reduction": "max"}, ValueError, "unknown reduction 'max', expected one of mean, sum, none",
                 ),
                 "mask list": ({"mask": [True, True]}, TypeError, "expected mask to be a Tensor, got list"),
+                "mask sparse": (
+                    {"mask": MASK.to_sparse()}, TypeError, "expected strided mask, got layout torch.sparse_coo",
+                ),
                 "mask dtype": ({"mask": MASK.long()}, TypeError, "expected mask of dtype bool, got int64"),
                 "mask device": ({"mask": MASK.to(META)}, ValueError, "expected mask on cpu, got meta"),
                 "mask shape": (

@@ -278,6 +278,19 @@ def test_drawing_compiles(kernel: Target) -> None:
     torch.testing.assert_close(*(torch.autograd.grad(value, x) for value in values))
 
 
+def test_a_temperature_may_be_a_tensor(backend: Target) -> None:
+    x, codebook = torch.randn(40, 3), torch.randn(7, 3)
+
+    def draw(temperature: float | Tensor) -> Tensor:
+        return vector_quantize(x, codebook, temperature=temperature, seed=1, backend=backend.backend).indices
+
+    assert torch.equal(draw(torch.tensor(0.5)), draw(0.5))
+    assert torch.equal(draw(torch.tensor([0.5], dtype=torch.float64)), draw(0.5))
+    assert torch.equal(draw(torch.tensor(0.0)), draw(0.0))
+    for invalid in (-1.0, torch.nan, torch.inf):
+        assert not draw(torch.tensor(invalid)).any()
+
+
 def test_nothing_is_drawn_at_temperature_zero(backend: Target) -> None:
     x, codebook = case_on(backend)
     state = torch.get_rng_state()
