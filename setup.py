@@ -72,14 +72,18 @@ class CppToolchain:
     switch, archs, cuda = "DVAE_KERNELS_BUILD_CPP", [], None
 
     def __init__(self, torch: Torch):
-        names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "c++"]
-        self.compiler = next((path for name in names if (path := shutil.which(name))), None)
-        if self.compiler is None:
+        given = shlex.split(os.environ.get("CXX", ""))  # may be a wrapper, or have flags: "ccache g++", "g++ -m64"
+        names = given[:1] or ["g++", "clang++", "c++"]
+        compiler = next((path for name in names if (path := shutil.which(name))), None)
+        if compiler is None:
+            if given:
+                sys.exit(f"CXX is {os.environ['CXX']!r}, but {given[0]!r} was not found")
             raise CannotBuild(f"no C++ compiler ({', '.join(names)}) was found on PATH")
-        self.version = output_of(self.compiler, "--version").splitlines()[0]
+        command = [compiler, *given[1:]]
+        self.version = output_of(*command, "--version").splitlines()[0]
         self.flags = [*CXX_FLAGS, *([] if "clang" in self.version else GCC_FLAGS), *DEFINES]
-        self.compile = [self.compiler, *self.flags, *torch.include]
-        self.link = [self.compiler, "-shared", *torch.link]
+        self.compile = [*command, *self.flags, *torch.include]
+        self.link = [*command, "-shared", *torch.link]
 
 
 class CudaToolchain:

@@ -15,6 +15,8 @@ namespace dvae {
 
 // The CPU as the device of an op. cpu.cpp adds run(args), which runs the kernel of these arguments.
 struct CpuDevice {
+  KeepSubnormals keep_subnormals;
+
   explicit CpuDevice(const Tensor&) {}
 
   // A number, or the value of a tensor of one, which on the CPU is at hand.

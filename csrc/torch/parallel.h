@@ -1,6 +1,8 @@
 // Tiles of rows over torch's own threads, and the choice of the kernel for the running CPU.
 #pragma once
 
+#include "torch/errors.h"
+
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
@@ -8,6 +10,7 @@
 
 #include "common/elements.h"
 #include "common/threads.h"
+#include "simd/subnormals.h"
 #include "simd/targets.h"
 
 // The build of a kernel for the active target.
@@ -29,12 +32,15 @@ constexpr int64_t kThreadElements = 1 << 14;
 template <class Body>
 void parallel_for(int64_t count, int64_t elements, const Body& body, int64_t thread_elements = kThreadElements) {
   const int64_t grain = std::max<int64_t>(thread_elements / std::max<int64_t>(elements, 1), 1);
-  torch::stable::parallel_for(0, count, grain, body);
+  torch::stable::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) {
+    const KeepSubnormals keep;
+    body(begin, end);
+  });
 }
 
 // What kernels that share out a row are handed down.
 inline void parallel_for_ranges(int64_t count, int64_t grain, const RangeBody& body) {
-  torch::stable::parallel_for(0, count, grain, body);
+  parallel_for(count, 1, body, grain);
 }
 
 // kernel(args, begin, end) over all rows.

@@ -1,6 +1,8 @@
 // What every op needs of torch's stable ABI: allocation, typed pointers and row layouts of tensors.
 #pragma once
 
+#include "torch/errors.h"  // before torch's headers, whose checks it words
+
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
