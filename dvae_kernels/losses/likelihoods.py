@@ -21,8 +21,8 @@ def bernoulli_log_likelihood(logits: Tensor, x: Tensor) -> Tensor:
         logits (float32 for halves under autocast).
 
     Raises:
-        TypeError: where an argument is not floating-point.
-        ValueError: for different shapes.
+        TypeError: where an argument is not floating-point, or x of another dtype.
+        ValueError: for different shapes or devices.
 
     Source: Kingma, Welling, "Auto-Encoding Variational Bayes", ICLR 2014 (arXiv:1312.6114), appendix C.1.
 
@@ -33,6 +33,7 @@ def bernoulli_log_likelihood(logits: Tensor, x: Tensor) -> Tensor:
     op = "bernoulli_log_likelihood"
     _validate.floating(op, "logits", logits)
     _validate.floating(op, "x", x)
+    _validate.alike(op, "x", x, logits.device, logits.dtype)
     if x.shape != logits.shape:
         raise ValueError(f"{op}: expected x of shape {tuple(logits.shape)}, got {tuple(x.shape)}")
     return -F.binary_cross_entropy_with_logits(logits, x, reduction="none")

@@ -73,6 +73,14 @@ def test_bernoulli_log_likelihood() -> None:
     assert torch.autograd.gradcheck(lambda t: bernoulli_log_likelihood(t, x), logits)
 
 
+def test_bernoulli_log_likelihood_names_what_does_not_fit() -> None:
+    logits = torch.zeros(3)
+    with pytest.raises(TypeError, match=r"^bernoulli_log_likelihood: expected x of dtype float32, got float16$"):
+        bernoulli_log_likelihood(logits, torch.rand(3).half())
+    with pytest.raises(ValueError, match=r"^bernoulli_log_likelihood: expected x on cpu, got meta$"):
+        bernoulli_log_likelihood(logits, torch.rand(3, device="meta"))
+
+
 def test_bernoulli_log_likelihood_does_not_overflow() -> None:
     logits = torch.tensor([1e4, 1e4, -1e4, -1e4])
     x = torch.tensor([1.0, 0.0, 1.0, 0.0])

@@ -234,3 +234,35 @@ def test_errors_change_nothing(arguments: dict[str, Any], error: type[Exception]
         ema_update_(**{**tensors, "laplace": 0.1, "steps": 1, **arguments})
     assert str(raised.value) == f"ema_update_: {message}"
     assert all(torch.equal(x, GOOD[name]) and x._version == 0 for name, x in tensors.items())
+
+
+def test_nothing_is_written_where_a_tensor_may_not_be() -> None:
+    with torch.inference_mode():
+        codebook = torch.randn(4, 2)
+    size, total = torch.ones(4), torch.randn(4, 2)
+    before = size.clone(), total.clone()
+    with pytest.raises(ValueError, match="expected codebook that may be written here, got a tensor made in inference"):
+        ema_update_(codebook, size, total, torch.full((4,), 2.0), torch.randn(4, 2))
+    assert torch.equal(size, before[0]) and torch.equal(total, before[1])
+    with torch.inference_mode():
+        ema_update_(codebook, size, total, torch.full((4,), 2.0), torch.randn(4, 2))
+
+
+def test_memory_that_is_shared_is_refused() -> None:
+    counts, sums, memory = torch.ones(4), torch.arange(8.0).view(4, 2), torch.zeros(40)
+    overlapping = memory.as_strided((4, 2), (1, 1))
+    with pytest.raises(ValueError, match=r"expected codebook whose elements do not share memory, got strides \(1, 1\)"):
+        ema_update_(overlapping, torch.zeros(4), torch.zeros(4, 2), counts, sums)
+    codebook = torch.zeros(4, 2)
+    with pytest.raises(ValueError, match="expected code_sum and codebook that do not share memory"):
+        ema_update_(codebook, torch.ones(4), codebook, counts, sums)
+    with pytest.raises(ValueError, match="expected cluster_size and codebook that do not share memory"):
+        ema_update_(memory[:8].view(4, 2), memory[7:11], torch.zeros(4, 2), counts, sums)
+    # neighbours, columns of one matrix, and a permuted layout are apart
+    state, right = torch.zeros(4, 5), torch.zeros(4, 2)
+    ema_update_(state[:, 2:4], state[:, 4], state[:, :2], counts, sums, decay=0.0)
+    ema_update_(right, torch.zeros(4), torch.zeros(4, 2), counts, sums, decay=0.0)
+    assert torch.equal(state[:, 2:4], right) and torch.equal(state[:, :2], sums) and torch.equal(state[:, 4], counts)
+    permuted = torch.zeros(2, 4).T
+    ema_update_(permuted, torch.zeros(4), torch.zeros(4, 2), counts, sums, decay=0.0)
+    assert torch.equal(permuted, right)
