@@ -95,3 +95,13 @@ def test_numpy_ints_are_numbers() -> None:
         dk.gumbel_softmax(x, hard=1)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="expected dim to be an int, got float64"):
         dk.gumbel_softmax(x, dim=np.float64(1))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("number", [1e-300, 5e-324])
+def test_numbers_below_float32_stay_above_zero(number: float) -> None:
+    """Any number > 0 is a beta, and a temperature of a density."""
+    x = torch.tensor([0.3, 0.7])
+    assert dk.smoothing_transform(x, number, seed=1).isfinite().all()
+    assert dk.smoothing_log_prob(x, x, number).isfinite().all()
+    assert not dk.gumbel_softmax_log_prob(x, torch.zeros(2), number).isnan().any()
+    assert not dk.binary_concrete_log_prob(x, torch.zeros(2), number).isnan().any()

@@ -115,3 +115,18 @@ def test_gumbel_rao_is_the_conditional_mean_of_straight_through_gumbel(backend: 
     assert one.variance == pytest.approx(gumbel.variance, rel=0.02)
     within = (one.variance - ten.variance) / 0.9
     assert rao.variance == pytest.approx(one.variance - within * (1 - 1 / draws), rel=0.02)
+
+
+def test_gumbel_rao_keeps_its_gradient_far_apart_and_at_a_large_tau(target: Target) -> None:
+    """Weights of categories a hundred nats apart, which a large tau brings together again."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (6, 30) if target.interpreted else (50, 30)
+    logits, g = torch.randn(shape, generator=generator) * 100, torch.randn(shape, generator=generator)
+
+    def gradient(dtype: torch.dtype, target: Target) -> Tensor:
+        x = logits.to(target.device, dtype).requires_grad_()
+        y = gumbel_softmax(x, 100.0, True, estimator="gumbel_rao", seed=3, backend=target.backend)
+        return torch.autograd.grad(y, x, g.to(target.device, dtype))[0].double().cpu()
+
+    right = gradient(torch.float64, Target("reference", "cpu"))
+    assert (gradient(torch.float32, target) - right).abs().max() < 1e-5 * right.abs().max()

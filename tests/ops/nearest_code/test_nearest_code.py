@@ -137,6 +137,26 @@ def test_special_values(target: Target) -> None:
         assert torch.equal(indices.cpu(), definition(x, codes, metric)[0])
 
 
+def near(base: Tensor, count: int, ulps: int) -> Tensor:
+    """Rows that are at most so many units in the last place from one row."""
+    generator = torch.Generator().manual_seed(count)
+    steps = torch.randint(-ulps, ulps + 1, (count, base.shape[1]), generator=generator).int()
+    return (base.expand(count, -1).contiguous().view(torch.int32) + steps).view(torch.float32)
+
+
+@pytest.mark.parametrize(("d", "k"), [(15, 513), (62, 2), (255, 47)], ids=str)
+def test_codes_that_differ_in_their_last_places(target: Target, d: int, k: int) -> None:
+    """The definition's own rounding decides here, and belongs in the bound that certifies an index."""
+    n = 60 if target.interpreted else 600
+    base = torch.randn(1, d, generator=torch.Generator().manual_seed(d))
+    codes = near(base, min(k, 60) if target.interpreted else k, 1)
+    noise = 1e-7 * torch.randn(n, d, generator=torch.Generator().manual_seed(1))
+    for what, x in {"on the codes": near(base, n, 2), "beside them": base + noise}.items():
+        index, _ = definition(x, codes, "l2")
+        ours = nearest_code(x.to(target.device), codes.to(target.device), backend=target.backend)
+        assert torch.equal(ours.cpu(), index), what
+
+
 @pytest.mark.filterwarnings("ignore:overflow encountered")  # in the interpreter's numpy
 def test_what_overflows_in_float64(target: Target) -> None:
     """A score is not chosen and hides no finite one, and a row's square hides no code of zeros."""

@@ -278,6 +278,34 @@ def test_drawing_compiles(kernel: Target) -> None:
     torch.testing.assert_close(*(torch.autograd.grad(value, x) for value in values))
 
 
+def test_rows_that_are_not_finite_have_index_0_at_a_temperature(backend: Target) -> None:
+    x = torch.randn(3, 2, 4, device=backend.device)
+    x[1, 0, 2], x[2, 1, 0] = torch.nan, torch.inf
+    codebook = torch.randn(2, 5, 4, device=backend.device)
+    indices = vector_quantize(x, codebook, temperature=1.0, seed=1, backend=backend.backend).indices
+    assert indices[1, 0] == 0 and indices[2, 1] == 0 and ((indices >= 0) & (indices < 5)).all()
+
+
+def test_finite_rows_far_from_their_code(backend: Target) -> None:
+    """|x - c|^2 overflows where the quantized row does not."""
+    x, codebook = torch.full((1, 20), 1e25, device=backend.device), torch.ones(2, 20, device=backend.device)
+    quantized, _, loss = vector_quantize(x, codebook, backend=backend.backend)
+    assert torch.equal(quantized, torch.ones_like(x)) and loss == torch.inf
+
+
+def test_cotangents_of_padding_are_not_read(backend: Target) -> None:
+    codebook = torch.randn(4, 3, device=backend.device, requires_grad=True)
+    x = torch.randn(2, 3, device=backend.device, requires_grad=True)
+    quantized, _, loss = vector_quantize(
+        x, codebook, codebook_weight=1.0, reduction="none", mask=torch.tensor([True, False], device=backend.device),
+        backend=backend.backend,
+    )  # fmt: skip
+    cotangents = [torch.ones_like(quantized), torch.tensor([1.0, torch.nan], device=backend.device)]
+    cotangents[0][1] = torch.nan
+    for gradient in torch.autograd.grad([quantized, loss], [x, codebook], cotangents):
+        assert gradient.isfinite().all()
+
+
 def test_a_temperature_may_be_a_tensor(backend: Target) -> None:
     x, codebook = torch.randn(40, 3), torch.randn(7, 3)
 
