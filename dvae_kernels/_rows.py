@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor
 
+from dvae_kernels import _validate
 from dvae_kernels._dtypes import compute_dtype
 
 
@@ -27,6 +28,14 @@ def new_tau_rows(like: Tensor, dim: int, needed: bool) -> Tensor:
 def with_unit_columns(x: Tensor) -> Tensor:
     """A matrix whose columns lie next to each other, copied if need be."""
     return x if x.shape[1] <= 1 or x.stride(1) == 1 else x.contiguous()
+
+
+def columns_last(op: str, x: Tensor, dim: int) -> tuple[Tensor, int]:
+    """(x with its columns at `dim` moved to the end, `dim` counted from the front). A scalar has none."""
+    if x.dim() == 0:
+        return x, 0
+    dim = _validate.dimension(op, x, dim)
+    return x if dim == x.dim() - 1 else x.movedim(dim, -1), dim
 
 
 def by_head(x: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:

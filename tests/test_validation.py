@@ -33,7 +33,7 @@ def bad_tensor(name: str, x: Tensor) -> dict[str, Bad]:
             {name: x.to_sparse()}, TypeError, f"expected strided {name}, got layout torch.sparse_coo",
         ),
         f"{name} nested": (
-            {name: torch.nested.nested_tensor([x.flatten()])}, TypeError,
+            {name: torch.nested.nested_tensor([x.flatten()], layout=torch.jagged)}, TypeError,
             f"expected {name} to be a plain Tensor, got a nested one",
         ),
     }  # fmt: skip

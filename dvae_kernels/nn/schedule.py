@@ -54,17 +54,17 @@ class Schedule(nn.Module):
     2017 (arXiv:1611.01144), section 4.
 
     Example:
-        >>> beta = dvae_kernels.nn.Schedule(1, 8, steps=3, shape="exponential")
+        >>> beta = dvae_kernels.nn.Schedule(2, 16, steps=3, shape="exponential")
         >>> for _ in range(5):
         ...     print(beta().item())
         ...     beta.step()
-        1.0
         2.0
         4.0
         8.0
-        8.0
+        16.0
+        16.0
         >>> beta()
-        tensor(8.)
+        tensor(16.)
     """
 
     position: Tensor

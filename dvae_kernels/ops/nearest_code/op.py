@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from dvae_kernels import _backend, _validate
-from dvae_kernels._rows import by_head, from_heads
+from dvae_kernels._rows import by_head, columns_last, from_heads
 from dvae_kernels.ops.nearest_code.formulas import METRICS
 from dvae_kernels.ops.nearest_code.schemas import NEAREST_CODE
 
@@ -23,8 +23,9 @@ class NearestCode(NamedTuple):
 
 
 def nearest_code(
-    x: Tensor, codebook: Tensor, *, metric: str = "l2", precision: str = "exact", backend: str | None = None
-) -> Tensor:
+    x: Tensor, codebook: Tensor, *, metric: str = "l2", precision: str = "exact", dim: int = -1,
+    backend: str | None = None,
+) -> Tensor:  # fmt: skip
     """Index of the code nearest to every row of `x`, provably the nearest by default; no matrix of distances is made.
 
     The index is argmax over k of s(k), added up in float64 in the order of the columns:
@@ -35,8 +36,8 @@ def nearest_code(
     so that every backend on every device returns the same index. Ties go to the lowest index.
 
     Args:
-        x: the rows, [..., D], or [..., H, D] for a codebook of H heads; float32, float64, bfloat16 or float16; any
-            strides, copied only where the leading dimensions do not collapse to one.
+        x: the rows, [..., D], or [..., H, D] for a codebook of H heads, with D at `dim`; float32, float64, bfloat16 or
+            float16; any strides, copied only where the other dimensions do not collapse to one.
         codebook: the codes, [K, D] with K, D >= 1, or [H, K, D]: a codebook for each of H heads, on the device of x;
             float64 beside float64 x, else any float dtype.
         metric: the name of s, as above. Neither x nor the codes need be normalised.
@@ -44,10 +45,11 @@ def nearest_code(
             undecided again in float64. "fp32": scores in float32, so that the chosen one is within float32 rounding of
             the best. "bf16": the same for x and codes rounded to bfloat16. A lower precision permits errors, it does
             not demand them: the CPU backend is always exact.
+        dim: the dimension of the columns D: 1 for images [B, D, H, W].
         backend: "cpp", "triton", "cuda" or "reference" instead of the automatic choice.
 
     Returns:
-        indices: int64, [...], or [..., H] with heads; not differentiable.
+        indices: int64, [...], or [..., H] with heads: the shape of x without D; not differentiable.
 
         Defined everywhere: a code with NaN or an infinity is never chosen, nor is one whose |c|^2, or whose score,
         overflows float64; a row without a finite score (a row of x with NaN or an infinity) has index 0; a code of
@@ -57,7 +59,8 @@ def nearest_code(
         TypeError: for x or a codebook that is not floating-point, float64 beside another dtype, and for arguments of a
             wrong type.
         ValueError: for a codebook of another shape than [K, D] or [H, K, D] or without codes (K = 0) or columns (D =
-            0), x of another D or H, a codebook on another device, an unknown metric, precision or backend.
+            0), x of another D or H, dim out of range, a codebook on another device, an unknown metric, precision or
+            backend.
         BackendUnavailable: for a named backend that cannot run here, with the reasons.
 
     Source: van den Oord, Vinyals, Kavukcuoglu, "Neural Discrete Representation Learning", NeurIPS 2017
@@ -68,13 +71,14 @@ def nearest_code(
         >>> nearest_code(torch.tensor([[0.9, 1.2], [0.1, 0.0]]), codebook)
         tensor([1, 0])
     """
-    indices, _, _ = _search("nearest_code", x, codebook, metric, precision, backend, with_score=False)
-    return from_heads(indices, x.shape[:-1])
+    indices, _, _ = _search("nearest_code", x, codebook, metric, precision, dim, backend, with_score=False)
+    return indices
 
 
 def nearest_code_scores(
-    x: Tensor, codebook: Tensor, *, metric: str = "l2", precision: str = "exact", backend: str | None = None
-) -> NearestCode:
+    x: Tensor, codebook: Tensor, *, metric: str = "l2", precision: str = "exact", dim: int = -1,
+    backend: str | None = None,
+) -> NearestCode:  # fmt: skip
     """:func:`nearest_code` with the scores of the chosen codes, and how much of the work the first pass left undecided.
 
     Args:
@@ -82,6 +86,7 @@ def nearest_code_scores(
         codebook: the codes, [K, D] or [H, K, D].
         metric: the name of s, as for :func:`nearest_code`.
         precision: "exact", "fp32" or "bf16", as for :func:`nearest_code`.
+        dim: the dimension of the columns D.
         backend: "cpp", "triton", "cuda" or "reference" instead of the automatic choice.
 
     Returns:
@@ -107,19 +112,24 @@ def nearest_code_scores(
         >>> result.scores
         tensor([1.1000, 0.0000])
     """
-    indices, scores, counts = _search("nearest_code_scores", x, codebook, metric, precision, backend, with_score=True)
-    shape = x.shape[:-1]
+    op = "nearest_code_scores"
+    indices, scores, counts = _search(op, x, codebook, metric, precision, dim, backend, with_score=True)
     rescored = counts[0].double() / max(indices.numel(), 1)
-    return NearestCode(from_heads(indices, shape), from_heads(scores, shape), rescored)
+    return NearestCode(indices, scores, rescored)
 
 
 def _search(
-    op: str, x: Tensor, codebook: Tensor, metric: str, precision: str, backend: str | None, *, with_score: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The raw op on checked arguments."""
+    op: str, x: Tensor, codebook: Tensor, metric: str, precision: str, dim: int, backend: str | None, *,
+    with_score: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """(indices, scores or nothing, counts of rescored rows) of checked arguments."""
     _validate.floating(op, "x", x)
+    x, _ = columns_last(op, x, dim)
     _validate.codebook(op, codebook, x)
     _validate.one_of(op, "metric", metric, METRICS)
     _validate.one_of(op, "precision", precision, PRECISIONS)
     backend = _backend.resolve(op, backend, x.device.type)
-    return NEAREST_CODE[backend](*by_head(x.detach(), codebook.detach()), metric, precision, with_score)
+    rows, codes = by_head(x.detach(), codebook.detach())
+    indices, scores, counts = NEAREST_CODE[backend](rows, codes, metric, precision, with_score)
+    shape = x.shape[:-1]
+    return from_heads(indices, shape), from_heads(scores, shape) if with_score else scores, counts

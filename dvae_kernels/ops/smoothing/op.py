@@ -5,7 +5,6 @@ A sample saves its logits, its noise or key, and beta; backward makes everything
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 from dvae_kernels import _autograd, _backend, _rng, _validate
 from dvae_kernels._dtypes import compute_dtype, sample_dtype
 from dvae_kernels._scalars import split_sharpness
+from dvae_kernels._warnings import warn_once
 from dvae_kernels.ops.smoothing import kinds
 from dvae_kernels.ops.smoothing.schemas import (
     SMOOTHING_BWD,
@@ -96,28 +96,24 @@ def _total(dbeta: Tensor, beta: Tensor) -> Tensor:
     return dbeta if beta.dim() else dbeta.sum()
 
 
-_warned: set[str] = set()
-
-
 def _warn_of_gradient(kind: type[kinds.Kind], beta: float | Tensor) -> None:
-    """Once a process and reason. A tensor's value is not looked at."""
-    if isinstance(beta, Tensor):
+    """Once a process and reason. The value of a tensor is looked at where that waits for no device: on the CPU."""
+    if not (kind.vanishes_at_one or kind.unbounded_slope):
         return
+    if isinstance(beta, Tensor):
+        if type(beta) is not Tensor or beta.device.type != "cpu" or beta.numel() != 1 or _autograd.transformed():
+            return
+        beta = beta.item()
     if kind.vanishes_at_one and beta <= 1:
-        _warn("beta <= 1", f"the gradient of {kind.name} to the logits is zero at beta = 1 and changes sign below")
+        message = f"the gradient of {kind.name} to the logits is zero at beta = 1 and changes sign below"
+        warn_once("smoothing_transform", "beta <= 1", message, stacklevel=4)
     if kind.unbounded_slope and beta > 8:
         lost = 2.0 ** (-24 / beta)
-        _warn(
-            "beta > 8",
+        message = (
             f"the gradient of {kind.name} to the logits has no second moment; at this beta {lost:.0%} of it lies below "
-            "the clamp at 2^-24 and is lost",
+            "the clamp at 2^-24 and is lost"
         )
-
-
-def _warn(reason: str, message: str) -> None:
-    if reason not in _warned:
-        _warned.add(reason)
-        warnings.warn(f"smoothing_transform: {message}", stacklevel=4)
+        warn_once("smoothing_transform", "beta > 8", message, stacklevel=4)
 
 
 def smoothing_transform(

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from dvae_kernels import _autograd, _backend, _rng, _validate
 from dvae_kernels._indices import MASKED
-from dvae_kernels._rows import by_head, from_heads
+from dvae_kernels._rows import by_head, columns_last, from_heads
 from dvae_kernels._scalars import split_temperature
+from dvae_kernels._warnings import warn_once
 from dvae_kernels.ops.codebook import code_sums
 from dvae_kernels.ops.codebook.schemas import CODE_SUMS
 from dvae_kernels.ops.nearest_code import METRICS
@@ -183,6 +184,7 @@ def vector_quantize(
     mask: Tensor | None = None,
     reduction: str = "mean",
     temperature: float | Tensor = 0.0,
+    dim: int = -1,
     key: Tensor | None = None,
     seed: int | None = None,
     generator: torch.Generator | None = None,
@@ -192,9 +194,9 @@ def vector_quantize(
     """Rows replaced by their nearest codes: the bottleneck of a VQ-VAE, with its losses and an estimator's gradient.
 
     Args:
-        x: the encoder's rows, [..., D], or [..., H, D] for a codebook of H heads; float32, float64, bfloat16 or
-            float16; any strides, copied only where the leading dimensions do not collapse to one or the D columns do
-            not lie next to each other. Differentiable.
+        x: the encoder's rows, [..., D], or [..., H, D] for a codebook of H heads, with D at `dim`; float32, float64,
+            bfloat16 or float16; any strides, copied only where the other dimensions do not collapse to one or the D
+            columns do not lie next to each other. Differentiable.
         codebook: the codes, [K, D] with K, D >= 1, or [H, K, D]: a codebook for each of H heads, on the device of x;
             float64 beside float64 x, else any float dtype. Differentiable, through the codebook loss alone. It may be
             updated in place between forward and backward.
@@ -211,6 +213,7 @@ def vector_quantize(
             with a probability that goes as exp(2 s(k) / temperature): exp(-|x - c_k|^2 / temperature) with l2. At the
             number 0 the nearest is taken and nothing is drawn. A tensor's value is not checked: at 0 the best of the
             scores is taken as they are rounded, and negative, NaN or infinite gives index 0.
+        dim: the dimension of the columns D: 1 for images [B, D, H, W].
         key: int64[2] = (seed, offset) on the device of x: the identity of the noise.
         seed: an int, taken modulo 2^64; short for the key (seed, 0).
         generator: a torch.Generator to draw the key from; without key, seed or generator, torch's default one. Under
@@ -223,9 +226,10 @@ def vector_quantize(
     Returns:
         (quantized, indices, loss), a NamedTuple.
 
-        quantized: the codes' values, in the shape and dtype of x.
+        quantized: the codes' values, in the shape and dtype of x; in memory D comes last.
 
-        indices: int64, [...] or [..., H], as :func:`nearest_code` gives them, -1 for padding. Not differentiable.
+        indices: int64, the shape of x without D, as :func:`nearest_code` gives them, -1 for padding. Not
+        differentiable.
 
         loss: commitment_weight |x - sg(c)|^2 + codebook_weight |sg(x) - c|^2, reduced, in float32 (float64 for
         float64): a scalar, 0 where there are no real rows; with reduction "none" in the shape of the indices, summed
@@ -241,10 +245,10 @@ def vector_quantize(
         TypeError: for x or a codebook that is not floating-point, float64 beside another dtype, a mask that is not
             bool, and for arguments of a wrong type.
         ValueError: for a codebook of another shape than [K, D] or [H, K, D] or without codes (K = 0) or columns (D =
-            0), x of another D or H, a codebook or mask on another device, a mask that does not broadcast, a weight or
-            temperature that is negative, NaN or infinite, an unknown gradient, metric, reduction or backend, a key of
-            wrong shape or device, a generator of another device type, more than one of key, seed and generator, rows
-            beyond 2^32 in the stream.
+            0), x of another D or H, dim out of range, a codebook or mask on another device, a mask that does not
+            broadcast, a weight or temperature that is negative, NaN or infinite, an unknown gradient, metric, reduction
+            or backend, a key of wrong shape or device, a generator of another device type, more than one of key, seed
+            and generator, rows beyond 2^32 in the stream.
         BackendUnavailable: for a named backend that cannot run here, with the reasons.
         Nothing is drawn or changed when an error is raised.
 
@@ -265,6 +269,7 @@ def vector_quantize(
     """
     op = "vector_quantize"
     _validate.floating(op, "x", x)
+    x, dim = columns_last(op, x, dim)
     _validate.codebook(op, codebook, x)
     _validate.weight(op, "commitment_weight", commitment_weight)
     _validate.weight(op, "codebook_weight", codebook_weight)
@@ -280,6 +285,11 @@ def vector_quantize(
     rows, columns, heads = math.prod(shape), x.shape[-1], math.prod(codebook.shape[:-2])
     _validate.row_range(op, row_offset, rows)
     backend = _backend.resolve(op, backend, x.device.type)
+    if codebook.requires_grad and not codebook_weight and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        warn_once(
+            op, "codebook_weight", "the codebook requires a gradient and gets none with codebook_weight=0; give it a "
+            "weight, or update the codebook by ema_update_ and pass codebook.detach()",
+        )  # fmt: skip
 
     draws = isinstance(temperature, Tensor) or temperature > 0
     noise_key = _rng.make_key(x.device, key, seed, generator) if draws else None
@@ -307,4 +317,5 @@ def vector_quantize(
     indices = indices.view(shape)
     if heads > 1:
         indices = indices.where(indices < 0, indices % codebook.shape[1])
-    return VectorQuantized(quantized.view(x.shape), indices, loss.view(shape) if reduction == "none" else loss)
+    quantized = quantized.view(x.shape).movedim(-1, dim) if dim < x.dim() - 1 else quantized.view(x.shape)
+    return VectorQuantized(quantized, indices, loss.view(shape) if reduction == "none" else loss)

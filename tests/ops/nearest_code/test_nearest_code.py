@@ -243,6 +243,20 @@ def test_heads_and_layouts(target: Target, layout: str) -> None:
     assert all(map(torch.equal, map(storage_bytes, ours), before)), "the inputs or their surroundings changed"
 
 
+@pytest.mark.parametrize("heads", [None, 3])
+def test_the_dimension_of_the_columns(backend: Target, heads: int | None) -> None:
+    """Images [B, D, H, W], where D may be as long as W."""
+    lead = () if heads is None else (heads,)
+    x = torch.randn(2, 5, *lead, 5, device=backend.device)
+    codes = torch.randn(*lead, 7, 5, device=backend.device)
+    right = nearest_code_scores(x, codes, backend=backend.backend)
+    for dim in range(-x.dim(), x.dim()):
+        moved = x.movedim(-1, dim)
+        ours = nearest_code_scores(moved, codes, dim=dim, backend=backend.backend)
+        assert torch.equal(ours.indices, right.indices) and torch.equal(ours.scores, right.scores)
+        assert torch.equal(nearest_code(moved, codes, dim=dim, backend=backend.backend), right.indices)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_lower_precision_errs_within_its_rounding(target: Target, precision: str) -> None:
     for shape, metric in SEARCHES if target.device == "cuda" else FEW:  # the CPU is exact

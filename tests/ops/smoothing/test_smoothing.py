@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from dvae_kernels import SMOOTHING_KINDS, _rng, smoothing_log_prob, smoothing_transform
+from dvae_kernels import SMOOTHING_KINDS, _rng, _warnings, smoothing_log_prob, smoothing_transform
 from dvae_kernels._dtypes import compute_dtype
-from dvae_kernels.ops.smoothing import op, reference
+from dvae_kernels.ops.smoothing import reference
 from kit.dtypes import each_dtype, each_half, skip_in_interpreter
 from kit.oracle import noise_key
 from kit.targets import Target
@@ -33,7 +33,7 @@ dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=st
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a process that has warned already."""
-    monkeypatch.setattr(op, "_warned", {"beta <= 1", "beta > 8"})
+    monkeypatch.setattr(_warnings, "_given", {("smoothing_transform", reason) for reason in ("beta <= 1", "beta > 8")})
 
 
 def skip_large(target: Target) -> None:
@@ -745,7 +745,7 @@ def test_beta_broadcasts_and_its_gradient_sums(target: Target, shape: tuple[int,
 
 
 def test_warnings_come_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(op, "_warned", set())
+    monkeypatch.setattr(_warnings, "_given", set())
     logits = torch.zeros(3, requires_grad=True)
 
     def run(kind: str, beta: float | Tensor, logits: Tensor = logits) -> list[str]:
@@ -756,10 +756,11 @@ def test_warnings_come_once(monkeypatch: pytest.MonkeyPatch) -> None:
         return [str(w.message) for w in caught]
 
     assert not run("power", 0.5, logits.detach())
-    assert not run("power", torch.tensor(0.5)) and not run("power", 1.01) and not run("spike_power", 0.5)
-    assert run("root", 1.0) == [
+    assert not run("power", torch.full((3,), 0.5)) and not run("power", 1.01) and not run("spike_power", 0.5)
+    assert run("root", torch.tensor(1.0)) == [
         "smoothing_transform: the gradient of root to the logits is zero at beta = 1 and changes sign below"
     ]
+    assert not any(run(kind, beta) for kind in SMOOTHING_KINDS for beta in (1.0, torch.tensor(0.5)))
     assert not any(run(kind, 0.7) for kind in SMOOTHING_KINDS if SMOOTHING_KINDS[kind].vanishes_at_one)
     assert not run("root", 8.0) and not run("power", 30.0)
     assert run("spike_root", 16.0) == [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from dvae_kernels import nearest_code, vector_quantize
+from dvae_kernels import _warnings, nearest_code, vector_quantize
 from dvae_kernels.ops.nearest_code import METRICS
 from dvae_kernels.ops.vector_quantize import composition
 from kit.targets import Target
@@ -304,6 +305,47 @@ def test_cotangents_of_padding_are_not_read(backend: Target) -> None:
     cotangents[0][1] = torch.nan
     for gradient in torch.autograd.grad([quantized, loss], [x, codebook], cotangents):
         assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("heads", [None, 3])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_the_dimension_of_the_columns(backend: Target, heads: int | None, reduction: str) -> None:
+    lead = () if heads is None else (heads,)
+    x = torch.randn(2, 4, *lead, 5, device=backend.device)
+    codes = torch.randn(*lead, 7, 5, device=backend.device)
+    mask = torch.rand(2, 4, device=backend.device) > 0.3
+    options: Any = {"mask": mask, "reduction": reduction, "backend": backend.backend}
+
+    def run(x: Tensor, dim: int) -> tuple[Tensor, ...]:
+        x = x.clone().requires_grad_()
+        quantized, indices, loss = vector_quantize(x, codes, dim=dim, **options)
+        (dx,) = torch.autograd.grad(quantized.square().sum() + loss.sum(), x)
+        assert quantized.shape == x.shape
+        return quantized.movedim(dim, -1), indices, loss, dx.movedim(dim, -1)
+
+    right = run(x, -1)
+    for dim in range(x.dim()):
+        for ours, value in zip(run(x.movedim(-1, dim), dim), right):
+            assert torch.equal(ours, value)
+
+
+def test_a_codebook_that_would_never_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_warnings, "_given", set())
+    x, codebook = torch.randn(5, 3), torch.nn.Parameter(torch.randn(4, 3))
+
+    def run(codebook: Tensor, **options: Any) -> list[str]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            vector_quantize(x, codebook, **options)
+        assert all(w.filename == __file__ for w in caught)
+        return [str(w.message) for w in caught]
+
+    assert not run(codebook.detach()) and not run(codebook, codebook_weight=1.0)
+    with torch.no_grad():
+        assert not run(codebook)
+    (message,) = run(codebook)
+    assert message.startswith("vector_quantize: the codebook requires a gradient and gets none with codebook_weight=0")
+    assert not run(codebook)
 
 
 def test_a_temperature_may_be_a_tensor(backend: Target) -> None:
