@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,8 @@ from dvae_kernels import _autograd, _validate
 from dvae_kernels._dtypes import LARGEST, LEAST_NORMAL
 
 # (start, end, progress from 0 to 1) -> value
-_SHAPES: dict[str, Callable[[float, float, Tensor], Tensor]] = {
+Shape = Literal["linear", "exponential", "cosine"]
+_SHAPES: dict[Shape, Callable[[float, float, Tensor], Tensor]] = {
     "linear": lambda start, end, progress: start + (end - start) * progress,
     "exponential": lambda start, end, progress: start * (end / start) ** progress,
     "cosine": lambda start, end, progress: start + (end - start) * (1 - torch.cos(math.pi * progress)) / 2,
@@ -69,7 +71,7 @@ class Schedule(nn.Module):
 
     position: Tensor
 
-    def __init__(self, start: float, end: float, steps: int, *, shape: str = "linear", hold: int = 0):
+    def __init__(self, start: float, end: float, steps: int, *, shape: Shape = "linear", hold: int = 0):
         super().__init__()
         _validate.one_of("Schedule", "shape", shape, tuple(_SHAPES))
         for name, number in (("start", start), ("end", end)):

@@ -83,7 +83,7 @@ def gumbel_softmax(
     eps: float = 1e-10,
     dim: int = -1,
     *,
-    estimator: str = "gumbel",
+    estimator: hard_estimators.Estimator = "gumbel",
     draws: int = 1,
     key: Tensor | None = None,
     seed: int | None = None,

@@ -1,5 +1,5 @@
 """Gradients for hard samples; the mathematics is in README.md beside this file."""
 
-from dvae_kernels.ops.hard_estimators.op import ESTIMATORS, hard_sample, validate
+from dvae_kernels.ops.hard_estimators.op import ESTIMATORS, Estimator, hard_sample, validate
 
-__all__ = ["ESTIMATORS", "hard_sample", "validate"]
+__all__ = ["ESTIMATORS", "Estimator", "hard_sample", "validate"]

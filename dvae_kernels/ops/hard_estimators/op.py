@@ -6,7 +6,7 @@ logits, the key and the index that the forward chose.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -17,7 +17,8 @@ from dvae_kernels.ops.gumbel_softmax.schemas import GUMBEL_ONEHOT
 from dvae_kernels.ops.hard_estimators.schemas import GUMBEL_RAO_BWD, REINMAX_BWD
 
 ESTIMATORS = ("reinmax", "gumbel_rao")
-_NAMES = ("gumbel", "straight_through", *ESTIMATORS)
+Estimator = Literal["gumbel", "straight_through", "reinmax", "gumbel_rao"]
+_NAMES: tuple[Estimator, ...] = get_args(Estimator)
 
 
 class _Options(NamedTuple):

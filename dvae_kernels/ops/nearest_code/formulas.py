@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 
 class Metric(NamedTuple):
@@ -12,7 +12,8 @@ class Metric(NamedTuple):
     distance: bool  # offset = |c|^2 / 2, so that x and c can be centred alike; else 0
 
 
-METRICS = {
+MetricName = Literal["l2", "cosine", "dot"]
+METRICS: dict[str, Metric] = {
     "l2": Metric(normalised=False, distance=True),
     "cosine": Metric(normalised=True, distance=False),
     "dot": Metric(normalised=False, distance=False),

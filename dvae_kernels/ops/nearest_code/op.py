@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from torch import Tensor
 
 from dvae_kernels import _backend, _validate
 from dvae_kernels._rows import by_head, columns_last, from_heads
-from dvae_kernels.ops.nearest_code.formulas import METRICS
+from dvae_kernels.ops.nearest_code.formulas import METRICS, MetricName
 from dvae_kernels.ops.nearest_code.schemas import NEAREST_CODE
 
-PRECISIONS = ("exact", "fp32", "bf16")
+Precision = Literal["exact", "fp32", "bf16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 class NearestCode(NamedTuple):
@@ -23,7 +24,7 @@ class NearestCode(NamedTuple):
 
 
 def nearest_code(
-    x: Tensor, codebook: Tensor, *, metric: str = "l2", precision: str = "exact", dim: int = -1,
+    x: Tensor, codebook: Tensor, *, metric: MetricName = "l2", precision: Precision = "exact", dim: int = -1,
     backend: str | None = None,
 ) -> Tensor:  # fmt: skip
     """Index of the code nearest to every row of `x`, provably the nearest by default; no matrix of distances is made.
@@ -76,7 +77,7 @@ def nearest_code(
 
 
 def nearest_code_scores(
-    x: Tensor, codebook: Tensor, *, metric: str = "l2", precision: str = "exact", dim: int = -1,
+    x: Tensor, codebook: Tensor, *, metric: MetricName = "l2", precision: Precision = "exact", dim: int = -1,
     backend: str | None = None,
 ) -> NearestCode:  # fmt: skip
     """:func:`nearest_code` with the scores of the chosen codes, and how much of the work the first pass left undecided.
@@ -119,7 +120,7 @@ def nearest_code_scores(
 
 
 def _search(
-    op: str, x: Tensor, codebook: Tensor, metric: str, precision: str, dim: int, backend: str | None, *,
+    op: str, x: Tensor, codebook: Tensor, metric: MetricName, precision: Precision, dim: int, backend: str | None, *,
     with_score: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """(indices, scores or nothing, counts of rescored rows) of checked arguments."""

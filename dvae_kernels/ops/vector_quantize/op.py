@@ -7,7 +7,7 @@ backward. Where the quantized rows have the codebook's dtype, they are the codes
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -19,13 +19,15 @@ from dvae_kernels._scalars import split_temperature
 from dvae_kernels._warnings import warn_once
 from dvae_kernels.ops.codebook import code_sums
 from dvae_kernels.ops.codebook.schemas import CODE_SUMS
-from dvae_kernels.ops.nearest_code import METRICS
+from dvae_kernels.ops.nearest_code import METRICS, MetricName
 from dvae_kernels.ops.nearest_code.schemas import NEAREST_CODE
 from dvae_kernels.ops.vector_quantize import reference
 from dvae_kernels.ops.vector_quantize.schemas import SAMPLE_CODES, VECTOR_QUANTIZE_BWD, VECTOR_QUANTIZE_FWD
 
-GRADIENTS = ("straight_through", "rotation")
-REDUCTIONS = ("mean", "sum", "none")
+Gradient = Literal["straight_through", "rotation"]
+GRADIENTS: tuple[Gradient, ...] = get_args(Gradient)
+Reduction = Literal["mean", "sum", "none"]
+REDUCTIONS: tuple[Reduction, ...] = get_args(Reduction)
 
 
 class VectorQuantized(NamedTuple):
@@ -40,8 +42,8 @@ class _Options(NamedTuple):
     """The arguments of a call that are not tensors."""
 
     heads: int
-    reduction: str
-    metric: str
+    reduction: Reduction
+    metric: MetricName
     temperature: float
     row_offset: int
     commitment_weight: float
@@ -179,10 +181,10 @@ def vector_quantize(
     *,
     commitment_weight: float = 0.25,
     codebook_weight: float = 0.0,
-    gradient: str = "straight_through",
-    metric: str = "l2",
+    gradient: Gradient = "straight_through",
+    metric: MetricName = "l2",
     mask: Tensor | None = None,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     temperature: float | Tensor = 0.0,
     dim: int = -1,
     key: Tensor | None = None,
