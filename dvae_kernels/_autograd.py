@@ -21,7 +21,7 @@ def needs_function(*tensors: Tensor | None) -> bool:
 
     `tensors` are those with a gradient. Under torch.func, torch.compile and forward mode, requires_grad does not tell.
     """
-    if transformed() or torch.compiler.is_compiling() or forward_ad._current_level >= 0:
+    if transformed() or torch.compiler.is_compiling():
         return True
     if torch.is_grad_enabled():
         for tensor in tensors:
@@ -44,7 +44,21 @@ def apply_or_forward(
         return function.forward(*differentiable, *constants)
     if borrows_key:
         constants = (snapshot(constants[0]), *constants[1:])
-    return function.apply(*differentiable, *constants)
+    return apply(function, *differentiable, *constants)
+
+
+def apply(function: type[torch.autograd.Function], *args: Any) -> Any:
+    """function.apply(*args), in eager with a derivative in forward mode while that is active."""
+    if torch.compiler.is_compiling():
+        if transformed() and any(isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None for x in args):
+            raise RuntimeError(  # dynamo would take the tangents for zeros
+                f"{function.__name__}: forward mode is not compiled; call torch.func.jvp outside torch.compile"
+            )
+    elif forward_ad._current_level >= 0:  # torch.func.jvp opens one too
+        from dvae_kernels._forward_mode import apply_with_jvp
+
+        return apply_with_jvp(function, *args)
+    return function.apply(*args)
 
 
 def snapshot(tensor: Tensor) -> Tensor:
@@ -79,7 +93,7 @@ def saved_with_output(ctx: Any, op: str, output: str) -> tuple[Any, ...]:
     try:
         return ctx.saved_tensors
     except RuntimeError as error:
-        if "modified by an inplace operation" not in str(error):
+        if f"which is output 0 of {type(ctx).__name__}" not in str(error):
             raise
         raise RuntimeError(
             f"{op}: {output}, which backward needs, was changed in place before it; give the function that changes it "
@@ -88,8 +102,10 @@ def saved_with_output(ctx: Any, op: str, output: str) -> tuple[Any, ...]:
 
 
 def transformed() -> bool:
-    """Whether a transform of torch.func is active: whether it differentiates cannot be seen from requires_grad."""
-    return torch._C._are_functorch_transforms_active()
+    """Whether a transform of torch.func or forward mode is active, whose derivatives requires_grad does not tell of."""
+    if torch._C._are_functorch_transforms_active():
+        return True
+    return not torch.compiler.is_compiling() and forward_ad._current_level >= 0
 
 
 def differentiated_twice() -> bool:

@@ -60,8 +60,8 @@ def _number(value: float, least: float, like: Tensor) -> Scalar:
 
 def _held(scalar: Tensor) -> Tensor:
     """The scalar as it is now. In eager mode autograd's version check tells where a saved one is changed in place; a
-    compiled graph would take the changed one for it."""
-    return snapshot(scalar) if traced_for_training() else scalar
+    compiled graph would take the changed one for it. Below torch.func it stays, since the copy has no tangents."""
+    return snapshot(scalar) if traced_for_training() and not transformed() else scalar
 
 
 def scalar_tensor(tensor: Tensor | None, value: float, like: Tensor) -> Tensor:

@@ -159,17 +159,53 @@ def test_vmap(backend: Target, op: Op) -> None:
 
 
 @ops
-def test_forward_mode_raises(kernel: Target, op: Op) -> None:
-    inputs = {name: x.to(kernel.device) for name, x in op.inputs((2, 3)).items()}
-    raises = pytest.raises((RuntimeError, NotImplementedError), match=r"jvp|forward")
+def test_forward_mode(kernel: Target, op: Op) -> None:
+    """The product with the Jacobian that backward multiplies from the other side; and second derivatives, forward over
+    reverse."""
+    if kernel.interpreted:
+        pytest.skip("the same composition on every backend, and slow to take through the interpreter")
+    leaves = {name: x.detach() for name, x in leaves_of(op, kernel, (2, 3)).items()}
+    inputs, tangents = tuple(leaves.values()), tuple(weights(x) + 0.5 for x in leaves.values())
+
+    def function(*values: Tensor) -> Tensor:
+        return call(op, kernel, dict(zip(leaves, values)))
+
+    y, vjp = torch.func.vjp(function, *inputs)
+    _, tangent = torch.func.jvp(function, inputs, tangents)
     with forward_ad.dual_level():
-        for name, x in inputs.items():
-            for tensor in (x, x.clone().requires_grad_()):
-                with raises:
-                    call(op, kernel, inputs | {name: forward_ad.make_dual(tensor, torch.ones_like(tensor))})
-    for name, x in inputs.items():
-        with raises:
-            torch.func.linearize(lambda value, name=name: call(op, kernel, inputs | {name: value}), x)
+        duals = (forward_ad.make_dual(x, t) for x, t in zip(inputs, tangents))
+        result = forward_ad.unpack_dual(function(*duals))
+    torch.testing.assert_close(result.primal, y)
+    torch.testing.assert_close(result.tangent, tangent)
+    expected = sum((g * t).sum() for g, t in zip(vjp(weights(y)), tangents))
+    torch.testing.assert_close((tangent * weights(y)).sum(), expected)
+    assert tangent.any()
+
+    def total(*values: Tensor) -> Tensor:
+        return loss(function(*values))
+
+    first = torch.func.jacrev(total)
+    torch.testing.assert_close(torch.func.jacfwd(first)(*inputs), torch.func.jacrev(first)(*inputs))
+    # some inputs alone have tangents
+    for i, x in enumerate(inputs):
+        alone = torch.func.jvp(lambda x, i=i: function(*inputs[:i], x, *inputs[i + 1 :]), (x,), (tangents[i],))[1]
+        torch.testing.assert_close((alone * weights(y)).sum(), (vjp(weights(y))[i] * tangents[i]).sum())
+
+
+@ops
+def test_forward_mode_is_not_compiled(op: Op) -> None:
+    target = Target("cpp", "cpu")
+    leaves = {name: x.detach() for name, x in leaves_of(op, target, (2, 3)).items()}
+    inputs = tuple(leaves.values())
+
+    def product(*values: Tensor) -> Tensor:
+        return torch.func.jvp(lambda *x: call(op, target, dict(zip(leaves, x))), values, values)[1]
+
+    torch._dynamo.reset()
+    with pytest.raises(torch._dynamo.exc.TorchDynamoException, match="forward mode is not compiled"):
+        torch.compile(product, backend="eager", fullgraph=True)(*inputs)
+    torch._dynamo.reset()
+    torch.testing.assert_close(torch.compile(product, backend="eager")(*inputs), product(*inputs))  # a graph break
 
 
 # What gumbel_softmax alone promises

@@ -52,13 +52,12 @@ def bernoulli_kl(logits: Tensor, prior: Tensor | None = None) -> Tensor:
         _validate.floating(op, "prior", prior)
         _validate.alike(op, "prior", prior, logits.device, logits.dtype)
         _validate.broadcastable(op, "prior", prior, logits.shape)
-    return BernoulliKLFunction.apply(logits.to(compute), prior.to(compute).expand(logits.shape))
+    return _autograd.apply(BernoulliKLFunction, logits.to(compute), prior.to(compute).expand(logits.shape))
 
 
 @_autograd.quick_apply
 class BernoulliKLFunction(torch.autograd.Function):
-    """The derivative of the formula, by autograd, would cancel where that of the divergence does not. Forward-mode
-    differentiation is not defined and raises."""
+    """The derivative of the formula, by autograd, would cancel where that of the divergence does not."""
 
     generate_vmap_rule = True
 

@@ -34,7 +34,7 @@ class _Options(NamedTuple):
 
 @_autograd.quick_apply
 class BinaryConcreteFunction(torch.autograd.Function):
-    """The sample with the gradient of the relaxed one. Forward-mode differentiation is not defined and raises."""
+    """The sample with the gradient of the relaxed one."""
 
     generate_vmap_rule = True
 
@@ -62,7 +62,7 @@ class BinaryConcreteFunction(torch.autograd.Function):
 
 @_autograd.quick_apply
 class BinaryConcreteLogProbFunction(torch.autograd.Function):
-    """The log density. Forward-mode differentiation is not defined and raises."""
+    """The log density."""
 
     generate_vmap_rule = True
 

@@ -16,7 +16,7 @@ from dvae_kernels.ops.categorical_kl.schemas import CATEGORICAL_KL_BWD, CATEGORI
 
 @_autograd.quick_apply
 class CategoricalKLFunction(torch.autograd.Function):
-    """Forward op with the analytic backward. Forward-mode differentiation is not defined and raises."""
+    """Forward op with the analytic backward."""
 
     generate_vmap_rule = True
 

@@ -34,7 +34,7 @@ def code_sums(x: Tensor, indices: Tensor, num_codes: int, backend: str) -> Tenso
 
 @_autograd.quick_apply
 class GatherCodesFunction(torch.autograd.Function):
-    """gather_codes with code_sums as its derivative. Forward-mode differentiation is not defined and raises."""
+    """gather_codes with code_sums as its derivative."""
 
     generate_vmap_rule = True
 
@@ -58,7 +58,7 @@ class GatherCodesFunction(torch.autograd.Function):
 
 @_autograd.quick_apply
 class CodeSumsFunction(torch.autograd.Function):
-    """code_sums with gather_codes as its derivative. Forward-mode differentiation is not defined and raises."""
+    """code_sums with gather_codes as its derivative."""
 
     generate_vmap_rule = True
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dvae_kernels import _autograd
 from dvae_kernels._dtypes import compute_dtype
 from dvae_kernels._scalars import scalar_tensor
 from dvae_kernels.ops.gumbel_softmax import reference
@@ -17,7 +18,7 @@ def sample_bwd(
     grad: Tensor, y: Tensor, tau: Tensor | None, tau_value: float, dim: int, dtype: torch.dtype, backend: str
 ) -> Tensor:
     """gumbel_softmax_bwd, differentiable in grad and y."""
-    return SampleBackward.apply(grad, y, tau, _SampleOptions(tau_value, dim, dtype, backend))
+    return _autograd.apply(SampleBackward, grad, y, tau, _SampleOptions(tau_value, dim, dtype, backend))
 
 
 def recompute_bwd(
@@ -25,8 +26,8 @@ def recompute_bwd(
     tau_grad: bool, backend: str,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """gumbel_softmax_recompute_bwd, differentiable in grad, logits and tau."""
-    return RecomputeBackward.apply(
-        grad, logits, tau, key, _RecomputeOptions(tau_value, dim, row_offset, tau_grad, backend)
+    return _autograd.apply(
+        RecomputeBackward, grad, logits, tau, key, _RecomputeOptions(tau_value, dim, row_offset, tau_grad, backend)
     )
 
 

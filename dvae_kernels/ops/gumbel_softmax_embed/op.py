@@ -53,7 +53,7 @@ class _Options(NamedTuple):
 
 @_autograd.quick_apply
 class GumbelSoftmaxEmbedFunction(torch.autograd.Function):
-    """Forward op with the analytic backward. Forward-mode differentiation is not defined and raises.
+    """Forward op with the analytic backward.
 
     The saved sample is an output of its own, through which second derivatives reach the logits.
     """

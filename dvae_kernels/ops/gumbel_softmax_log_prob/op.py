@@ -26,7 +26,7 @@ class _Options(NamedTuple):
 
 @_autograd.quick_apply
 class GumbelSoftmaxLogProbFunction(torch.autograd.Function):
-    """Forward op with the analytic backward. Forward-mode differentiation is not defined and raises."""
+    """Forward op with the analytic backward."""
 
     generate_vmap_rule = True
 

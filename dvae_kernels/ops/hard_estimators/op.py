@@ -35,7 +35,7 @@ class _Options(NamedTuple):
 
 @_autograd.quick_apply
 class HardSampleFunction(torch.autograd.Function):
-    """The hard sample and its index, with an estimator's backward. Forward-mode differentiation raises."""
+    """The hard sample and its index, with an estimator's backward."""
 
     generate_vmap_rule = True
 

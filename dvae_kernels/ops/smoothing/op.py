@@ -38,7 +38,7 @@ class _Options(NamedTuple):
 
 @_autograd.quick_apply
 class SmoothingFunction(torch.autograd.Function):
-    """The sample. Forward-mode differentiation is not defined and raises."""
+    """The sample."""
 
     generate_vmap_rule = True
 
@@ -68,7 +68,7 @@ class SmoothingFunction(torch.autograd.Function):
 
 @_autograd.quick_apply
 class SmoothingLogProbFunction(torch.autograd.Function):
-    """The log density. Forward-mode differentiation is not defined and raises."""
+    """The log density."""
 
     generate_vmap_rule = True
 

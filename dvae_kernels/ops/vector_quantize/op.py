@@ -100,8 +100,7 @@ def _total(rows: Tensor) -> Tensor:
 
 @_autograd.quick_apply
 class VectorQuantizeFunction(torch.autograd.Function):
-    """_quantize with the estimator's gradient to x, and those of the losses. Forward-mode differentiation is not
-    defined and raises.
+    """_quantize with the estimator's gradient to x, and those of the losses.
 
     The last output is zero for every code that was used: through it second derivatives reach the codebook, which is not
     saved.
@@ -311,8 +310,8 @@ def vector_quantize(
     flat_x = x.reshape(rows, columns)
     flat_codes = (codebook if codebook_weight else codebook.detach()).reshape(math.prod(codebook.shape[:-1]), columns)
     if _autograd.needs_function(flat_x, flat_codes):
-        quantized, indices, loss, _, _ = VectorQuantizeFunction.apply(
-            flat_x, flat_codes, real, elements, noise_key, scalar.tensor, options
+        quantized, indices, loss, _, _ = _autograd.apply(
+            VectorQuantizeFunction, flat_x, flat_codes, real, elements, noise_key, scalar.tensor, options
         )
     else:
         quantized, indices, loss, _ = _quantize(flat_x, flat_codes, real, elements, noise_key, scalar.tensor, options)
