@@ -93,7 +93,7 @@ def saved_with_output(ctx: Any, op: str, output: str) -> tuple[Any, ...]:
     try:
         return ctx.saved_tensors
     except RuntimeError as error:
-        if f"which is output 0 of {type(ctx).__name__}" not in str(error):
+        if f"which is output 0 of {type(ctx).__name__.removesuffix('Backward')}" not in str(error):
             raise
         raise RuntimeError(
             f"{op}: {output}, which backward needs, was changed in place before it; give the function that changes it "
