@@ -30,8 +30,9 @@ def values(op: Op, rows: int) -> tuple[Tensor, ...]:
     return tuple(x.float() for x in op.inputs((rows, 9)).values())
 
 
-@pytest.mark.parametrize("strict", [False, True], ids=["", "strict"])
-@pytest.mark.parametrize("op", OPS, ids=str)
+@pytest.mark.parametrize(
+    ("op", "strict"), [*((op, False) for op in OPS), *((op, True) for op in OPS if "softmax soft" in op.name)], ids=str
+)
 def test_any_number_of_rows(op: Op, strict: bool) -> None:
     """With a plain Dim, as torch's own functions take it; 2049 rows are more than one block of a loss."""
     batch, few, many = Dim("batch"), values(op, 5), values(op, 2049)
