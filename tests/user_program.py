@@ -40,4 +40,4 @@ def wrong() -> None:
     dvae_kernels.nearest_code(logits, logits, metric="l1")  # type: ignore[arg-type]
     dvae_kernels.vector_quantize(logits, logits, reduction="max")  # type: ignore[arg-type]
     nn.Schedule(1.0, 0.5, 3, shape="step")  # type: ignore[arg-type]
-    a, b, c = dvae_kernels.gumbel_softmax_embed(logits, codebook)  # type: ignore[misc]
+    _a, _b, _c = dvae_kernels.gumbel_softmax_embed(logits, codebook)  # type: ignore[misc]
