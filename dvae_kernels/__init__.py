@@ -8,6 +8,7 @@ imported by the first call that needs it.
 
 from dvae_kernels import _library, losses, nn
 from dvae_kernels._backend import BackendUnavailable, use_backend
+from dvae_kernels._keys import split_key
 from dvae_kernels.ops.binary_concrete import binary_concrete, binary_concrete_log_prob
 from dvae_kernels.ops.categorical_kl import categorical_kl
 from dvae_kernels.ops.codebook import code_statistics, ema_update_
@@ -41,6 +42,7 @@ __all__ = [
     "nn",
     "smoothing_log_prob",
     "smoothing_transform",
+    "split_key",
     "use_backend",
     "vector_quantize",
 ]

@@ -239,6 +239,17 @@ def sharpness(op: str, name: str, value: Any, device: torch.device, shape: torch
         broadcastable(op, name, value, shape)
 
 
+def noise_key(op: str, key: Any) -> None:
+    """int64[2]."""
+    if not isinstance(key, Tensor):
+        raise TypeError(f"{op}: expected key to be a Tensor, got {type_name(key)}")
+    strided(op, "key", key)
+    if key.dtype != torch.int64:
+        raise TypeError(f"{op}: expected key of dtype int64, got {dtype_name(key.dtype)}")
+    if key.shape != (2,):
+        raise ValueError(f"{op}: expected key of shape (2,), got {tuple(key.shape)}")
+
+
 def noise_source(op: str, device: torch.device, key: Any, seed: Any, generator: Any, noise: Any = None) -> None:
     """At most one of key, seed and generator, and each of the right kind; none of them beside noise that is given."""
     given = [name for name, v in (("key", key), ("seed", seed), ("generator", generator)) if v is not None]
@@ -247,13 +258,7 @@ def noise_source(op: str, device: torch.device, key: Any, seed: Any, generator: 
     if len(given) > 1:
         raise ValueError(f"{op}: expected at most one of key, seed and generator, got {' and '.join(given)}")
     if key is not None:
-        if not isinstance(key, Tensor):
-            raise TypeError(f"{op}: expected key to be a Tensor, got {type_name(key)}")
-        strided(op, "key", key)
-        if key.dtype != torch.int64:
-            raise TypeError(f"{op}: expected key of dtype int64, got {dtype_name(key.dtype)}")
-        if key.shape != (2,):
-            raise ValueError(f"{op}: expected key of shape (2,), got {tuple(key.shape)}")
+        noise_key(op, key)
         on_device(op, "key", key, device)
     if seed is not None:
         integer(op, "seed", seed)

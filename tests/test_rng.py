@@ -10,7 +10,7 @@ import mpmath
 import pytest
 import torch
 
-from dvae_kernels import _rng
+from dvae_kernels import _rng, split_key
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "gumbel_softmax.json").read_text())
 
@@ -187,3 +187,65 @@ def test_keys_from_a_generator_use_all_bits() -> None:
     assert keys.unique().numel() == keys.numel()
     for bit in range(64):
         assert 0.3 < ((keys[:, 0] >> bit) & 1).double().mean() < 0.7
+
+
+SPLIT_KEYS = {  # the first three keys of a key
+    (0, 0): [(-415460511051165964, 179894436), (-3309142243451688708, 765672378), (-8675183467103591822, 1534607061)],
+    (7, 1): [(5367157767577988532, 3882837818), (-835907110536544117, 1289212662), (1412350170000640922, 76485251)],
+    (-1, -1): [(8172207955014050567, 1879657453), (6045414750764303560, 3539796506), (2422071335180643928, 3781793104)],
+}
+
+
+def philox_of_integers(counter: tuple[int, ...], seed: int) -> tuple[int, ...]:
+    """As the paper writes it, in Python's integers."""
+    c0, c1, c2, c3 = counter
+    k0, k1, mask = seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF, 0xFFFFFFFF
+    for _ in range(10):
+        p0, p1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57
+        c0, c1, c2, c3 = (p1 >> 32) ^ c1 ^ k0, p1 & mask, (p0 >> 32) ^ c3 ^ k1, p0 & mask
+        k0, k1 = (k0 + 0x9E3779B9) & mask, (k1 + 0xBB67AE85) & mask
+    return c0, c1, c2, c3
+
+
+@pytest.mark.parametrize("key", SPLIT_KEYS, ids=str)
+def test_split_key_known_answers(key: tuple[int, int]) -> None:
+    given = torch.tensor(key)
+    keys = split_key(given, 3)
+    assert keys.dtype == torch.int64 and [tuple(row) for row in keys.tolist()] == SPLIT_KEYS[key]
+    for i, row in enumerate(SPLIT_KEYS[key]):
+        low, high, offset, _ = philox_of_integers((i, 0, key[1] & 0xFFFFFFFF, 0xFFFFFFFF), key[0])
+        assert row == (signed(low, high), offset)
+    assert torch.equal(split_key(given, 1), keys[:1]) and torch.equal(split_key(given), keys[:2])
+    assert torch.equal(given, torch.tensor(key))
+
+
+def test_split_keys_are_distinct_and_draw_unrelated_noise() -> None:
+    keys = torch.cat([split_key(torch.tensor([seed, 0]), 1000) for seed in range(20)])
+    assert len(keys[:, 0].unique()) == len(keys)
+    logits = torch.zeros(1 << 14)
+    noise = torch.stack([_rng.gumbel_like(logits, key, 0) for key in (torch.tensor([0, 0]), *keys[:3])])
+    correlation = torch.corrcoef(noise) - torch.eye(4)
+    assert correlation.abs().max() < 5 / len(logits) ** 0.5
+
+
+def test_split_key_compiles() -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda key: split_key(key, 4), fullgraph=True, backend="aot_eager")
+    for seed in (1, 2):
+        assert torch.equal(compiled(torch.tensor([seed, 3])), split_key(torch.tensor([seed, 3]), 4))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((1,), TypeError, "split_key: expected key to be a Tensor, got int"),
+        ((torch.zeros(2),), TypeError, "split_key: expected key of dtype int64, got float32"),
+        ((torch.zeros(3, dtype=torch.int64),), ValueError, "split_key: expected key of shape (2,), got (3,)"),
+        ((torch.tensor([1, 2]), 0), ValueError, "split_key: expected n in [1, 2^32), got 0"),
+        ((torch.tensor([1, 2]), 2.0), TypeError, "split_key: expected n to be an int, got float"),
+    ],
+)
+def test_split_key_names_bad_arguments(arguments: tuple, error: type[Exception], message: str) -> None:
+    with pytest.raises(error) as caught:
+        split_key(*arguments)
+    assert str(caught.value) == message
