@@ -21,13 +21,11 @@ def needs_function(*tensors: Tensor | None) -> bool:
 
     `tensors` are those with a gradient. Under torch.func, torch.compile and forward mode, requires_grad does not tell.
     """
-    if transformed() or torch.compiler.is_compiling():
-        return True
     if torch.is_grad_enabled():
         for tensor in tensors:
             if tensor is not None and tensor.requires_grad:
                 return True
-    return False
+    return torch.compiler.is_compiling() or transformed()
 
 
 def apply_or_forward(

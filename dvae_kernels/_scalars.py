@@ -32,7 +32,7 @@ def split_temperature(tau: float | Tensor, logits: Tensor, *, least: float = 0.0
     compute = compute_dtype(logits.dtype)
     if isinstance(tau, Tensor):
         return Scalar(_held(tau.to(compute).reshape(())), 0.0)
-    return _number(float(tau), least, logits)
+    return _number(tau, least, LARGEST[compute], logits)
 
 
 def split_sharpness(beta: float | Tensor, logits: Tensor) -> Scalar:
@@ -42,20 +42,19 @@ def split_sharpness(beta: float | Tensor, logits: Tensor) -> Scalar:
     if isinstance(beta, Tensor):
         beta = beta.to(compute)
         return Scalar(_held(beta.reshape(())) if beta.numel() == 1 else beta.expand(logits.shape), 0.0)
-    return _number(float(beta), LEAST_NORMAL[compute], logits)
+    return _number(beta, LEAST_NORMAL[compute], LARGEST[compute], logits)
 
 
-def _number(value: float, least: float, like: Tensor) -> Scalar:
-    """`value` at its nearest in [least, the largest number of the compute dtype].
+def _number(value: float, least: float, most: float, like: Tensor) -> Scalar:
+    """`value` at its nearest in [least, most], bounds of the compute dtype.
 
     torch.compile would make a graph for every value of a number that an op takes, and can even take the graph of
     another value for it; a product with a tensor it makes with whatever value there is.
     """
-    compute = compute_dtype(like.dtype)
     if traced_for_training():
-        product = torch.ones((), dtype=torch.float64, device=like.device) * value
-        return Scalar(product.clamp(least, LARGEST[compute]).to(compute), 0.0)
-    return Scalar(None, least if value < least else min(value, LARGEST[compute]))
+        product = torch.ones((), dtype=torch.float64, device=like.device) * float(value)
+        return Scalar(product.clamp(least, most).to(compute_dtype(like.dtype)), 0.0)
+    return Scalar(None, least if value < least else most if value > most else float(value))
 
 
 def _held(scalar: Tensor) -> Tensor:

@@ -179,17 +179,21 @@ def written(op: str, tensors: dict[str, Tensor]) -> None:
     """Tensors that an op writes in place: autograd lets it, and no two elements share memory, of one or of two."""
     taken: list[tuple[str, Tensor, int, int]] = []
     for name, tensor in tensors.items():
-        if any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape)):
+        contiguous = tensor.is_contiguous()
+        if not contiguous and any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape)):
             raise ValueError(f"{op}: expected {name} whose elements do not share memory, got strides {tensor.stride()}")
         if torch.compiler.is_compiling():  # where memory has no address
             continue
         if tensor.is_inference() and not torch.is_inference_mode_enabled():
             raise ValueError(f"{op}: expected {name} that may be written here, got a tensor made in inference mode")
-        if not _nests(tensor) and _places(tensor).unique().numel() < tensor.numel():
-            raise ValueError(f"{op}: expected {name} whose elements do not share memory, got strides {tensor.stride()}")
+        elements = tensor.numel()
+        if not contiguous:
+            if not _nests(tensor) and _places(tensor).unique().numel() < elements:
+                strides = tensor.stride()
+                raise ValueError(f"{op}: expected {name} whose elements do not share memory, got strides {strides}")
+            elements = 1 + sum(stride * (size - 1) for stride, size in zip(tensor.stride(), tensor.shape))
         start = tensor.data_ptr()
-        reach = sum(stride * (size - 1) for stride, size in zip(tensor.stride(), tensor.shape)) + 1
-        end = start + reach * tensor.element_size()
+        end = start + elements * tensor.element_size()
         for other_name, other, other_start, other_end in taken:
             if start < other_end and other_start < end and _share(tensor, other):
                 raise ValueError(f"{op}: expected {name} and {other_name} that do not share memory")
@@ -252,14 +256,15 @@ def noise_key(op: str, key: Any) -> None:
 
 def noise_source(op: str, device: torch.device, key: Any, seed: Any, generator: Any, noise: Any = None) -> None:
     """At most one of key, seed and generator, and each of the right kind; none of them beside noise that is given."""
-    given = [name for name, v in (("key", key), ("seed", seed), ("generator", generator)) if v is not None]
-    if noise is not None and given:
-        raise ValueError(f"{op}: expected no key, seed or generator beside noise, got {' and '.join(given)}")
-    if len(given) > 1:
+    if (key is not None) + (seed is not None) + (generator is not None) + (noise is not None) > 1:
+        given = [name for name, v in (("key", key), ("seed", seed), ("generator", generator)) if v is not None]
+        if noise is not None:
+            raise ValueError(f"{op}: expected no key, seed or generator beside noise, got {' and '.join(given)}")
         raise ValueError(f"{op}: expected at most one of key, seed and generator, got {' and '.join(given)}")
     if key is not None:
         noise_key(op, key)
-        on_device(op, "key", key, device)
+        if key.device != device:
+            on_device(op, "key", key, device)
     if seed is not None:
         integer(op, "seed", seed)
     if generator is not None:

@@ -154,6 +154,10 @@ def binary_concrete(
 
     noise_key = _rng.make_key(device, key, seed, generator)
     temperature = split_temperature(tau, logits)
+    if not _autograd.needs_function(logits, temperature.tensor):
+        return BINARY_CONCRETE_FWD[backend](
+            logits, noise_key, *temperature, hard, _rng.as_int64(index_offset), sample_dtype(logits)
+        )
     options = _Options(temperature.value, hard, _rng.as_int64(index_offset), sample_dtype(logits), backend)
     return _autograd.apply_or_forward(
         BinaryConcreteFunction, (logits, temperature.tensor), noise_key, options, borrows_key=key is not None

@@ -177,6 +177,8 @@ def gumbel_softmax(
             logits, temperature, noise_key, dim, row_offset, dtype, estimator, draws, backend,
             borrows_key=key is not None,
         )  # fmt: skip
+    elif not _autograd.needs_function(logits, temperature.tensor):
+        sample = GUMBEL_SOFTMAX_FWD[backend](logits, noise_key, *temperature, dim, hard, row_offset, dtype)
     else:
         recompute, noise_grad = hard or temperature.learns(), estimator == "gumbel"
         options = _Options(temperature.value, dim, hard, row_offset, dtype, recompute, noise_grad, backend)

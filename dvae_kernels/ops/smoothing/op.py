@@ -220,6 +220,10 @@ def smoothing_transform(
     else:
         noise = noise.to(compute_dtype(logits.dtype)).expand(logits.shape)
     sharpness = split_sharpness(beta, logits)
+    if not _autograd.needs_function(logits, noise, sharpness.tensor):
+        return SMOOTHING_FWD[backend](
+            logits, noise, noise_key, *sharpness, kind, _rng.as_int64(index_offset), sample_dtype(logits)
+        )
     options = _Options(sharpness.value, kind, _rng.as_int64(index_offset), sample_dtype(logits), backend)
     return _autograd.apply_or_forward(
         SmoothingFunction, (logits, noise, sharpness.tensor), noise_key, options, borrows_key=key is not None

@@ -315,8 +315,9 @@ def vector_quantize(
         )
     else:
         quantized, indices, loss, _ = _quantize(flat_x, flat_codes, real, elements, noise_key, scalar.tensor, options)
-    indices = indices.view(shape)
     if heads > 1:
         indices = indices.where(indices < 0, indices % codebook.shape[1])
-    quantized = quantized.view(x.shape).movedim(-1, dim) if dim < x.dim() - 1 else quantized.view(x.shape)
-    return VectorQuantized(quantized, indices, loss.view(shape) if reduction == "none" else loss)
+    if x.dim() != 2:  # else they have their shapes, and a view takes microseconds
+        quantized, indices = quantized.view(x.shape), indices.view(shape)
+        loss = loss.view(shape) if reduction == "none" else loss
+    return VectorQuantized(quantized if dim == x.dim() - 1 else quantized.movedim(-1, dim), indices, loss)
