@@ -324,7 +324,8 @@ def exponential_mixture(odds, eps, rest, beta):
     z = x * complement * (1.0 + r) * reciprocal(1.0 + constant * reciprocal(m))
     distance = at_most(log_share(at_most(m, 1.0), z) * -inverse_beta, 1.0)
 
-    s = at_least(s, (0.5 * _CLAMP) * (1.0 + r))
+    # the interpreter of Triton 3.7 and newer takes a product that begins with a constexpr for one
+    s = at_least(s, (1.0 + r) * (0.5 * _CLAMP))
     m = s + half
     m1 = constant * reciprocal(m)  # e^-(beta (1 - distance)) times the weight of the other side
     z = x * complement * (1.0 + r) * reciprocal(1.0 + m1)
