@@ -54,7 +54,8 @@ def _number(value: float, least: float, most: float, like: Tensor) -> Scalar:
     if traced_for_training():
         product = torch.ones((), dtype=torch.float64, device=like.device) * float(value)
         return Scalar(product.clamp(least, most).to(compute_dtype(like.dtype)), 0.0)
-    return Scalar(None, least if value < least else most if value > most else float(value))
+    value = float(value)  # NumPy's half would overflow in comparisons with the bounds
+    return Scalar(None, least if value < least else most if value > most else value)
 
 
 def _held(scalar: Tensor) -> Tensor:

@@ -275,7 +275,7 @@ def noise_source(op: str, device: torch.device, key: Any, seed: Any, generator: 
 
 
 def row_range(op: str, row_offset: Any, rows: int) -> None:
-    """The noise stream numbers rows in 32 bits. An exported program is not to be bound to that; its kernels check."""
+    """The noise stream numbers rows in 32 bits. An exported program has no such bound: beyond it, they begin at 0."""
     integer(op, "row_offset", row_offset)
     if row_offset < 0 or (not torch.compiler.is_exporting() and row_offset + rows > 1 << 32):
         raise ValueError(f"{op}: expected rows within [0, 2^32), got {rows} from row_offset {row_offset}")
